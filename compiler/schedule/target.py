@@ -1,0 +1,64 @@
+"""What every target offers the compiler, and how targets are found (entry points, never imports)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import TargetError
+from .target_spec import TargetSpec
+from .template import Template
+
+if TYPE_CHECKING:
+    import tvm
+
+GROUP = "kompilo.targets"
+
+
+class Target(ABC):
+    """A kind of hardware with its templates, generic schedules and toolchain."""
+
+    spec: TargetSpec
+    templates: Sequence[Template]
+
+    @classmethod
+    @abstractmethod
+    def from_preset(cls, preset: str | None) -> Target:
+        """The target for "kind:preset", or for the local machine when `preset` is None; TargetError if unknown."""
+
+    @classmethod
+    @abstractmethod
+    def presets(cls) -> Sequence[str]:
+        """Names accepted after the colon."""
+
+    @abstractmethod
+    def tvm_target(self) -> tvm.target.Target:
+        """The TVM target that code is generated for."""
+
+    @abstractmethod
+    def legalizations(self) -> Mapping[str, Callable[..., Any]]:
+        """Relax op name ("relax.exp") -> legalisation function, overriding TVM's own for this target."""
+
+    @abstractmethod
+    def schedule(self, func: tvm.tirx.PrimFunc) -> tuple[tvm.tirx.PrimFunc, str]:
+        """Schedule any PrimFunc sensibly; returns it with the name of the rule that applied."""
+
+    @abstractmethod
+    def export(self, executable: tvm.runtime.Executable, path: Path) -> None:
+        """Link compiled code into a loadable library at `path`; TargetError if no linker is found."""
+
+
+def available() -> list[str]:
+    """Names of all installed kinds of target."""
+    return sorted({e.name for e in entry_points(group=GROUP)})
+
+
+def find_target(name: str) -> Target:
+    """The target called `name` ("cpu", "cpu:znver4", ...); TargetError names the known ones if there is none."""
+    kind, _, preset = name.partition(":")
+    for entry in entry_points(group=GROUP, name=kind):
+        return entry.load().from_preset(preset or None)
+    raise TargetError(f"unknown target {name!r}: expected one of {', '.join(available())}.")

@@ -1,0 +1,22 @@
+"""Kompilo's public interface. Names resolve on first use, so that `import kompilo` loads no compiler."""
+
+from importlib import import_module
+from typing import Any
+
+_EXPORTS = {
+    "compile": "kompilo.compiler.driver",
+    "load": "kompilo.compiler.runtime.module",
+    "errors": "kompilo.compiler.errors",
+}
+
+__version__ = "0.1.0"
+__all__ = ["compile", "errors", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'kompilo' has no attribute {name!r}")
+    module = import_module(_EXPORTS[name])
+    value = module if name == "errors" else getattr(module, name)
+    globals()[name] = value
+    return value

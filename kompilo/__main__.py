@@ -1,0 +1,5 @@
+"""`python -m kompilo` is the command line."""
+
+from .compiler.cli.main import main
+
+main()

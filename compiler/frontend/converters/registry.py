@@ -1,0 +1,69 @@
+"""The table of converters: which function turns an ONNX operator, of which opset on, into Relax.
+
+A converter is registered by a decorator and found by the importer through `find_converter`; every module of this
+package is loaded once, so a new file of converters needs no further registration.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from tvm import relax
+
+if TYPE_CHECKING:
+    from ..node import Node
+
+Result = relax.Expr | np.ndarray | None
+Converter = Callable[["Node"], Result | tuple[Result, ...]]
+_Function = TypeVar("_Function", bound=Callable)
+
+_TABLE: dict[tuple[str, str], dict[int, Converter]] = {}
+
+
+def canonical_domain(domain: str) -> str:
+    """The standard domain has two spellings, "" and "ai.onnx"; return the first for both."""
+    return "" if domain == "ai.onnx" else domain
+
+
+def converter(op_type: str, since: int = 1, domain: str = "") -> Callable[[_Function], _Function]:
+    """Register the decorated function for `op_type` from opset `since` on.
+
+    Several versions may be registered: the newest that is not above the model's opset is used. The function takes a
+    `Node` and returns one Relax expression (or numpy array, for a result known at compile time), or a tuple with one
+    entry for each output of the node (None for an optional output that the operator does not produce).
+    """
+
+    def register(function: _Function) -> _Function:
+        versions = _TABLE.setdefault((canonical_domain(domain), op_type), {})
+        if since in versions:
+            raise ValueError(f"two converters are registered for {op_type} since opset {since}")
+        versions[since] = function
+        return function
+
+    return register
+
+
+@cache
+def _load_all() -> None:
+    package = importlib.import_module(__package__)
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{__package__}.{module.name}")
+
+
+def find_converter(domain: str, op_type: str, opset: int) -> Converter | None:
+    """The newest converter of the operator that is not above `opset`, or None."""
+    _load_all()
+    versions = _TABLE.get((canonical_domain(domain), op_type), {})
+    usable = [since for since in versions if since <= opset]
+    return versions[max(usable)] if usable else None
+
+
+def supported_operators() -> list[tuple[str, str]]:
+    """Sorted (domain, op_type) pairs that have a converter."""
+    _load_all()
+    return sorted(_TABLE)

@@ -1,0 +1,138 @@
+"""One ONNX node as its converter sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, numpy_helper
+from tvm import relax
+
+from ..errors import ModelError
+from .values import Dim, Value
+
+_MISSING = object()
+
+_DECODE: dict[int, Callable[[AttributeProto], Any]] = {
+    AttributeProto.INT: lambda a: int(a.i),
+    AttributeProto.FLOAT: lambda a: float(a.f),
+    AttributeProto.STRING: lambda a: a.s.decode("utf-8", "replace"),
+    AttributeProto.TENSOR: lambda a: numpy_helper.to_array(a.t),
+    AttributeProto.INTS: lambda a: list(a.ints),
+    AttributeProto.FLOATS: lambda a: list(a.floats),
+    AttributeProto.STRINGS: lambda a: [s.decode("utf-8", "replace") for s in a.strings],
+    AttributeProto.GRAPH: lambda a: a.g,
+}
+
+
+class Inputs:
+    """The inputs of a node as Relax expressions, made only when asked for: a shape input that a converter reads with
+    `Node.dims` never becomes a tensor. An omitted input, or an index past the last, is None."""
+
+    def __init__(self, values: list[Value | None], bb: relax.BlockBuilder):
+        self._values, self._bb = values, bb
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        value = self._values[index] if index < len(self._values) else None
+        return None if value is None else value.expr(self._bb)
+
+    def __iter__(self) -> Iterator[relax.Expr | None]:
+        return (self[i] for i in range(len(self)))
+
+
+class Node:
+    """An ONNX node during conversion: its attributes, inputs and the builder that its operators are emitted to.
+
+    Attributes:
+        op_type, name, domain: as in the model; an unnamed node has the name of its first output.
+        opset: version of `domain` that the model asks for.
+        num_outputs: outputs the node lists (trailing ones may have an empty name: not wanted).
+        inputs: Relax expressions; None for an omitted optional input and past the last one.
+    """
+
+    def __init__(self, proto: onnx.NodeProto, opset: int, values: list[Value | None], bb: relax.BlockBuilder):
+        self.op_type, self.domain, self.opset = proto.op_type, proto.domain, opset
+        self.name = proto.name or next((o for o in proto.output if o), "")
+        self.num_outputs = len(proto.output)
+        self.values = values
+        self.inputs = Inputs(values, bb)
+        self.bb = bb
+        self._attributes = {a.name: a for a in proto.attribute}
+
+    def has(self, index: int) -> bool:
+        """Whether input `index` is given."""
+        return index < len(self.values) and self.values[index] is not None
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """The decoded attribute: int, float, str, a list of these, or a numpy array; `default` when absent."""
+        attribute = self._attributes.get(name)
+        if attribute is None:
+            return default
+        decode = _DECODE.get(attribute.type)
+        if decode is None:
+            raise self.error(f"attribute {name!r} has a kind that is not supported")
+        return decode(attribute)
+
+    def required(self, name: str) -> Any:
+        """Like `attr`; ModelError when absent."""
+        value = self.attr(name, _MISSING)
+        if value is _MISSING:
+            raise self.error(f"attribute {name!r} is required and was not found")
+        return value
+
+    def value(self, index: int) -> Value:
+        """Input `index`; ModelError when it is omitted."""
+        if not self.has(index):
+            raise self.error(f"input {index} is required and was not found")
+        return self.values[index]
+
+    def const(self, index: int) -> np.ndarray | None:
+        """The content of input `index` if it is known at compile time, else None (also when it is omitted)."""
+        return self.values[index].array if self.has(index) else None
+
+    def dims(self, index: int) -> list[Dim] | None:
+        """The elements of an integer scalar or vector input, each an int or a symbolic size; None if unknown."""
+        if not self.has(index):
+            return None
+        value = self.values[index]
+        if value.array is not None:
+            return [int(e) for e in value.array.reshape(-1)]
+        return list(value.elements.reshape(-1)) if value.elements is not None else None
+
+    def shape(self, index: int) -> list[Dim]:
+        """Dimensions of input `index`: ints where fixed, expressions of symbolic sizes elsewhere."""
+        shape = self.value(index).shape
+        if shape is None:
+            raise self.error(f"input {index} has a shape that depends on data, which this operator does not support")
+        return list(shape)
+
+    def rank(self, index: int) -> int:
+        return len(self.shape(index))
+
+    def dtype(self, index: int) -> str:
+        return self.value(index).dtype
+
+    def axis(self, axis: int, rank: int) -> int:
+        """`axis` counted from the front; ModelError when it is not in [-rank, rank)."""
+        if not -rank <= axis < rank:
+            raise self.error(f"axis {axis} is out of range for {rank} dimensions")
+        return axis % rank
+
+    def emit(self, expr: relax.Expr) -> relax.Var:
+        """Append a binding to the function; returns its variable, with shape and dtype inferred."""
+        return self.bb.emit(expr)
+
+    def te(self, function: Callable, *args: Any, name: str) -> relax.Var:
+        """Append a call of a tensor-expression function (TE tensors in, TE tensor or tensors out)."""
+        return self.bb.emit_te(function, *args, primfunc_name_hint=name)
+
+    def error(self, message: str, hint: str | None = None) -> ModelError:
+        """An error to raise; names the operator and the node."""
+        return ModelError(f"{self.op_type} node {self.name!r}: {message}.", hint)

@@ -1,0 +1,60 @@
+"""What the importer knows of a tensor: its constant content, the sizes it is computed from, or a Relax expression."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import relax, tirx
+
+Dim = int | tirx.PrimExpr
+
+
+def static_dim(dim: object) -> Dim:
+    """A Python int for a fixed dimension, else the expression itself."""
+    if isinstance(dim, (int, np.integer)):
+        return int(dim)
+    return int(dim.value) if isinstance(dim, tirx.IntImm) else dim
+
+
+class Value:
+    """A tensor during import. Exactly one of three forms is given; the Relax expression is made when first needed.
+
+    - `array`: the content is known (an initializer, a folded constant);
+    - `elements`: an object array of ints and `tirx` expressions: a small integer tensor computed from tensor shapes;
+    - `expr`: a normalised Relax expression, usually a variable.
+    """
+
+    __slots__ = ("array", "dtype", "elements", "shape", "_expr")
+
+    def __init__(
+        self,
+        *,
+        array: np.ndarray | None = None,
+        elements: np.ndarray | None = None,
+        dtype: str | None = None,
+        expr: relax.Expr | None = None,
+    ):
+        self.array, self.elements, self._expr = array, elements, expr
+        self.shape: list[Dim] | None
+        if array is not None:
+            self.shape, self.dtype = list(array.shape), str(array.dtype)
+        elif elements is not None:
+            self.shape, self.dtype = list(elements.shape), dtype or "int64"
+        else:
+            shape = expr.ty.shape
+            self.shape = [static_dim(d) for d in shape.values] if isinstance(shape, relax.ShapeExpr) else None
+            self.dtype = str(expr.ty.dtype)
+
+    def expr(self, bb: relax.BlockBuilder) -> relax.Expr:
+        """The tensor as a Relax expression (constants become `relax.const`; made once)."""
+        if self._expr is None:
+            self._expr = relax.const(self.array) if self.array is not None else _elements_tensor(self, bb)
+        return self._expr
+
+
+def _elements_tensor(value: Value, bb: relax.BlockBuilder) -> relax.Expr:
+    """A tensor made at run time from symbolic sizes."""
+    flat = [tirx.const(e, "int64") if isinstance(e, int) else e for e in value.elements.reshape(-1)]
+    tensor = bb.emit(relax.op.shape_to_tensor(bb.normalize(relax.ShapeExpr(flat))))
+    if value.elements.ndim != 1:
+        tensor = bb.emit(relax.op.reshape(tensor, list(value.elements.shape)))
+    return tensor if value.dtype == "int64" else bb.emit(relax.op.astype(tensor, value.dtype))

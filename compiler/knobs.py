@@ -1,0 +1,69 @@
+"""Every environment variable that Kompilo reads, typed, in one place. Nothing else in the project reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """Settings taken from the environment; all are optional.
+
+    `dump` (KOMPILO_DUMP=folder): the IR after each pass is written there as numbered text files.
+    `cache` (KOMPILO_CACHE=folder): where downloaded models and measured results are kept.
+    `verify` (KOMPILO_VERIFY=0|1): whether the IR is checked after each pass (on unless switched off).
+    `threads` (KOMPILO_THREADS=N): threads a model runs with when the caller names none; None means all cores.
+    `debug` (KOMPILO_DEBUG=0|1): full tracebacks and pass times on standard error.
+
+    None of these changes the code that is generated, so none of them is part of a cache key.
+    """
+
+    dump: Path | None = None
+    cache: Path = Path.home() / ".cache" / "kompilo"
+    verify: bool = True
+    threads: int | None = None
+    debug: bool = False
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Knobs:
+        """Read the knobs from `environment` (default: the process's); UsageError names a variable that cannot be read."""
+        env = os.environ if environment is None else environment
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            variable = f"KOMPILO_{field.name.upper()}"
+            text = env.get(variable, "").strip()
+            if text:
+                values[field.name] = _PARSERS[field.name](variable, text)
+        return cls(**values)
+
+
+def _path(_: str, text: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _flag(variable: str, text: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if text.lower() not in words:
+        raise UsageError(f"environment variable {variable}: expected 0 or 1, found {text!r}.")
+    return words[text.lower()]
+
+
+def _count(variable: str, text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(f"environment variable {variable}: expected a whole number of at least 1, found {text!r}.")
+    return int(text)
+
+
+_PARSERS: dict[str, Callable[[str, str], Any]] = {
+    "dump": _path,
+    "cache": _path,
+    "verify": _flag,
+    "threads": _count,
+    "debug": _flag,
+}

@@ -1,0 +1,68 @@
+"""Magika: a small network that tells the type of a file from its first and last bytes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .wheel import Wheel, WheelMember
+from .zoo_model import Arrays, ModelInput, ZooModel, integers
+
+_WHEEL = Wheel("magika", "1.0.3", "3e9b49134e8116ee40b431664dcbed9e199413efddcce1a173c734b4e0521529")
+_FOLDER = "magika/models/standard_v3_3/"
+CONFIG = WheelMember(
+    _WHEEL, _FOLDER + "config.min.json", "ae24c742205358f6ff6dfd5facb6743fb69743dbba8373e73da58ff0cbd695db"
+)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How Magika reads a file, from the model's own configuration.
+
+    `begin` and `end` bytes are taken from the first and the last `block` bytes, after white space is stripped at the
+    file's ends; what is missing is filled with `padding`, a token beyond all byte values. `labels[k]` names class k.
+    """
+
+    begin: int
+    end: int
+    block: int
+    padding: int
+    labels: tuple[str, ...]
+
+    @classmethod
+    def load(cls) -> Reader:
+        """Reads the configuration that comes with the model."""
+        config = json.loads(CONFIG.get().read_text())
+        names = ("beg_size", "end_size", "block_size", "padding_token")
+        return cls(*(int(config[n]) for n in names), tuple(config["target_labels_space"]))
+
+    def features(self, content: bytes) -> np.ndarray:
+        """int32 (1, begin + end): the model's input for a file with this content."""
+        head = content[: self.block].lstrip()[: self.begin]
+        tail = content[-self.block :].rstrip()[-self.end :]
+        tokens = np.full(self.begin + self.end, self.padding, np.int32)
+        tokens[: len(head)] = list(head)
+        tokens[len(tokens) - len(tail) :] = list(tail)
+        return tokens[None]
+
+
+def real_inputs() -> list[Arrays]:
+    """One batch of three files everybody has: a Python source, a JSON text and an ONNX model."""
+    reader = Reader.load()
+    files = (Path(__file__), CONFIG.get(), MODEL.path())
+    return [{"bytes": np.concatenate([reader.features(path.read_bytes()) for path in files])}]
+
+
+MODEL = ZooModel(
+    name="magika",
+    summary="Magika v3.3 file-type classifier: 2048 bytes of a file -> 214 types",
+    license="Apache-2.0",
+    source=WheelMember(
+        _WHEEL, _FOLDER + "model.onnx", "fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c"
+    ),
+    inputs=(ModelInput("bytes", ("batch", 2048), "int32", (1, 2048), integers(0, 257, "int32")),),
+    real=real_inputs,
+)

@@ -102,16 +102,12 @@ def log(x: PrimExpr) -> PrimExpr:
 
 def tanh(x: PrimExpr) -> PrimExpr:
     """Hyperbolic tangent; at most 5 ulp."""
-    return _dispatch(
-        x, lambda v: _odd_rational(v, _TANH_LIMIT, _TANH_P, _TANH_Q), tirx.tanh
-    )
+    return _dispatch(x, lambda v: _odd_rational(v, _TANH_LIMIT, _TANH_P, _TANH_Q), tirx.tanh)
 
 
 def erf(x: PrimExpr) -> PrimExpr:
     """Error function; at most 4 ulp."""
-    return _dispatch(
-        x, lambda v: _odd_rational(v, _ERF_LIMIT, _ERF_P, _ERF_Q), tirx.erf
-    )
+    return _dispatch(x, lambda v: _odd_rational(v, _ERF_LIMIT, _ERF_P, _ERF_Q), tirx.erf)
 
 
 def sigmoid(x: PrimExpr) -> PrimExpr:
@@ -140,9 +136,7 @@ def gelu_tanh(x: PrimExpr) -> PrimExpr:
 
     def body(v: PrimExpr) -> PrimExpr:
         dtype = v.ty.dtype
-        half, one, cubic, scale = (
-            tirx.const(c, dtype) for c in (0.5, 1.0, 0.044715, math.sqrt(2 / math.pi))
-        )
+        half, one, cubic, scale = (tirx.const(c, dtype) for c in (0.5, 1.0, 0.044715, math.sqrt(2 / math.pi)))
         return v * half * (one + tanh(scale * v * (one + cubic * v * v)))
 
     return bind(x, body)
@@ -204,24 +198,18 @@ def _exp(x: PrimExpr) -> PrimExpr:
     magic = _f32(1.5 * 2**23 + 126)
 
     def reduce(v: PrimExpr) -> PrimExpr:
-        return bind(
-            v * _f32(1 / math.log(2)) + magic, lambda shifted: scale(v, shifted)
-        )
+        return bind(v * _f32(1 / math.log(2)) + magic, lambda shifted: scale(v, shifted))
 
     def scale(v: PrimExpr, shifted: PrimExpr) -> PrimExpr:
         k = shifted - magic
         r = bind(k, lambda q: (v + q * _f32(-_LN2_HIGH)) + q * _f32(-_LN2_LOW))
-        power = tirx.reinterpret(
-            "float32", tirx.shift_left(tirx.reinterpret("int32", shifted), _i32(23))
-        )
+        power = tirx.reinterpret("float32", tirx.shift_left(tirx.reinterpret("int32", shifted), _i32(23)))
         return bind(r, lambda u: _horner(_EXP, u, scale=2.0)) * power
 
     return bind(x, lambda v: bind(_clamp(v, -87.4, 89.0), reduce))
 
 
-def _odd_rational(
-    x: PrimExpr, limit: float, p: Sequence[float], q: Sequence[float]
-) -> PrimExpr:
+def _odd_rational(x: PrimExpr, limit: float, p: Sequence[float], q: Sequence[float]) -> PrimExpr:
     """x P(x^2) / Q(x^2) with x limited to +-limit and the result to +-1, which rounding may exceed by one ulp."""
 
     def ratio(v: PrimExpr) -> PrimExpr:

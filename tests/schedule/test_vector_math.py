@@ -39,9 +39,7 @@ REFERENCE = {
     "erf": _erf,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "gelu": lambda x: 0.5 * x * (1 + _erf(x * math.sqrt(0.5))),
-    "gelu_tanh": lambda x: (
-        0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    ),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     "silu": lambda x: x / (1 + np.exp(-x)),
     "softplus": lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))),
 }
@@ -56,9 +54,7 @@ def all_floats() -> np.ndarray:
     return np.pad(values, (0, -len(values) % 64))
 
 
-def compile_elementwise(
-    name: str, size: int, dtype: str = "float32"
-) -> tvm.runtime.Executable:
+def compile_elementwise(name: str, size: int, dtype: str = "float32") -> tvm.runtime.Executable:
     x = te.placeholder((size,), dtype, name="x")
     y = te.compute((size,), lambda i: getattr(vector_math, name)(x[i]), name="y")
     schedule = s_tir.Schedule(te.create_prim_func([x, y]))
@@ -74,9 +70,7 @@ def evaluate(name: str, x: np.ndarray) -> np.ndarray:
     return y.numpy()
 
 
-@pytest.mark.parametrize(
-    ("name", "limit"), [("exp", 2), ("log", 2), ("tanh", 5), ("erf", 4), ("sigmoid", 4)]
-)
+@pytest.mark.parametrize(("name", "limit"), [("exp", 2), ("log", 2), ("tanh", 5), ("erf", 4), ("sigmoid", 4)])
 def test_error_in_ulp(name, limit):
     x = all_floats()
     got = evaluate(name, x)
@@ -94,9 +88,7 @@ def test_error_in_ulp(name, limit):
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu", "softplus"])
 def test_composed_functions_are_close(name):
-    x = np.concatenate(
-        [np.linspace(-30, 30, 60000), np.geomspace(1e-20, 1e4, 4000)]
-    ).astype("f4")
+    x = np.concatenate([np.linspace(-30, 30, 60000), np.geomspace(1e-20, 1e4, 4000)]).astype("f4")
     exact = REFERENCE[name](x.astype("f8"))
     error = np.abs(evaluate(name, x) - exact)
     assert (error <= 3e-7 * np.maximum(np.abs(x), 1)).all()
@@ -109,14 +101,10 @@ def test_no_scalar_library_calls(name):
         assert symbol not in assembly
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("float16", 1e-3), ("float64", 1e-12)]
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 1e-3), ("float64", 1e-12)])
 def test_other_dtypes(dtype, tolerance):
     x = np.linspace(-4, 4, 256).astype(dtype)
-    np.testing.assert_allclose(
-        evaluate("tanh", x), np.tanh(x.astype("f8")), rtol=tolerance, atol=tolerance
-    )
+    np.testing.assert_allclose(evaluate("tanh", x), np.tanh(x.astype("f8")), rtol=tolerance, atol=tolerance)
 
 
 def test_nesting_does_not_grow_exponentially():

@@ -1,0 +1,78 @@
+"""The CPU as a target: its facts, templates, own legalisations, generic schedules and linker."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...compiler.schedule.target import Target
+from ...compiler.schedule.target_spec import CpuSpec
+from ...compiler.schedule.template import Template
+from . import spec as cpu_spec
+from . import toolchain
+
+if TYPE_CHECKING:
+    import tvm
+
+
+class CpuTarget(Target):
+    """One kind of CPU; code runs on it through TVM's LLVM back end and thread pool."""
+
+    spec: CpuSpec
+
+    def __init__(self, spec: CpuSpec):
+        self.spec = spec
+
+    @classmethod
+    def from_preset(cls, preset: str | None) -> CpuTarget:
+        """`preset`: None or "native" for this machine, or a name of `presets()`, with an optional ",cores=N"."""
+        return cls(cpu_spec.cpu_spec(preset))
+
+    @classmethod
+    def presets(cls) -> Sequence[str]:
+        """Names accepted after "cpu:"."""
+        return cpu_spec.preset_names()
+
+    @functools.cached_property
+    def templates(self) -> Sequence[Template]:  # type: ignore[override]
+        """Templates in the order they are asked."""
+        from .templates.table import templates
+
+        return templates()
+
+    def tvm_target(self) -> tvm.target.Target:
+        """The LLVM target; `mattr` makes LLVM use full-width vectors where it would rather halve them."""
+        import tvm
+
+        return tvm.target.Target(
+            {
+                "kind": "llvm",
+                "mtriple": self.spec.triple,
+                "mcpu": self.spec.mcpu,
+                "mattr": list(self.spec.mattr),
+                "num-cores": self.spec.cores,
+            }
+        )
+
+    def legalizations(self) -> Mapping[str, Callable[..., Any]]:
+        """Relax operators that get our own loops instead of TVM's."""
+        from .legalize.table import legalizations
+
+        return legalizations(self.spec)
+
+    def schedule(self, func: tvm.tirx.PrimFunc) -> tuple[tvm.tirx.PrimFunc, str]:
+        """Schedule any PrimFunc; returns it with the name of the generic rule that applied."""
+        from .generic.table import schedule
+
+        return schedule(func, self.spec)
+
+    def export(self, executable: tvm.runtime.Executable, path: Path) -> None:
+        """Link `executable` into a shared library at `path`; TargetError if no linker is found."""
+        arch = self.spec.triple.partition("-")[0]
+
+        def link(output: str, objects: Sequence[str], **_: Any) -> None:
+            toolchain.link_shared(output, objects, arch)
+
+        executable.export_library(str(path), fcompile=link)

@@ -1,0 +1,10 @@
+"""The CPU's templates in the order they are asked; the last one that matters always matches."""
+
+from __future__ import annotations
+
+from ....compiler.schedule.template import Template
+
+
+def templates() -> tuple[Template, ...]:
+    """Instances of all CPU templates, most specific first."""
+    return ()

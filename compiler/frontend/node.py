@@ -11,6 +11,7 @@ from onnx import AttributeProto, numpy_helper
 from tvm import relax
 
 from ..errors import ModelError
+from .symbols import Symbols
 from .values import Dim, Value
 
 _MISSING = object()
@@ -55,15 +56,23 @@ class Node:
         opset: version of `domain` that the model asks for.
         num_outputs: outputs the node lists (trailing ones may have an empty name: not wanted).
         inputs: Relax expressions; None for an omitted optional input and past the last one.
+        symbols: simplifies and compares symbolic sizes.
     """
 
-    def __init__(self, proto: onnx.NodeProto, opset: int, values: list[Value | None], bb: relax.BlockBuilder):
+    def __init__(
+        self,
+        proto: onnx.NodeProto,
+        opset: int,
+        values: list[Value | None],
+        bb: relax.BlockBuilder,
+        symbols: Symbols,
+    ):
         self.op_type, self.domain, self.opset = proto.op_type, proto.domain, opset
         self.name = proto.name or next((o for o in proto.output if o), "")
         self.num_outputs = len(proto.output)
         self.values = values
         self.inputs = Inputs(values, bb)
-        self.bb = bb
+        self.bb, self.symbols = bb, symbols
         self._attributes = {a.name: a for a in proto.attribute}
 
     def has(self, index: int) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from tvm import relax, tirx
+from tvm import ir, relax, tirx
 
-Dim = int | tirx.PrimExpr
+Dim = int | ir.Expr
 
 
 def static_dim(dim: object) -> Dim:
@@ -53,8 +53,15 @@ class Value:
 
 def _elements_tensor(value: Value, bb: relax.BlockBuilder) -> relax.Expr:
     """A tensor made at run time from symbolic sizes."""
-    flat = [tirx.const(e, "int64") if isinstance(e, int) else e for e in value.elements.reshape(-1)]
-    tensor = bb.emit(relax.op.shape_to_tensor(bb.normalize(relax.ShapeExpr(flat))))
+    flat = list(value.elements.reshape(-1))
+    sizes = [getattr(e, "num", e) for e in flat]
+    shape = bb.normalize(relax.ShapeExpr([tirx.IntImm("int64", int(s)) if isinstance(s, int) else s for s in sizes]))
+    tensor = bb.emit(relax.op.shape_to_tensor(shape))
     if value.elements.ndim != 1:
         tensor = bb.emit(relax.op.reshape(tensor, list(value.elements.shape)))
-    return tensor if value.dtype == "int64" else bb.emit(relax.op.astype(tensor, value.dtype))
+    if value.dtype != "int64":
+        tensor = bb.emit(relax.op.astype(tensor, value.dtype))
+    divisors = np.array([getattr(e, "den", 1) for e in flat]).reshape(value.elements.shape)
+    if np.all(divisors == 1):
+        return tensor
+    return bb.emit(relax.op.divide(tensor, relax.const(divisors.astype(value.dtype))))

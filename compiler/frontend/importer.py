@@ -1,0 +1,94 @@
+"""ONNX model -> Relax module: the entry point of the frontend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from ..errors import ModelError
+from ..tensor_spec import TensorSpec
+from .convert import Context, Scope, convert_graph
+from .functions import LocalFunctions
+from .model_reader import ModelLike, ModelSource, read_model
+from .signature import Shapes, input_signature
+from .symbols import Symbols, dim_text, identifier
+from .tensor_data import decode_tensor
+from .values import Value
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A model in Relax.
+
+    Attributes:
+        mod: module with one Relax function `main`: one parameter for each of `inputs`; returns a tensor, or a tuple of
+            tensors when there are several `outputs`. Named dimensions are `tirx.Var`s of dtype int64.
+        inputs: in the model's order, without the initializers that old models list as inputs.
+        outputs: in the model's order; a dimension computed from named ones is shown as its formula.
+        provenance: file, sha256, producer, ir_version and opsets of the model.
+    """
+
+    mod: tvm.IRModule
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    provenance: Mapping[str, Any]
+
+
+def import_model(model: ModelLike, inputs: Shapes | None = None) -> ImportedModel:
+    """Read, check and convert an ONNX model.
+
+    Args:
+        model: path of a .onnx file, its bytes, or an `onnx.ModelProto`.
+        inputs: input name -> one int or name per dimension, to fix or rename dynamic dimensions. A name that several
+            dimensions share is fixed everywhere.
+    Raises:
+        ModelError: the model cannot be read, is inconsistent or needs an operator that is not supported.
+        UsageError: `inputs` does not fit the model.
+    """
+    source = read_model(model)
+    specs = input_signature(source.proto.graph, inputs)
+    symbols = Symbols()
+    params = [_parameter(spec, symbols) for spec in specs]
+    bb = relax.BlockBuilder()
+    with bb.function("main", params):
+        with bb.dataflow():
+            values = _convert(source, dict(zip((s.name for s in specs), params, strict=True)), symbols, bb)
+            results = [bb.emit_output(v.expr(bb)) for v in values]
+        bb.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
+    names = [info.name for info in source.proto.graph.output]
+    outputs = tuple(_output_spec(n, v) for n, v in zip(names, values, strict=True))
+    return ImportedModel(bb.get(), tuple(specs), outputs, source.provenance)
+
+
+def _parameter(spec: TensorSpec, symbols: Symbols) -> relax.Var:
+    dims = [symbols.var(d) if isinstance(d, str) else d for d in spec.shape]
+    return relax.Var(identifier(spec.name), relax.TensorType(dims, spec.dtype))
+
+
+def _convert(
+    source: ModelSource, params: dict[str, relax.Var], symbols: Symbols, bb: relax.BlockBuilder
+) -> list[Value]:
+    proto = source.proto
+    scope = Scope()
+    for name, param in params.items():
+        scope[name] = Value(expr=param)
+    context = Context(
+        bb=bb,
+        symbols=symbols,
+        functions=LocalFunctions(proto),
+        decode=lambda tensor: decode_tensor(tensor, source.folder),
+        opsets=source.opsets,
+    )
+    values = convert_graph(proto.graph, scope, context)
+    for info, value in zip(proto.graph.output, values, strict=True):
+        if value.shape is None:
+            raise ModelError(f"Output {info.name!r} has a shape that depends on data, which is not supported.")
+    return values
+
+
+def _output_spec(name: str, value: Value) -> TensorSpec:
+    return TensorSpec(name, tuple(dim_text(d) for d in value.shape), value.dtype)

@@ -1,0 +1,97 @@
+"""Symbolic sizes: creating, simplifying, comparing and printing them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from tvm import ir, sym, tirx
+
+from .values import Dim, static_dim
+
+# A dimension is at least one and well below 2**40: bounds that let the analyzer decide comparisons with -1 and INT_MAX
+# and keep products of a few dimensions inside int64.
+_LEAST, _MOST = 1, 2**40
+
+_INT64 = re.compile(r"T\.int64\((-?\d+)\)")
+
+
+class Symbols:
+    """The named dimensions of a model and what can be proved of expressions over them."""
+
+    def __init__(self) -> None:
+        self._vars: dict[str, tirx.Var] = {}
+        self._analyzer = sym.Analyzer()
+
+    def var(self, name: str) -> tirx.Var:
+        """The variable of dimension `name`: the same one for the same name."""
+        if name not in self._vars:
+            variable = tirx.Var(name, "int64")
+            self._analyzer.update(variable, sym.ConstIntBound(_LEAST, _MOST))
+            self._vars[name] = variable
+        return self._vars[name]
+
+    def simplify(self, dim: Dim) -> Dim:
+        return dim if isinstance(dim, int) else static_dim(self._analyzer.simplify(dim))
+
+    def equal(self, a: Dim, b: Dim) -> bool | None:
+        """Whether two sizes are always equal (True), never equal (False), or it depends (None)."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a == b
+        if self._analyzer.can_prove_equal(a, b):
+            return True
+        return False if self._analyzer.can_prove(tirx.NE(*_exprs(a, b))) else None
+
+    def less(self, a: Dim, b: Dim) -> bool | None:
+        """Whether a < b always (True), never (False), or it depends (None)."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a < b
+        a, b = _exprs(a, b)
+        if self._analyzer.can_prove(tirx.LT(a, b)):
+            return True
+        return False if self._analyzer.can_prove(tirx.GE(a, b)) else None
+
+    def same_shape(self, a: Sequence[Dim], b: Sequence[Dim]) -> bool:
+        return len(a) == len(b) and all(self.equal(x, y) is True for x, y in zip(a, b, strict=True))
+
+    def floordiv(self, a: Dim, b: Dim) -> Dim:
+        return a // b if isinstance(a, int) and isinstance(b, int) else self.simplify(tirx.floordiv(*_exprs(a, b)))
+
+    def truncdiv(self, a: Dim, b: Dim) -> Dim:
+        """Division that rounds toward zero, as C and ONNX have it. ZeroDivisionError as in Python."""
+        if isinstance(a, int) and isinstance(b, int):
+            quotient = abs(a) // abs(b)
+            return quotient if (a < 0) == (b < 0) else -quotient
+        if self.less(a, 0) is False and self.less(0, b) is True:
+            return self.floordiv(a, b)
+        return self.simplify(tirx.truncdiv(*_exprs(a, b)))
+
+    def minimum(self, a: Dim, b: Dim) -> Dim:
+        return min(a, b) if isinstance(a, int) and isinstance(b, int) else self.simplify(tirx.min(*_exprs(a, b)))
+
+    def maximum(self, a: Dim, b: Dim) -> Dim:
+        return max(a, b) if isinstance(a, int) and isinstance(b, int) else self.simplify(tirx.max(*_exprs(a, b)))
+
+
+def _exprs(a: Dim, b: Dim) -> tuple[ir.Expr, ir.Expr]:
+    return as_expr(a), as_expr(b)
+
+
+def as_expr(dim: Dim) -> ir.Expr:
+    """A size as an int64 expression."""
+    return tirx.IntImm("int64", dim) if isinstance(dim, int) else dim
+
+
+def dim_text(dim: Dim) -> int | str:
+    """A size as it is shown: an int, a name, or a formula over names."""
+    if isinstance(dim, int):
+        return dim
+    if isinstance(dim, tirx.Var):
+        return dim.name
+    return _INT64.sub(r"\1", str(dim)).replace("T.", "")
+
+
+def identifier(name: str) -> str:
+    """`name` with everything that may not stand in an identifier replaced by "_"."""
+    text = re.sub(r"\W", "_", name, flags=re.ASCII)
+    return f"_{text}" if not text or text[0].isdigit() else text

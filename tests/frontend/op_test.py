@@ -1,0 +1,168 @@
+"""One-line operator tests: build a one-node model, import it, run it, and compare with ONNX Runtime.
+
+    check_op("Add", [floats(2, 3), floats(3)])
+    check_op("Slice", [floats(4, 5), i64(1), i64(3)], const=(1, 2), dynamic=True)
+
+The imported module is built by TVM's plain pipeline, without Kompilo's passes and templates: a failure is the frontend's.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import tvm
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+from tvm import relax
+
+from kompilo.compiler.frontend.importer import ImportedModel, import_model
+
+# The newest opset and IR version that the pinned ONNX Runtime reads for all operators.
+DEFAULT_OPSET = 21
+_TARGET = {"kind": "llvm", "opt-level": 1}
+
+
+def floats(*shape: int, low: float = -2.0, high: float = 2.0, dtype: str = "float32", seed: int = 0) -> np.ndarray:
+    """Uniform random numbers; the same for the same arguments."""
+    return np.random.default_rng([seed, *shape]).uniform(low, high, shape).astype(dtype)
+
+
+def ints(*shape: int, low: int = -5, high: int = 6, dtype: str = "int64", seed: int = 0) -> np.ndarray:
+    """Uniform random integers in [low, high)."""
+    return np.random.default_rng([seed, *shape]).integers(low, high, shape).astype(dtype)
+
+
+def bools(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).integers(0, 2, shape).astype(bool)
+
+
+def i64(*values: int) -> np.ndarray:
+    """A vector of int64."""
+    return np.array(values, np.int64)
+
+
+def make_model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, np.ndarray],
+    outputs: Sequence[str],
+    *,
+    const: Sequence[str] = (),
+    dynamic: bool | Sequence[str] = False,
+    opset: int = DEFAULT_OPSET,
+    domain: str = "",
+    ir_version: int = 10,
+) -> onnx.ModelProto:
+    """A model of `nodes`: tensors named in `const` become initializers, the dimensions of `dynamic` inputs are left open."""
+    open_names = set(inputs) if dynamic is True else set(dynamic or ())
+    infos = [
+        helper.make_tensor_value_info(
+            name,
+            helper.np_dtype_to_tensor_dtype(x.dtype),
+            [f"{name}{axis}" for axis in range(x.ndim)] if name in open_names else list(x.shape),
+        )
+        for name, x in inputs.items()
+        if name not in const
+    ]
+    graph = helper.make_graph(
+        list(nodes),
+        "test",
+        infos,
+        [helper.make_empty_tensor_value_info(name) for name in outputs],
+        [onnx.numpy_helper.from_array(inputs[name], name) for name in const],
+    )
+    opsets = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(domain, 1)] if domain else [])
+    return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
+
+
+def run_imported(imported: ImportedModel, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Build the module with TVM's plain pipeline, and run it on one thread's worth of unscheduled code."""
+    built = tvm.compile(
+        imported.mod, tvm.target.Target(_TARGET), relax_pipeline=relax.pipeline.get_pipeline("default_build")
+    )
+    vm = relax.VirtualMachine(built, tvm.cpu())
+    result = vm["main"](*(tvm.runtime.tensor(np.ascontiguousarray(feeds[s.name])) for s in imported.inputs))
+    results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
+    return [r.numpy() for r in results]
+
+
+def reference_outputs(
+    model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], reference: str = "ort"
+) -> list[np.ndarray]:
+    """What ONNX Runtime ("ort") or ONNX's reference evaluator ("onnx") computes."""
+    if reference == "onnx":
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            return [np.asarray(r) for r in ReferenceEvaluator(model).run(None, dict(feeds))]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    # Optimizations fuse and reorder: they are ONNX Runtime's, not the operator's.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, dict(feeds))
+
+
+def check_model(
+    model: onnx.ModelProto,
+    feeds: Mapping[str, np.ndarray],
+    *,
+    reference: str | Sequence[np.ndarray] = "ort",
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+) -> ImportedModel:
+    """Import `model`, run it, and compare dtypes, shapes and numbers with the reference (or the given arrays)."""
+    imported = import_model(model, shapes)
+    expected = reference_outputs(model, feeds, reference) if isinstance(reference, str) else list(reference)
+    actual = run_imported(imported, feeds)
+    assert len(actual) == len(expected) == len(imported.outputs)
+    for spec, got, want in zip(imported.outputs, actual, expected, strict=True):
+        assert got.dtype == want.dtype == np.dtype(spec.dtype), f"{spec.name}: {got.dtype}, expected {want.dtype}"
+        assert got.shape == want.shape, f"{spec.name}: shape {got.shape}, expected {want.shape}"
+        for found, real in zip(spec.shape, want.shape, strict=True):
+            assert not isinstance(found, int) or found == real, (
+                f"{spec.name}: inferred {spec.shape}, found {want.shape}"
+            )
+        np.testing.assert_allclose(got, want, rtol=rtol, atol=atol, err_msg=spec.name, equal_nan=True)
+    return imported
+
+
+def check_op(
+    op: str,
+    inputs: Sequence[np.ndarray | None],
+    attrs: Mapping[str, Any] | None = None,
+    *,
+    opset: int = DEFAULT_OPSET,
+    domain: str = "",
+    outputs: int = 1,
+    const: Sequence[int] = (),
+    dynamic: bool | Sequence[int] = False,
+    reference: str | Sequence[np.ndarray] = "ort",
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+) -> ImportedModel:
+    """Test one operator.
+
+    Args:
+        op: operator type, with its `domain`, at `opset`.
+        inputs: arrays; None omits an optional input.
+        attrs: attributes by name.
+        outputs: outputs to ask for.
+        const: indices of the inputs that are initializers.
+        dynamic: True or the indices of the inputs whose dimensions are left open at import.
+        reference: "ort", "onnx", or the expected arrays.
+    """
+    named = {f"x{i}": x for i, x in enumerate(inputs) if x is not None}
+    names = [f"x{i}" if x is not None else "" for i, x in enumerate(inputs)]
+    results = [f"y{i}" for i in range(outputs)]
+    node = helper.make_node(op, names, results, domain=domain, **(attrs or {}))
+    fixed = [f"x{i}" for i in const]
+    loose = dynamic if isinstance(dynamic, bool) else [f"x{i}" for i in dynamic]
+    model = make_model([node], named, results, const=fixed, dynamic=loose, opset=opset, domain=domain)
+    feeds = {n: x for n, x in named.items() if n not in fixed}
+    return check_model(model, feeds, reference=reference, rtol=rtol, atol=atol)

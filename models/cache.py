@@ -31,42 +31,51 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_sha256(path: Path, expected: str, what: str) -> None:
-    """ModelError unless the file at `path` has the SHA-256 `expected`; the file is then removed."""
-    found = sha256_of(path)
-    if found != expected:
-        path.unlink(missing_ok=True)
-        raise ModelError(f"{what}: expected SHA-256 {expected}, found {found}.", "the file was removed; try again.")
-
-
 def cached(relative: str, make: Callable[[Path], None], sha256: str | None) -> Path:
     """The file `relative` of the cache, made by `make(temporary path)` if it is missing or damaged.
 
     A lock beside the file lets one process make it while the others wait; the file appears complete or not at all.
-    With `sha256` None (results of training, which differ between machines in the last bits) the file is verified
-    against the sum that was written down when it was made. ModelError when a freshly made file has the wrong sum.
+    Its sum is taken when it is made and whenever its size or time of change differs from what was noted then.
+    `sha256` None means that no sum can be known beforehand (results of training differ between machines in the last
+    bits): then the one noted counts. ModelError when a freshly made file has the wrong sum.
     """
     path = cache_dir() / relative
     path.parent.mkdir(parents=True, exist_ok=True)
-    recorded = path.with_name(path.name + ".sha256")
+    note = path.with_name(path.name + ".note")
     with _locked(path.with_name(path.name + ".lock")):
-        expected = sha256 or (recorded.read_text().strip() if recorded.exists() else None)
-        if path.exists() and expected is not None and sha256_of(path) == expected:
+        if path.exists() and _intact(path, note, sha256):
             return path
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem + ".", suffix=".part")
         os.close(handle)
         temporary = Path(name)
         try:
             make(temporary)
-            if sha256 is None:
-                recorded.write_text(sha256_of(temporary) + "\n")
-            else:
-                check_sha256(temporary, sha256, relative)
-            os.chmod(temporary, 0o644)
+            found = sha256_of(temporary)
+            if sha256 not in (None, found):
+                raise ModelError(f"{relative}: expected SHA-256 {sha256}, found {found}.", "try again.")
+            temporary.chmod(0o644)
             os.replace(temporary, path)
+            note.write_text(f"{found} {_stamp(path)}\n")
         finally:
             temporary.unlink(missing_ok=True)
     return path
+
+
+def _intact(path: Path, note: Path, sha256: str | None) -> bool:
+    """Whether the file is the one that `note` tells of, and has the expected sum."""
+    noted, _, stamp = (note.read_text() if note.exists() else "").strip().partition(" ")
+    expected = sha256 or noted
+    if noted == expected and stamp == _stamp(path):
+        return True
+    if not expected or sha256_of(path) != expected:
+        return False
+    note.write_text(f"{expected} {_stamp(path)}\n")
+    return True
+
+
+def _stamp(path: Path) -> str:
+    state = path.stat()
+    return f"{state.st_size} {state.st_mtime_ns}"
 
 
 @contextmanager

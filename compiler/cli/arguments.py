@@ -1,0 +1,195 @@
+"""The small languages of the options: NAME:1x3x224x224, NAME=VALUE, DIM=SIZE, 1,2."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError, UsageError
+from ..tensor_spec import Dim, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_FILLS = ("random", "zeros", "ones")
+
+
+def parse_shape(text: str) -> tuple[str, tuple[Dim, ...]]:
+    """ "NAME:1x3x224x224" or "NAME:Nx3xHxW" (names are dynamic dimensions) or "NAME:batch,3,max_len".
+
+    A comma as separator allows dimension names with an "x" in them; "NAME:" alone is a scalar. Raises UsageError.
+    """
+    name, colon, dims = text.rpartition(":")
+    if not colon or not name:
+        raise UsageError(f"expected NAME:SHAPE, found {text!r}.", "for example x:1x3x224x224, or x:Nx3x224x224.")
+    parts = dims.split("," if "," in dims else "x") if dims else []
+    return name, tuple(_parse_dim(part.strip(), text) for part in parts)
+
+
+def _parse_dim(part: str, text: str) -> Dim:
+    if part.isdecimal():
+        return int(part)
+    if part.isidentifier():
+        return part
+    raise UsageError(f"expected dimensions that are sizes or names, found {part!r} in {text!r}.")
+
+
+def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[Dim, ...]]:
+    """Several `parse_shape` options as a mapping; UsageError if a name comes twice."""
+    shapes: dict[str, tuple[Dim, ...]] = {}
+    for text in texts:
+        name, shape = parse_shape(text)
+        if name in shapes:
+            raise UsageError(f"the shape of input {name!r} is given twice.")
+        shapes[name] = shape
+    return shapes
+
+
+def parse_threads(text: str) -> list[int]:
+    """ "1" or "1,2": positive thread counts, in the order given."""
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1:
+        raise UsageError(f"expected --threads N or N,M with positive numbers, found {text!r}.")
+    return counts
+
+
+def split_shape_options(texts: Iterable[str]) -> tuple[dict[str, tuple[Dim, ...]], dict[str, int]]:
+    """The --shape options: whole shapes "NAME:1x3x224x224" and sizes of named dimensions "N=4"."""
+    shapes: list[str] = []
+    sizes: dict[str, int] = {}
+    for text in texts:
+        name, equals, size = text.partition("=")
+        if not equals:
+            shapes.append(text)
+        elif size.isdecimal() and name:
+            sizes[name] = int(size)
+        else:
+            raise UsageError(f"expected --shape NAME:1x3x224x224 or DIM=SIZE, found {text!r}.")
+    return parse_shapes(shapes), sizes
+
+
+def fix_shapes(
+    specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[Dim, ...]], sizes: Mapping[str, int]
+) -> list[TensorSpec]:
+    """`specs` with the dimensions that the --shape options settle replaced by their sizes.
+
+    A whole shape also settles the dimension names it meets, for all inputs. Raises InputError for an unknown input or
+    dimension name, a wrong rank, or a size that differs from a fixed one.
+    """
+    by_name = {s.name: s for s in specs}
+    known = dict(sizes)
+    for name, shape in shapes.items():
+        spec = by_name.get(name) or _unknown("input", name, by_name)
+        if len(shape) != len(spec.shape):
+            raise InputError(f"input {name!r} has {len(spec.shape)} dimensions, --shape gives {len(shape)}.")
+        for want, have in zip(shape, spec.shape, strict=True):
+            if isinstance(have, str) and isinstance(want, int):
+                known[have] = want
+            elif want != have:
+                raise InputError(f"input {spec} has a fixed dimension {have}, --shape gives {want}.")
+    names = {d for s in specs for d in s.shape if isinstance(d, str)}
+    for name in sizes:
+        if name not in names:
+            _unknown("dimension", name, names)
+    return [
+        TensorSpec(s.name, tuple(known.get(d, d) if isinstance(d, str) else d for d in s.shape), s.dtype) for s in specs
+    ]
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> TensorSpec:
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else None
+    raise InputError(f"the model has no {what} {name!r}: expected one of {', '.join(names) or 'none'}.", hint)
+
+
+def read_values(texts: Iterable[str], specs: Sequence[TensorSpec]) -> dict[str, np.ndarray | str]:
+    """The --input options of verbs that feed a model.
+
+    Each is NAME=FILE.npy, NAME=FILE.npz (its member NAME, or its only one), FILE.npz (all members),
+    NAME=random|zeros|ones, NAME=NUMBER, or NAME=[1,2,3] (JSON). Returns arrays, or the word of a fill, or nothing for inputs not mentioned.
+    Raises InputError for unknown names and unreadable files, UsageError for bad syntax.
+    """
+    by_name = {s.name: s for s in specs}
+    values: dict[str, np.ndarray | str] = {}
+    for text in texts:
+        if "=" not in text and text.endswith(".npz"):
+            members = _read_npz(Path(text))
+            for name, array in members.items():
+                if name not in by_name:
+                    _unknown("input", name, by_name)
+                values[name] = array
+            continue
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise UsageError(
+                f"expected --input NAME=VALUE, found {text!r}.",
+                "a VALUE is a .npy or .npz file, random, zeros, ones or a number.",
+            )
+        spec = by_name.get(name) or _unknown("input", name, by_name)
+        values[name] = value if value in _FILLS else _read_value(value, spec)
+    return values
+
+
+def _read_value(value: str, spec: TensorSpec) -> np.ndarray:
+    import numpy as np
+
+    path = Path(value)
+    if path.suffix == ".npz":
+        members = _read_npz(path)
+        if spec.name not in members and len(members) != 1:
+            raise InputError(f"{value!r} has no array {spec.name!r}: found {', '.join(members)}.")
+        return members.get(spec.name, next(iter(members.values())))
+    if path.suffix == ".npy":
+        try:
+            return np.load(path, allow_pickle=False)
+        except FileNotFoundError:
+            raise InputError(f"there is no file {value!r} for input {spec.name!r}.") from None
+        except (ValueError, EOFError) as error:
+            raise InputError(f"{value!r} is no readable .npy file: {error}.") from None
+    try:
+        parsed = json.loads(value)
+        array = np.asarray(parsed, dtype=spec.dtype)
+    except (ValueError, TypeError):
+        raise InputError(
+            f"expected a value of {spec}, found {value!r}.",
+            "a value is a .npy or .npz file, random, zeros, ones or a number.",
+        ) from None
+    return array if array.ndim or not spec.shape else _filled(spec, array)
+
+
+def _filled(spec: TensorSpec, value: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    return np.full(fixed_shape(spec), value)
+
+
+def fixed_shape(spec: TensorSpec) -> tuple[int, ...]:
+    """The shape of `spec` as ints; InputError naming --shape if a dimension is dynamic."""
+    free = [d for d in spec.shape if isinstance(d, str)]
+    if free:
+        raise InputError(
+            f"the size of dimension {free[0]!r} of input {spec} is not known.",
+            f"give the input as a file, or --shape {free[0]}=SIZE.",
+        )
+    return tuple(int(d) for d in spec.shape)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as members:
+            return dict(members)
+    except FileNotFoundError:
+        raise InputError(f"there is no file {str(path)!r}.") from None
+    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        raise InputError(f"{str(path)!r} is no readable .npz file: {error}.") from None

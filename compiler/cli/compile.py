@@ -1,0 +1,97 @@
+"""`kompilo compile MODEL -o OUT.kpo`: an ONNX model becomes an artifact."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from ..model_source import resolve, stem
+from . import console
+from .arguments import parse_shapes
+
+if TYPE_CHECKING:
+    from ..artifact.artifact import Artifact
+
+
+def compile_model(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file, or zoo:NAME.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="OUT.kpo", help="The artifact; default MODEL.kpo, here.")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", "-t", help="cpu, or cpu:PRESET (see kompilo targets); may be repeated. Default cpu."),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="NAME:1x3x224x224",
+            help="Fix the shape of an input; a name in place of a size keeps that dimension dynamic. May be repeated.",
+        ),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Arithmetic precision.")] = "fp32",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Compile an ONNX model into one .kpo file."""
+    output = output or Path(stem(model)).with_suffix(".kpo")
+    _check_output(model, output)
+    shapes = parse_shapes(inputs or ())
+    resolve(model)
+    start = time.perf_counter()
+    with console.progress() as report:
+        from ..driver import compile as compile_driver
+
+        artifact = compile_driver(
+            model,
+            target=target if target and len(target) > 1 else (target or ["cpu"])[0],
+            inputs=shapes or None,
+            precision=precision,
+            progress=report,
+        )
+        artifact.save(output)
+    summary = _summary(artifact, output, time.perf_counter() - start)
+    if as_json:
+        console.print_json(summary)
+        return
+    _print_summary(summary)
+
+
+def _check_output(model: str, output: Path) -> None:
+    if output.exists() and Path(model).exists() and output.samefile(model):
+        raise UsageError(f"the output {str(output)!r} is the model itself.", "choose another name with -o OUT.kpo.")
+    if output.is_dir():
+        raise UsageError(f"the output {str(output)!r} is a directory.", "name a file: -o OUT.kpo.")
+    if not output.absolute().parent.is_dir():
+        raise UsageError(f"the directory {str(output.parent)!r} of the output does not exist.")
+    if output.suffix == ".onnx":
+        raise UsageError(f"the output {str(output)!r} would look like a model.", "name it OUT.kpo.")
+
+
+def _summary(artifact: Artifact, output: Path, seconds: float) -> dict[str, Any]:
+    return {
+        "output": str(output),
+        "bytes": output.stat().st_size,
+        "seconds": round(seconds, 3),
+        "inputs": [{"name": s.name, "shape": s.shape, "dtype": s.dtype} for s in artifact.inputs],
+        "outputs": [{"name": s.name, "shape": s.shape, "dtype": s.dtype} for s in artifact.outputs],
+        "targets": [
+            {"name": t.name, "key": t.key, "templates": dict(Counter(o.template for o in t.operators).most_common())}
+            for t in artifact.targets
+        ],
+    }
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    size, seconds = console.size_text(summary["bytes"]), summary["seconds"]
+    console.say(f"{summary['output']}: {size}, compiled in {seconds:.1f} s")
+    for target in summary["targets"]:
+        rows = list(target["templates"].items())
+        console.print_table(f"Operators for {target['name']} ({target['key']})", ("template", ">operators"), rows)
+    console.say(f"next: kompilo run {summary['output']}  |  kompilo inspect {summary['output']}")

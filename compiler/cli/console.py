@@ -1,0 +1,143 @@
+"""How the command line speaks: tables and results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Progress = Callable[[str, int, int], None]
+
+# Piped tables are read by programs and logs: rich's fallback of 80 columns would cut names short.
+_PIPED_WIDTH = 200
+
+
+def console(stderr: bool = False) -> Console:
+    """A console on stdout, or on stderr; it obeys NO_COLOR and never interprets [brackets] in names."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else shutil.get_terminal_size(fallback=(_PIPED_WIDTH, 24)).columns
+    return Console(file=stream, markup=False, highlight=False, emoji=False, width=width)
+
+
+def note(text: str) -> None:
+    """One line for the person at the terminal, on stderr, so that stdout stays clean."""
+    console(stderr=True).print(text, soft_wrap=True)
+
+
+def say(text: str = "") -> None:
+    """One line of the verb's result, on stdout."""
+    console().print(text, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """`value` as indented JSON, the only thing on stdout; numpy scalars and paths are converted, NaN becomes null."""
+    print(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """`value` as strict JSON."""
+    return json.dumps(_strict(value), indent=2, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    """Only what JSON knows: non-finite floats become null, numpy scalars Python numbers, anything else its text."""
+    if isinstance(value, Mapping):
+        return {str(k): _strict(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(v) for v in value]
+    if hasattr(value, "item") and not hasattr(value, "__len__"):
+        value = value.item()
+    if isinstance(value, float):
+        return value if value - value == 0.0 else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], fold: Sequence[str] = ()) -> None:
+    """A table on stdout. A column name that starts with ">" aligns to the right; the columns in `fold` may wrap."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        name = column.removeprefix(">")
+        table.add_column(
+            name,
+            justify="right" if column.startswith(">") else "left",
+            no_wrap=name not in fold,
+            overflow="fold" if name in fold else "ellipsis",
+        )
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    console().print(table)
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Reports long work on stderr: a bar on a terminal, otherwise one plain line for each stage.
+
+    Yields a function (stage, done, total); `total` 0 means the amount of work is unknown.
+    """
+    if sys.stderr.isatty():
+        with _bar() as report:
+            yield report
+    else:
+        yield _plain_lines()
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Bar(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def report(stage: str, done: int, total: int) -> None:
+            bar.update(task, description=stage, completed=done, total=total or None)
+
+        yield report
+
+
+def _plain_lines() -> Progress:
+    last = ""
+
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        if stage != last:
+            last = stage
+            print(f"{stage} ({total} steps)" if total > 1 else stage, file=sys.stderr, flush=True)
+
+    return report
+
+
+def size_text(size: float) -> str:
+    """A number of bytes for people: "3.4 MB" (powers of 1000, as disks and downloads count)."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"
+
+
+def time_text(milliseconds: float) -> str:
+    """A time for people, with three significant digits: "812 us", "4.31 ms", "1.20 s"."""
+    if milliseconds < 1:
+        return f"{milliseconds * 1000:.3g} us"
+    return f"{milliseconds:.3g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.2f} s"

@@ -1,0 +1,174 @@
+"""`kompilo inspect`: what is inside an artifact or a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ArtifactError, UsageError
+from ..model_source import is_artifact, resolve
+from . import console
+from .arguments import parse_shapes
+
+if TYPE_CHECKING:
+    from ..artifact.artifact import Artifact
+    from ..artifact.records import MemoryPlan, Operator
+    from ..tensor_spec import TensorSpec
+
+
+def inspect(
+    file: Annotated[
+        str, typer.Argument(metavar="OUT.kpo|MODEL.onnx", help="An artifact, a model, or zoo:NAME.", show_default=False)
+    ],
+    ir: Annotated[
+        str | None,
+        typer.Option(
+            "--ir", metavar="LEVEL", help="Print the IR of a model after this phase; 'list' names the phases."
+        ),
+    ] = None,
+    target: Annotated[str, typer.Option("--target", "-t", help="The target that --ir compiles for.")] = "cpu",
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", metavar="NAME:1x3x224x224", help="Fix the shape of an input of a model."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show inputs, outputs, operators, memory and origin of an artifact, or the operators of a model."""
+    if is_artifact(file):
+        if ir is not None:
+            raise UsageError("expected a model for --ir, found an artifact.", f"kompilo inspect MODEL.onnx --ir {ir}")
+        _inspect_artifact(Path(file), as_json)
+    elif ir is not None:
+        _print_ir(file, ir, target, inputs or ())
+    else:
+        _inspect_model(file, inputs or (), as_json)
+
+
+def _print_ir(model: str, level: str, target: str, inputs: Sequence[str]) -> None:
+    from ..driver import ir_after
+    from ..passes.pipeline import phase_names
+
+    if level == "list":
+        for name in ("import", *phase_names()):
+            console.say(name)
+        return
+    print(ir_after(model, level, target, parse_shapes(inputs) or None))
+
+
+def _inspect_artifact(path: Path, as_json: bool) -> None:
+    from ..artifact.artifact import Artifact
+
+    artifact = Artifact.open(path)
+    try:
+        artifact.check()
+        integrity = "ok"
+    except ArtifactError as error:
+        integrity = error.message
+    facts = _artifact_facts(artifact, path, integrity)
+    if as_json:
+        console.print_json(facts)
+    else:
+        _print_artifact(artifact, facts)
+    if integrity != "ok":
+        raise ArtifactError(integrity)
+
+
+def _artifact_facts(artifact: Artifact, path: Path, integrity: str) -> dict[str, Any]:
+    weights = sum(w.nbytes for w in artifact.weights)
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "integrity": integrity,
+        "inputs": _spec_facts(artifact.inputs),
+        "outputs": _spec_facts(artifact.outputs),
+        "weights": {"count": len(artifact.weights), "bytes": weights},
+        "targets": [
+            {
+                "name": t.name,
+                "key": t.key,
+                "triple": t.triple,
+                "cpu_features": t.cpu_features,
+                "code_bytes": len(t.library),
+                "memory": asdict(t.memory) | {"total_bytes": t.memory.total_bytes},
+                "operators": [asdict(o) for o in t.operators],
+            }
+            for t in artifact.targets
+        ],
+        "provenance": artifact.provenance,
+    }
+
+
+def _spec_facts(specs: Iterable[TensorSpec]) -> list[dict[str, Any]]:
+    return [{"name": s.name, "shape": s.shape, "dtype": s.dtype} for s in specs]
+
+
+def _print_artifact(artifact: Artifact, facts: dict[str, Any]) -> None:
+    weights = facts["weights"]
+    console.say(
+        f"{facts['file']}: {console.size_text(facts['bytes'])}, {weights['count']} weights of "
+        f"{console.size_text(weights['bytes'])}, integrity {facts['integrity']}"
+    )
+    _print_signature(artifact.inputs, artifact.outputs)
+    for code in artifact.targets:
+        console.say(f"target {code.name}: {code.key}, {code.triple}, {console.size_text(len(code.library))} of code")
+        console.say(f"needs CPU features: {' '.join(code.cpu_features) or 'none'}")
+        columns = ("operator", "kind", "template", "config", "from", ">calls", ">MFLOP")
+        console.print_table(
+            "Operators", columns, [_operator_row(o) for o in code.operators], fold=("operator", "config")
+        )
+        console.say(_memory_text(code.memory))
+    rows = [(k, _provenance_text(v)) for k, v in artifact.provenance.items() if v is not None]
+    console.print_table("Origin", ("what", "value"), rows, fold=("value",))
+
+
+def _operator_row(op: Operator) -> tuple[object, ...]:
+    flops = f"{op.flops / 1e6:.1f}" if op.flops is not None else ""
+    return (op.name, op.kind, op.template, op.config, op.source, op.calls, flops)
+
+
+def _memory_text(memory: MemoryPlan) -> str:
+    text = f"intermediate memory: {len(memory.buffers)} buffers, {console.size_text(memory.total_bytes)} in total"
+    text += f", largest {console.size_text(memory.largest_bytes)}"
+    return text + ("; more depends on dynamic dimensions" if memory.dynamic else "")
+
+
+def _provenance_text(value: object) -> str:
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _print_signature(inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec]) -> None:
+    rows = [
+        (way, s.name, s.dtype, "x".join(map(str, s.shape)) or "scalar")
+        for way, specs in (("in", inputs), ("out", outputs))
+        for s in specs
+    ]
+    console.print_table("Signature", ("", "name", "dtype", "shape"), rows)
+
+
+def _inspect_model(model: str, inputs: Sequence[str], as_json: bool) -> None:
+    from .model_facts import model_facts
+
+    source = resolve(model)
+    assert isinstance(source, Path)
+    facts = model_facts(source, parse_shapes(inputs))
+    if as_json:
+        console.print_json(facts.as_dict())
+        return
+    ir = f"IR {facts.ir_version}, " + ", ".join(f"{d} {v}" for d, v in facts.opsets.items())
+    console.say(f"{model}: {ir}, {facts.parameters:,} parameters ({console.size_text(facts.parameter_bytes)})")
+    _print_signature(facts.inputs, facts.outputs)
+    rows = [(u.operator, u.count, f"{u.flops / 1e6:.1f}" if u.flops else "", u.support) for u in facts.operators]
+    console.print_table(
+        f"{sum(u.count for u in facts.operators)} nodes", ("operator", ">nodes", ">MFLOP", "support"), rows
+    )
+    if facts.assumed:
+        sizes = ", ".join(f"{d}={n}" for d, n in facts.assumed.items())
+        console.say(f"FLOPs are counted with assumed {sizes}; --input NAME:SHAPE sets other sizes")
+    console.say(f"estimated work: {facts.flops / 1e9:.3f} GFLOP a run (convolutions and matrix products)")
+    console.say(
+        f"not supported: {', '.join(facts.unsupported)}" if facts.unsupported else "all operators are supported"
+    )

@@ -1,0 +1,171 @@
+"""What `kompilo inspect MODEL.onnx` tells of a model, without compiling it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from ..errors import ModelError
+from ..frontend.converters.registry import canonical_domain, find_converter
+from ..frontend.model_reader import read_model
+from ..frontend.signature import input_signature
+from ..peers.fixed_model import set_input_shapes
+from ..peers.sampling import assume_sizes
+from ..tensor_spec import Dim, TensorSpec
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class OperatorUse:
+    """How often an ONNX operator occurs, its nodes' FLOPs, and how it is supported (a value of `_support`)."""
+
+    operator: str
+    count: int
+    flops: int
+    support: str
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Facts of an ONNX model. `flops` counts a multiply-add as two; `assumed` are sizes taken for dynamic dimensions."""
+
+    ir_version: int
+    opsets: dict[str, int]
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    parameters: int
+    parameter_bytes: int
+    operators: list[OperatorUse]
+    unsupported: list[str]
+    flops: int
+    assumed: dict[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def model_facts(path: Path, shapes: Mapping[str, tuple[Dim, ...]]) -> ModelFacts:
+    """Read the model at `path`; `shapes` fixes input shapes. Raises ModelError and UsageError as compiling would."""
+    source = read_model(path)
+    proto, graph = source.proto, source.proto.graph
+    specs = input_signature(graph, shapes or None)
+    fixed, assumed = assume_sizes(specs)
+    inferred = _inferred_shapes(proto, {s.name: s.shape for s in fixed})
+    counts: Counter[str] = Counter()
+    work: Counter[str] = Counter()
+    support: dict[str, str] = {}
+    functions = {(canonical_domain(f.domain), f.name) for f in proto.functions}
+    for node in graph.node:
+        name = f"{node.domain}.{node.op_type}" if canonical_domain(node.domain) else node.op_type
+        counts[name] += 1
+        work[name] += _node_flops(node, inferred)
+        if name not in support:
+            support[name] = _support(node, source.opsets, functions)
+    tensors = _parameters(graph)
+    return ModelFacts(
+        ir_version=proto.ir_version,
+        opsets={d or "ai.onnx": v for d, v in source.opsets.items()},
+        inputs=specs,
+        outputs=[_output_spec(o, inferred) for o in graph.output],
+        parameters=sum(math.prod(t.dims) for t in tensors),
+        parameter_bytes=sum(math.prod(t.dims) * _item_bytes(t) for t in tensors),
+        operators=[OperatorUse(name, n, work[name], support[name]) for name, n in counts.most_common()],
+        unsupported=sorted(name for name, how in support.items() if how == "none"),
+        flops=work.total(),
+        assumed=assumed,
+    )
+
+
+def _support(node: onnx.NodeProto, opsets: Mapping[str, int], functions: set[tuple[str, str]]) -> str:
+    """How the frontend would treat `node`: "direct", "by its function body" or "none"."""
+    domain = canonical_domain(node.domain)
+    opset = opsets.get(domain, 1)
+    if (domain, node.op_type) in functions:
+        return "by its function body"
+    if find_converter(domain, node.op_type, opset) is not None:
+        return "direct"
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+    except onnx.defs.SchemaError:
+        return "none"
+    return "by its function body" if schema.has_function or schema.has_context_dependent_function else "none"
+
+
+def _parameters(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    constants = [a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"]
+    return [*graph.initializer, *constants]
+
+
+def _item_bytes(tensor: onnx.TensorProto) -> int:
+    try:
+        return onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except (KeyError, TypeError, ValueError):
+        raise ModelError(f"initializer {tensor.name!r} has the unknown data type {tensor.data_type}.") from None
+
+
+def _inferred_shapes(proto: onnx.ModelProto, inputs: Mapping[str, Sequence[Dim]]) -> dict[str, Shape]:
+    """Shapes of all values that ONNX's own inference settles with the input shapes `inputs`."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    set_input_shapes(bare, inputs)
+    try:
+        bare = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    except Exception:  # too large for protobuf, or a node the inference rejects: count what is known without it
+        pass
+    graph = bare.graph
+    shapes: dict[str, Shape] = {t.name: tuple(t.dims) for t in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        kind = value.type.tensor_type
+        if kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):
+            shapes[value.name] = tuple(d.dim_value for d in kind.shape.dim)
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            shapes[node.output[0]] = tuple(node.attribute[0].t.dims)
+    return shapes
+
+
+def _node_flops(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
+    """FLOPs of a node done directly; 0 for operators that are not counted and for unknown shapes."""
+    operands = [shapes.get(name) for name in (*node.input[:2], node.output[0])] if len(node.input) > 1 else []
+    if node.op_type not in _FLOPS or len(operands) < 3 or None in operands:
+        return 0
+    return _FLOPS[node.op_type](node, *operands)  # type: ignore[arg-type]
+
+
+def _conv(node: onnx.NodeProto, data: Shape, weight: Shape, result: Shape) -> int:
+    return 2 * math.prod(result) * math.prod(weight[1:])
+
+
+def _conv_transpose(node: onnx.NodeProto, data: Shape, weight: Shape, result: Shape) -> int:
+    return 2 * math.prod(data) * math.prod(weight[1:])
+
+
+def _matmul(node: onnx.NodeProto, data: Shape, weight: Shape, result: Shape) -> int:
+    return 2 * math.prod(result) * data[-1]
+
+
+def _gemm(node: onnx.NodeProto, data: Shape, weight: Shape, result: Shape) -> int:
+    transposed = any(a.name == "transA" and a.i for a in node.attribute)
+    return 2 * math.prod(result) * (data[0] if transposed else data[-1])
+
+
+_FLOPS = {"Conv": _conv, "ConvTranspose": _conv_transpose, "MatMul": _matmul, "Gemm": _gemm}
+
+
+def _output_spec(value: onnx.ValueInfoProto, inferred: Mapping[str, Shape]) -> TensorSpec:
+    """Name, shape and dtype of an output as the model states them; inferred sizes where it states none."""
+    kind = value.type.tensor_type
+    if kind.HasField("shape"):
+        dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim]
+    else:
+        dims = list(inferred.get(value.name, ()))
+    dtype = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+    return TensorSpec(value.name, tuple(dims), {"float": "float32", "double": "float64"}.get(dtype, dtype))

@@ -1,0 +1,103 @@
+"""`kompilo run OUT.kpo`: run an artifact once (or often) and show what comes out."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from . import console
+from .arguments import parse_threads
+from .feeds import make_feeds
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def run_artifact(
+    artifact: Annotated[Path, typer.Argument(metavar="OUT.kpo", help="A compiled artifact.", show_default=False)],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="NAME=VALUE",
+            help="A .npy or .npz file, random, zeros, ones, a number, or [1,2,3]; default random. May be repeated.",
+        ),
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIM=SIZE", help="Size of a dynamic dimension, or NAME:1x3x224x224. May be repeated."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE.npz", help="Store the outputs here.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to run: auto, cpu, ...")] = "auto",
+    threads: Annotated[str | None, typer.Option(metavar="N", help="Number of threads; default all cores.")] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Run this often and show the times.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of random inputs.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outputs' facts as JSON.")] = False,
+) -> None:
+    """Run a compiled artifact and print each output's shape and statistics."""
+    if artifact.suffix == ".onnx":
+        raise UsageError(
+            f"expected a compiled artifact, found the model {str(artifact)!r}.", f"kompilo compile {artifact} first."
+        )
+    counts = parse_threads(threads) if threads else [None]
+    if len(counts) > 1:
+        raise UsageError(f"expected one number of threads, found {threads!r}.")
+    if output is not None and not output.absolute().parent.is_dir():
+        raise UsageError(f"the directory {str(output.parent)!r} of the output does not exist.")
+    from ..runtime.module import load
+
+    module = load(artifact, device=device, threads=counts[0])
+    feeds = make_feeds(module.inputs, inputs or (), shape or (), seed).arrays
+    results, times = _timed_runs(module, feeds, repeat)
+    if output is not None:
+        _save(output, results)
+    if as_json:
+        facts = [{"name": n, "shape": v.shape, "dtype": str(v.dtype), **_statistics(v)} for n, v in results.items()]
+        console.print_json({"outputs": facts, "ms": times})
+        return
+    columns = ("output", "dtype", "shape", ">min", ">max", ">mean", "first values")
+    console.print_table(f"Outputs of {artifact.name}", columns, [_row(n, v) for n, v in results.items()])
+    if repeat > 1:
+        median, least = statistics.median(times), min(times)
+        console.say(f"{repeat} runs: median {console.time_text(median)}, min {console.time_text(least)}")
+
+
+def _timed_runs(module: Any, feeds: Mapping[str, np.ndarray], repeat: int) -> tuple[dict[str, np.ndarray], list[float]]:
+    times = []
+    results: dict[str, np.ndarray] = {}
+    for _ in range(repeat):
+        start = time.perf_counter()
+        results = module.run(dict(feeds))
+        times.append((time.perf_counter() - start) * 1e3)
+    return results, times
+
+
+def _save(path: Path, results: Mapping[str, np.ndarray]) -> None:
+    import numpy as np
+
+    with path.open("wb") as file:  # numpy would append .npz to other names
+        np.savez(file, **results)  # type: ignore[arg-type]
+
+
+def _statistics(array: np.ndarray) -> dict[str, Any]:
+    if array.size == 0 or array.dtype.kind not in "fiub":
+        return {}
+    wide = array.astype("float64")
+    return {"min": wide.min(), "max": wide.max(), "mean": wide.mean()}
+
+
+def _row(name: str, array: np.ndarray) -> tuple[object, ...]:
+    facts = _statistics(array)
+    numbers = [f"{facts[k]:.6g}" if k in facts else "" for k in ("min", "max", "mean")]
+    first = ", ".join(f"{v:.4g}" if array.dtype.kind == "f" else str(v) for v in array.reshape(-1)[:4].tolist())
+    more = ", ..." if array.size > 4 else ""
+    return (name, array.dtype, "x".join(map(str, array.shape)) or "scalar", *numbers, first + more)

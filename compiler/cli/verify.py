@@ -1,0 +1,160 @@
+"""`kompilo verify OUT.kpo MODEL.onnx`: does the artifact compute what the model says?"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import KompiloError, ModelError, UsageError
+from ..model_source import find_zoo_model, is_artifact, resolve
+from ..tensor_spec import TensorSpec
+from . import console
+from .feeds import Feeds, sample_feeds
+
+if TYPE_CHECKING:
+    from ..peers.base import Peer
+    from ..peers.compare import OutputError
+
+_DEFAULT_TOLERANCE = 1e-4
+_REFERENCES = ("onnxruntime", "reference")
+
+
+def verify(
+    artifact: Annotated[Path, typer.Argument(metavar="OUT.kpo", help="A compiled artifact.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL.onnx", help="The model it was compiled from, or zoo:NAME.", show_default=False),
+    ],
+    tolerance: Annotated[
+        float | None, typer.Option(min=0.0, help="Bound of max abs error / max abs output; default 1e-4.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Number of random input sets.")] = 3,
+    against: Annotated[
+        str | None, typer.Option(metavar="RUNTIME", help="onnxruntime (default) or reference, the onnx package's own.")
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", metavar="NAME=VALUE", help="A .npy or .npz file or a value; default random."),
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIM=SIZE", help="Size of a dynamic dimension, or NAME:1x3x224x224. May be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first input set.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare an artifact with a reference runtime on the same inputs; exit code 1 if the tolerance is exceeded."""
+    if not is_artifact(artifact) and is_artifact(model):
+        raise UsageError("expected the artifact first and the model second.", f"kompilo verify {model} {artifact}")
+    source = resolve(model)
+    assert isinstance(source, Path)
+    if tolerance is None:
+        entry = find_zoo_model(model)
+        tolerance = entry.tolerance if entry is not None else _DEFAULT_TOLERANCE
+    from ..runtime.module import load
+
+    module = load(artifact)
+    with tempfile.TemporaryDirectory(prefix="kompilo-verify-") as folder, console.progress() as report:
+        reference = _reference(against, source, module.inputs, Path(folder))
+        feeds = list(_input_sets(model, source, module.inputs, inputs or (), shape or (), seed, samples))
+        errors = _compare(module, reference, feeds, report)
+    _finish(artifact, reference.name, errors, tolerance, feeds, as_json)
+
+
+def _reference(against: str | None, source: Path, specs: Sequence[TensorSpec], folder: Path) -> Peer:
+    """The runtime to trust, loaded: ONNX Runtime if installed and able to read the model, else the evaluator."""
+    from ..peers.base import find_peer, is_installed
+    from ..peers.fixed_model import fix_model_shapes
+
+    name = against or "onnxruntime"
+    if name not in _REFERENCES:
+        raise UsageError(f"expected --against {' or '.join(_REFERENCES)}, found {against!r}.")
+    if against is None and not is_installed(name):
+        console.note("onnxruntime is not installed (pip install 'kompilo[ort]'): using the onnx reference evaluator")
+        name = "reference"
+    path = fix_model_shapes(source, {s.name: s.shape for s in specs}, folder / "fixed.onnx")
+    peer = find_peer(name)
+    try:
+        peer.load(path, 1)
+    except ModelError as error:
+        if against is not None or name == "reference":
+            raise
+        console.note(f"{error.message} Using the onnx reference evaluator.")
+        peer = find_peer("reference")
+        peer.load(path, 1)
+    return peer
+
+
+def _input_sets(
+    model: str,
+    source: Path,
+    specs: Sequence[TensorSpec],
+    values: Sequence[str],
+    shapes: Sequence[str],
+    seed: int,
+    samples: int,
+) -> Iterator[Feeds]:
+    """The zoo's real inputs where it has any that fit, then `samples` random sets (one, if nothing is random)."""
+    entry = find_zoo_model(model)
+    if entry is not None and not values and not shapes:
+        yield from (Feeds(arrays, {}, False) for arrays in entry.real_inputs() if _accepts(specs, arrays))
+    for k in range(samples):
+        feeds = sample_feeds(model, source, specs, values, shapes, seed + k)
+        yield feeds
+        if not feeds.random:
+            return
+
+
+def _accepts(specs: Sequence[TensorSpec], arrays: dict[str, Any]) -> bool:
+    """Whether arrays made for the model as it is also fit the shapes the artifact was compiled for."""
+    return all(
+        s.name in arrays
+        and arrays[s.name].ndim == len(s.shape)
+        and all(isinstance(d, str) or n == d for n, d in zip(arrays[s.name].shape, s.shape, strict=True))
+        for s in specs
+    )
+
+
+def _compare(module: Any, reference: Peer, feeds: Sequence[Feeds], report: console.Progress) -> list[OutputError]:
+    """The worst error of each output over all input sets."""
+    from ..peers.compare import output_errors, worst
+
+    errors: dict[str, OutputError] = {}
+    for k, sample in enumerate(feeds):
+        report("verify", k, len(feeds))
+        ours = module.run(sample.arrays)
+        for error in output_errors(ours, reference.outputs(sample.arrays)):
+            errors[error.name] = worst(errors[error.name], error) if error.name in errors else error
+    report("verify", len(feeds), len(feeds))
+    if not errors:
+        raise KompiloError("the model has no outputs to compare.")
+    return list(errors.values())
+
+
+def _finish(
+    artifact: Path, reference: str, errors: list[OutputError], tolerance: float, feeds: list[Feeds], as_json: bool
+) -> None:
+    failed = [e for e in errors if not e.passes(tolerance)]
+    if as_json:
+        least = max(e.max_rel for e in errors)
+        outputs = [asdict(e) | {"passes": e.passes(tolerance)} for e in errors]
+        facts = {"reference": reference, "samples": len(feeds), "tolerance": tolerance, "least_tolerance": least}
+        console.print_json({"passes": not failed, **facts, "assumed": feeds[0].assumed, "outputs": outputs})
+    else:
+        rows = [
+            (e.name, f"{e.max_abs:.2e}", f"{e.max_rel:.2e}", "ok" if e.passes(tolerance) else e.mismatch or "FAILED")
+            for e in errors
+        ]
+        columns = ("output", ">max abs error", ">/ max abs output = least tolerance", "verdict")
+        title = f"{artifact.name} against {reference}, {len(feeds)} input sets, tolerance {tolerance:g}"
+        console.print_table(title, columns, rows)
+        if feeds[0].remark:
+            console.say(feeds[0].remark)
+    if failed:
+        console.note(f"kompilo: {len(failed)} of {len(errors)} outputs exceed the tolerance {tolerance:g}")
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Reference runtimes that compiled models are measured and verified against."""

@@ -1,0 +1,60 @@
+"""Gives a reference runtime the same knowledge of shapes that the compiler had."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx
+
+from ..errors import InputError
+
+# Protobuf cannot write more; larger models keep their weights in external files, which saving must split off again.
+_LARGEST_FILE = 2**31 - 1
+
+
+def fix_model_shapes(model: Path, shapes: Mapping[str, Sequence[int | str]], target: Path) -> Path:
+    """Write `model` with the input shapes `shapes` to `target`; returns `target`, or `model` if nothing changes.
+
+    Raises InputError for an unknown input.
+    """
+    proto = onnx.load(model)
+    if not set_input_shapes(proto, shapes):
+        return model
+    onnx.save(proto, target, save_as_external_data=proto.ByteSize() > _LARGEST_FILE)
+    return target
+
+
+def set_input_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]) -> bool:
+    """Fix open dimensions of the inputs of `proto`, in place, at the ints in `shapes`; returns whether any was.
+
+    Stated shapes of results are dropped where dimensions change: they may no longer hold. Raises InputError for an
+    unknown input or a wrong rank.
+    """
+    by_name = {i.name: i for i in proto.graph.input}
+    changed = False
+    for name, shape in shapes.items():
+        if name not in by_name:
+            raise InputError(f"the model has no input {name!r}: expected one of {', '.join(by_name)}.")
+        changed |= _set_dims(by_name[name], shape)
+    if changed:
+        proto.graph.ClearField("value_info")
+        for output in proto.graph.output:
+            if output.type.HasField("tensor_type"):
+                output.type.tensor_type.ClearField("shape")
+    return changed
+
+
+def _set_dims(value: onnx.ValueInfoProto, shape: Sequence[int | str]) -> bool:
+    dims = value.type.tensor_type.shape.dim
+    if not len(dims):
+        for _ in shape:
+            dims.add()
+    if len(dims) != len(shape):
+        raise InputError(f"input {value.name!r} has {len(dims)} dimensions, found a shape of {len(shape)}.")
+    changed = False
+    for dim, size in zip(dims, shape, strict=True):
+        if isinstance(size, int) and not dim.HasField("dim_value"):
+            dim.dim_value = size
+            changed = True
+    return changed

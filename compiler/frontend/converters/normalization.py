@@ -1,0 +1,258 @@
+"""Normalisations: inference BatchNormalization folded to a scale and a shift, the others by their formulas."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tvm import relax, te, tirx
+
+from ..dtypes import numpy_dtype
+from .convolution import per_channel
+from .padding import all_fixed, tidy
+from .reduction import reduce
+from .registry import converter
+
+if TYPE_CHECKING:
+    from ..node import Node
+
+_op = relax.op
+_BATCH_NORM_INPUTS = ("scale", "B", "mean", "var")
+
+
+@converter("BatchNormalization")
+def batch_normalization(node: Node) -> relax.Expr | tuple[relax.Expr, ...]:
+    """y = x * a + b with a = scale / sqrt(var + epsilon) and b = B - mean * a; constants where the statistics are."""
+    epsilon, trailing = node.attr("epsilon", 1e-5), node.rank(0) - 2
+    if node.attr("training_mode", 0):
+        return _batch_norm_training(node, epsilon, trailing)
+    if node.opset < 14 and node.num_outputs > 1:
+        raise node.error(f"a node with {node.num_outputs} outputs trains; only inference, with one, is supported")
+    for i, name in enumerate(_BATCH_NORM_INPUTS, 1):
+        if not node.has(i):
+            raise node.error(f"input {name!r} is required and was not found")
+    constants = [node.const(i) for i in range(1, 5)]
+    if any(c is None for c in constants):
+        return _scale_and_shift(
+            node,
+            node.inputs[0],
+            [_channels(node, i, trailing) for i in range(1, 5)],
+            epsilon,
+        )
+    scale, shift, mean, var = (c.astype(np.float64) for c in constants)
+    factor = scale / np.sqrt(var + epsilon)
+    dtype = numpy_dtype(node.dtype(0))
+    # spatial=0 of old opsets has statistics of shape (C, D1, ...): no axes to add.
+    shape = scale.shape + (1,) * (trailing if scale.ndim == 1 else 0)
+    scaled = _op.multiply(node.inputs[0], relax.const(factor.reshape(shape).astype(dtype)))
+    return node.emit(
+        _op.add(
+            node.emit(scaled),
+            relax.const((shift - mean * factor).reshape(shape).astype(dtype)),
+        )
+    )
+
+
+def _channels(node: Node, index: int, trailing: int) -> relax.Expr:
+    return per_channel(node, index, trailing if node.rank(index) == 1 else 0)
+
+
+def _scale_and_shift(node: Node, x: relax.Expr, statistics: list[relax.Expr], epsilon: float) -> relax.Expr:
+    scale, shift, mean, var = statistics
+    factor = node.emit(_op.multiply(scale, _inverse_deviation(node, var, epsilon)))
+    offset = node.emit(_op.subtract(shift, node.emit(_op.multiply(mean, factor))))
+    dtype = str(x.ty.dtype)
+    factor, offset = (v if str(v.ty.dtype) == dtype else node.emit(_op.astype(v, dtype)) for v in (factor, offset))
+    return node.emit(_op.add(node.emit(_op.multiply(x, factor)), offset))
+
+
+def _inverse_deviation(node: Node, variance: relax.Expr, epsilon: float) -> relax.Expr:
+    dtype = str(variance.ty.dtype)
+    return node.emit(_op.rsqrt(node.emit(_op.add(variance, relax.const(epsilon, dtype)))))
+
+
+def _batch_norm_training(node: Node, epsilon: float, trailing: int) -> tuple[relax.Expr, ...]:
+    """Statistics of the batch itself, and the running ones: running * momentum + batch * (1 - momentum)."""
+    x, momentum = node.inputs[0], node.attr("momentum", 0.9)
+    axes = [0, *range(2, trailing + 2)]
+    _, mean, variance = _centred(node, x, axes)
+    statistics = [
+        per_channel(node, 1, trailing),
+        per_channel(node, 2, trailing),
+        mean,
+        variance,
+    ]
+    running = []
+    for i, batch in ((3, mean), (4, variance)):
+        dtype = node.dtype(i)
+        batch = node.emit(_op.reshape(batch, node.shape(i)))
+        old = node.emit(_op.multiply(node.inputs[i], relax.const(momentum, dtype)))
+        new = node.emit(_op.multiply(batch, relax.const(1 - momentum, dtype)))
+        running.append(node.emit(_op.add(old, new)))
+    return _scale_and_shift(node, x, statistics, epsilon), *running
+
+
+def _centred(node: Node, x: relax.Expr, axes: list[int]) -> tuple[relax.Expr, relax.Expr, relax.Expr]:
+    """x - mean, the mean and the variance over `axes` (kept). Two passes: E[x^2] - E[x]^2 cancels badly."""
+    mean = reduce(node, "mean", x, axes, keepdims=True)
+    deviation = node.emit(_op.subtract(x, mean))
+    return (
+        deviation,
+        mean,
+        reduce(
+            node,
+            "mean",
+            node.emit(_op.multiply(deviation, deviation)),
+            axes,
+            keepdims=True,
+        ),
+    )
+
+
+@converter("InstanceNormalization")
+def instance_normalization(node: Node) -> relax.Expr:
+    rank = node.rank(0)
+    deviation, _, variance = _centred(node, node.inputs[0], list(range(2, rank)))
+    unit = node.emit(_op.multiply(deviation, _inverse_deviation(node, variance, node.attr("epsilon", 1e-5))))
+    scaled = node.emit(_op.multiply(unit, per_channel(node, 1, rank - 2)))
+    return node.emit(_op.add(scaled, per_channel(node, 2, rank - 2)))
+
+
+@converter("LayerNormalization")
+@converter("LayerNormalization", domain="com.microsoft")
+def layer_normalization(
+    node: Node,
+) -> relax.Expr | tuple[relax.Expr, relax.Expr, relax.Expr]:
+    """nn.layer_norm over the trailing axes; the formula where Mean and InvStdDev are wanted or the scale broadcasts."""
+    x, epsilon, shape = node.inputs[0], node.attr("epsilon", 1e-5), node.shape(0)
+    rank, dtype = len(shape), node.dtype(0)
+    axes = list(range(node.axis(node.attr("axis", -1), rank), rank))
+    wide = "float32" if node.attr("stash_type", 1) == 1 and dtype in ("float16", "bfloat16") else dtype
+    normalized = shape[axes[0] :]
+    plain = node.num_outputs == 1 and wide == dtype and node.shape(1) == normalized
+    if plain and (not node.has(2) or node.shape(2) == normalized):
+        bias = node.inputs[2]
+        if bias is None:
+            if not all_fixed(normalized):
+                bias = node.emit(_op.zeros(normalized, dtype))
+            else:
+                bias = relax.const(np.zeros(normalized, numpy_dtype(dtype)))
+        return node.emit(_op.nn.layer_norm(x, node.inputs[1], bias, axes, epsilon))
+    x = x if wide == dtype else node.emit(_op.astype(x, wide))
+    deviation, mean, variance = _centred(node, x, axes)
+    inverse = _inverse_deviation(node, variance, epsilon)
+    out = node.emit(_op.multiply(deviation, inverse))
+    out = out if wide == dtype else node.emit(_op.astype(out, dtype))
+    out = node.emit(_op.multiply(out, node.inputs[1]))
+    return (
+        (node.emit(_op.add(out, node.inputs[2])) if node.has(2) else out),
+        mean,
+        inverse,
+    )
+
+
+@converter("RMSNormalization", since=23)
+@converter("SimplifiedLayerNormalization")
+def rms_normalization(node: Node) -> relax.Expr:
+    """nn.rms_norm over the trailing axes; the formula where the scale broadcasts or a 16-bit type is widened."""
+    x, epsilon, shape = node.inputs[0], node.attr("epsilon", 1e-5), node.shape(0)
+    rank, dtype = len(shape), node.dtype(0)
+    axes = list(range(node.axis(node.attr("axis", -1), rank), rank))
+    wide = "float32" if node.attr("stash_type", 1) == 1 and dtype in ("float16", "bfloat16") else dtype
+    if wide == dtype and node.shape(1) == shape[axes[0] :]:
+        return node.emit(_op.nn.rms_norm(x, node.inputs[1], axes, epsilon))
+    x = x if wide == dtype else node.emit(_op.astype(x, wide))
+    square = reduce(node, "mean", node.emit(_op.multiply(x, x)), axes, keepdims=True)
+    out = node.emit(_op.multiply(x, _inverse_deviation(node, square, epsilon)))
+    out = out if wide == dtype else node.emit(_op.astype(out, dtype))
+    return node.emit(_op.multiply(out, node.inputs[1]))
+
+
+@converter("GroupNormalization", since=18)
+def group_normalization(node: Node) -> relax.Expr:
+    """Normalise each group of channels; scale and bias are per group before opset 21, per channel since."""
+    shape, groups, dtype = node.shape(0), node.required("num_groups"), node.dtype(0)
+    channels = shape[1]
+    if not isinstance(channels, int) or groups < 1 or channels % groups:
+        raise node.error(f"attribute 'num_groups' must divide the channel count {channels}, found {groups}")
+    wide = "float32" if node.attr("stash_type", 1) == 1 and dtype in ("float16", "bfloat16") else dtype
+    x = node.inputs[0] if wide == dtype else node.emit(_op.astype(node.inputs[0], wide))
+    x = node.emit(_op.reshape(x, [shape[0], groups, tidy(math.prod(shape[2:]) * (channels // groups))]))
+    deviation, _, variance = _centred(node, x, [2])
+    out = node.emit(_op.multiply(deviation, _inverse_deviation(node, variance, node.attr("epsilon", 1e-5))))
+    out = out if wide == dtype else node.emit(_op.astype(out, dtype))
+    if node.opset < 21:
+        out = node.emit(_op.multiply(out, per_channel(node, 1, 1)))
+        return node.emit(_op.reshape(node.emit(_op.add(out, per_channel(node, 2, 1))), shape))
+    out = node.emit(_op.reshape(out, shape))
+    out = node.emit(_op.multiply(out, per_channel(node, 1, len(shape) - 2)))
+    return node.emit(_op.add(out, per_channel(node, 2, len(shape) - 2)))
+
+
+@converter("LRN")
+def lrn(node: Node) -> relax.Expr:
+    """x / (bias + alpha / size * sum of squares over `size` neighbouring channels)^beta, as one elementwise kernel."""
+    size, dtype = node.required("size"), node.dtype(0)
+    alpha, beta, bias = (
+        node.attr("alpha", 1e-4),
+        node.attr("beta", 0.75),
+        node.attr("bias", 1.0),
+    )
+    if size < 1:
+        raise node.error(f"attribute 'size' must be positive, found {size}")
+    before = (size - 1) // 2
+
+    def compute(x: te.Tensor) -> te.Tensor:
+        def square(n: tirx.Var, c: tirx.PrimExpr, at: tuple[tirx.Var, ...]) -> tirx.PrimExpr:
+            value = x(n, c, *at)
+            inside = tirx.all(c >= 0, c < x.shape[1])
+            return tirx.if_then_else(inside, value * value, tirx.const(0, dtype))
+
+        def element(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> tirx.PrimExpr:
+            total = sum(
+                (square(n, c + k - before, at) for k in range(size)),
+                tirx.const(0, dtype),
+            )
+            base = tirx.const(bias, dtype) + tirx.const(alpha / size, dtype) * total
+            return x(n, c, *at) * _negative_power(base, beta, dtype)
+
+        return te.compute(x.shape, element, name="lrn")
+
+    return node.te(compute, node.inputs[0], name="lrn")
+
+
+def _negative_power(base: tirx.PrimExpr, exponent: float, dtype: str) -> tirx.PrimExpr:
+    """base^-exponent. Square roots for the usual exponents: they vectorise, a call of powf does not."""
+    one = tirx.const(1, dtype)
+    if exponent == 0.75:
+        root = tirx.sqrt(base)
+        return one / (root * tirx.sqrt(root))
+    if exponent == 0.5:
+        return one / tirx.sqrt(base)
+    return one / base if exponent == 1 else tirx.pow(base, tirx.const(-exponent, dtype))
+
+
+@converter("LpNormalization")
+def lp_normalization(node: Node) -> relax.Expr:
+    """x / norm along one axis; 0 where the norm is 0."""
+    x, dtype, p = node.inputs[0], node.dtype(0), node.attr("p", 2)
+    if p not in (1, 2):
+        raise node.error(f"attribute 'p' must be 1 or 2, found {p}")
+    axis = node.axis(node.attr("axis", -1), node.rank(0))
+    powered = node.emit(_op.abs(x) if p == 1 else _op.multiply(x, x))
+    norm = reduce(node, "sum", powered, [axis], keepdims=True)
+    norm = norm if p == 1 else node.emit(_op.sqrt(norm))
+    is_zero = node.emit(_op.equal(norm, relax.const(0, dtype)))
+    # x is 0 everywhere the norm is 0, so any divisor will do there.
+    return node.emit(_op.divide(x, node.emit(_op.where(is_zero, relax.const(1, dtype), norm))))
+
+
+@converter("MeanVarianceNormalization", since=9)
+def mean_variance_normalization(node: Node) -> relax.Expr:
+    """(x - mean) / (standard deviation + 1e-9) over `axes`."""
+    rank, dtype = node.rank(0), node.dtype(0)
+    axes = sorted({node.axis(a, rank) for a in node.attr("axes") or [0, 2, 3]})
+    deviation, _, variance = _centred(node, node.inputs[0], axes)
+    divisor = node.emit(_op.add(node.emit(_op.sqrt(variance)), relax.const(1e-9, dtype)))
+    return node.emit(_op.divide(deviation, divisor))

@@ -1,0 +1,286 @@
+"""Poolings: Relax's operators where their arithmetic is ONNX's, own tensor expressions elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from tvm import relax, te, tirx
+
+from ..dtypes import is_float
+from ..values import Dim
+from .padding import Window, read_window, tidy
+from .reduction import reduce
+from .registry import converter
+
+if TYPE_CHECKING:
+    from ..node import Node
+
+_MAX_POOL: dict[int, Callable] = {
+    1: relax.op.nn.max_pool1d,
+    2: relax.op.nn.max_pool2d,
+    3: relax.op.nn.max_pool3d,
+}
+_AVG_POOL: dict[int, Callable] = {
+    1: relax.op.nn.avg_pool1d,
+    2: relax.op.nn.avg_pool2d,
+    3: relax.op.nn.avg_pool3d,
+}
+
+
+def _read(node: Node) -> Window:
+    shape = node.shape(0)
+    if len(shape) < 3:
+        raise node.error(f"the input needs a batch, a channel and spatial axes, found shape {shape}")
+    return read_window(node, node.required("kernel_shape"), shape[2:], bool(node.attr("ceil_mode", 0)))
+
+
+def _relax_pool(table: dict[int, Callable], node: Node, window: Window, **attrs: bool) -> relax.Expr:
+    return table[window.rank](
+        node.inputs[0],
+        window.kernel,
+        window.strides,
+        tuple(window.padding),
+        window.dilations,
+        **attrs,
+    )
+
+
+@converter("MaxPool")
+def max_pool(node: Node) -> relax.Expr | tuple[relax.Expr, relax.Expr]:
+    """nn.max_pool{1,2,3}d; ceil_mode becomes end padding, which the maximum ignores."""
+    window = _read(node)
+    if node.num_outputs > 1:
+        return _max_pool_indices(node, window)
+    end = window.end_reaching_last()
+    if end is None or not window.fixed_padding or window.rank not in _MAX_POOL:
+        return _window_reduce(node, window, "max_pool", te.max, lambda x: x, tirx.min_value(node.dtype(0)))
+    return node.emit(_relax_pool(_MAX_POOL, node, window.with_end(end)))
+
+
+@converter("AveragePool")
+def average_pool(node: Node) -> relax.Expr:
+    """nn.avg_pool{1,2,3}d; own code where its divisor is not ONNX's.
+
+    ONNX divides by the window elements inside the input or, with count_include_pad, inside the input and its declared
+    padding; what ceil_mode adds behind is never counted.
+    """
+    window = _read(node)
+    include_pad = bool(node.attr("count_include_pad", 0)) and window.is_padded
+    end = window.end_reaching_last()
+    # Relax clips a dilated window to the input before counting, which miscounts it.
+    exact = window.rank in _AVG_POOL and window.fixed_padding and end is not None
+    exact = exact and (end == window.end or not include_pad)
+    exact = exact and (not any(d > 1 for d in window.dilations) or not window.with_end(end).is_padded)
+    if exact:
+        return node.emit(_relax_pool(_AVG_POOL, node, window.with_end(end), count_include_pad=include_pad))
+    total = _window_reduce(node, window, "pool_sum", te.sum, lambda x: x, tirx.const(0, node.dtype(0)))
+    return _divide_by_count(node, total, window, include_pad)
+
+
+@converter("LpPool")
+def lp_pool(node: Node) -> relax.Expr:
+    """(sum |x|^p)^(1/p) over each window; padding counts as 0."""
+    dtype, p = node.dtype(0), float(node.attr("p", 2))
+
+    def power(x: tirx.PrimExpr) -> tirx.PrimExpr:
+        if p == 2:
+            return x * x
+        return tirx.abs(x) if p == 1 else tirx.pow(tirx.abs(x), tirx.const(p, dtype))
+
+    total = _window_reduce(node, _read(node), "lp_pool", te.sum, power, tirx.const(0, dtype))
+    return _root(node, total, p, dtype)
+
+
+def _root(node: Node, total: relax.Expr, p: float, dtype: str) -> relax.Expr:
+    if p == 1:
+        return total
+    return node.emit(relax.op.sqrt(total) if p == 2 else relax.op.power(total, relax.const(1 / p, dtype)))
+
+
+def _spatial_axes(node: Node) -> list[int]:
+    rank = node.rank(0)
+    if rank < 3:
+        raise node.error(f"the input needs a batch, a channel and spatial axes, found shape {node.shape(0)}")
+    return list(range(2, rank))
+
+
+@converter("GlobalAveragePool")
+def global_average_pool(node: Node) -> relax.Expr:
+    return reduce(node, "mean", node.inputs[0], _spatial_axes(node), keepdims=True)
+
+
+@converter("GlobalMaxPool")
+def global_max_pool(node: Node) -> relax.Expr:
+    return reduce(node, "max", node.inputs[0], _spatial_axes(node), keepdims=True)
+
+
+@converter("GlobalLpPool")
+def global_lp_pool(node: Node) -> relax.Expr:
+    dtype, p = node.dtype(0), float(node.attr("p", 2))
+    x = node.emit(relax.op.abs(node.inputs[0]))
+    powered = x if p == 1 else node.emit(relax.op.power(x, relax.const(p, dtype)))
+    return _root(node, reduce(node, "sum", powered, _spatial_axes(node), keepdims=True), p, dtype)
+
+
+@converter("MaxUnpool", since=9)
+def max_unpool(node: Node) -> relax.Expr:
+    """Scatter each value to its index in a tensor of zeros; a larger `output_shape` pads that tensor behind."""
+    shape = node.shape(0)
+    spatial, rank = shape[2:], len(shape) - 2
+    window = read_window(node, node.required("kernel_shape"), [2**31] * rank)
+    natural = shape[:2] + [
+        tidy((spatial[i] - 1) * window.strides[i] + window.kernel[i] - window.begin[i] - window.end[i])
+        for i in range(rank)
+    ]
+    count = tidy(math.prod(natural))
+    zeros = node.emit(relax.op.zeros([count], node.dtype(0)))
+    flat = [node.emit(relax.op.reshape(node.inputs[i], [-1])) for i in (0, 1)]
+    out = node.emit(relax.op.scatter_elements(zeros, flat[1], flat[0], axis=0))
+    out = node.emit(relax.op.reshape(out, natural))
+    if not node.has(2):
+        return out
+    wanted = node.dims(2)
+    if wanted is None or not all(isinstance(w, int) and isinstance(n, int) for w, n in zip(wanted, natural)):
+        raise node.error("output_shape and the input's shape must be known when the model is compiled")
+    if len(wanted) != len(natural) or any(w < n for w, n in zip(wanted, natural, strict=True)):
+        raise node.error(f"output_shape must be at least {natural}, found {wanted}")
+    widths = [p for w, n in zip(wanted, natural, strict=True) for p in (0, w - n)]
+    return node.emit(relax.op.nn.pad(out, widths)) if any(widths) else out
+
+
+# Own tensor expressions. Symbolic sizes enter them as arguments: TE replaces symbolic variables by fresh ones.
+
+
+def _position(window: Window, begin: Sequence[Dim], at: Sequence[tirx.Var], k: Sequence) -> list[tirx.PrimExpr]:
+    """Input coordinates of the window element `k` of output position `at`."""
+    return [
+        o * stride + e * dilation - b
+        for o, e, stride, dilation, b in zip(at, k, window.strides, window.dilations, begin, strict=True)
+    ]
+
+
+def _inside(position: Sequence[tirx.PrimExpr], size: Sequence[Dim]) -> tirx.PrimExpr:
+    return tirx.all(*[c for p, s in zip(position, size, strict=True) for c in (p >= 0, p < s)])
+
+
+def _window_reduce(
+    node: Node,
+    window: Window,
+    name: str,
+    reducer: Callable,
+    element: Callable[[tirx.PrimExpr], tirx.PrimExpr],
+    outside: tirx.PrimExpr,
+) -> relax.Expr:
+    """Reduce `element(x)` over each window of input 0; elements outside the input are `outside`."""
+
+    def compute(x: te.Tensor, begin: list[Dim], out: list[Dim]) -> te.Tensor:
+        axes = [te.reduce_axis((0, k), name=f"k{i}") for i, k in enumerate(window.kernel)]
+
+        def value(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> tirx.PrimExpr:
+            position = _position(window, begin, at, axes)
+            guarded = tirx.if_then_else(_inside(position, x.shape[2:]), element(x(n, c, *position)), outside)
+            return reducer(guarded, axis=axes)
+
+        return te.compute((x.shape[0], x.shape[1], *out), value, name=name)
+
+    return node.te(compute, node.inputs[0], list(window.begin), list(window.out), name=name)
+
+
+def _divide_by_count(node: Node, total: relax.Expr, window: Window, include_pad: bool) -> relax.Expr:
+    """`total` divided by the number of elements that each window counts."""
+
+    def count(at: tirx.Var, i: int, size: Dim, begin: Dim, end: Dim) -> tirx.PrimExpr:
+        """Window elements in [-begin, size + end) with padding, in [0, size) without."""
+        dilation, start = window.dilations[i], at * window.strides[i] - begin
+        stop = tirx.floordiv((size + end if include_pad else size) - start + dilation - 1, dilation)
+        last = tirx.min(stop, tirx.const(window.kernel[i], "int64"))
+        if include_pad:
+            return last
+        return last - tirx.max(tirx.floordiv(dilation - 1 - start, dilation), tirx.const(0, "int64"))
+
+    def compute(total: te.Tensor, size: list[Dim], begin: list[Dim], end: list[Dim]) -> te.Tensor:
+        def value(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> tirx.PrimExpr:
+            elements = math.prod(count(o, i, size[i], begin[i], end[i]) for i, o in enumerate(at))
+            return total(n, c, *at) / elements.astype(total.dtype)
+
+        return te.compute(total.shape, value, name="pool_average")
+
+    return node.te(
+        compute,
+        total,
+        list(window.size),
+        list(window.begin),
+        list(window.end),
+        name="pool_average",
+    )
+
+
+def _max_pool_indices(node: Node, window: Window) -> tuple[relax.Expr, relax.Expr]:
+    """MaxPool with its second output: the place of each maximum in the flattened input (the first one where equal).
+
+    `storage_order` 1 counts the spatial axes of a channel with the first one running fastest.
+    """
+    dtype = node.dtype(0)
+    least = tirx.const(-math.inf, dtype) if is_float(dtype) else tirx.min_value(dtype)
+    none = tirx.const(-1, "int64")
+    column_major = bool(node.attr("storage_order", 0))
+
+    def combine(a: tuple, b: tuple) -> tuple:
+        # Each is (place in the window, value); a place of -1 is outside the input.
+        earlier = tirx.all(b[1] == a[1], b[0] < a[0])
+        take_b = tirx.all(b[0] >= 0, tirx.any(a[0] < 0, b[1] > a[1], earlier))
+        return tirx.Select(take_b, b[0], a[0]), tirx.Select(take_b, b[1], a[1])
+
+    first_max = te.comm_reducer(combine, lambda *_: (none, least), name="first_max")
+
+    def compute(x: te.Tensor, begin: list[Dim], out: list[Dim]) -> list[te.Tensor]:
+        axes = [te.reduce_axis((0, k), name=f"k{i}") for i, k in enumerate(window.kernel)]
+
+        def candidate(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> tirx.PrimExpr:
+            position = _position(window, begin, at, axes)
+            inside = _inside(position, x.shape[2:])
+            value = tirx.if_then_else(inside, x(n, c, *position), least)
+            return first_max(
+                (tirx.if_then_else(inside, _flat(axes, window.kernel), none), value),
+                axis=axes,
+            )
+
+        def index(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> tirx.PrimExpr:
+            element = _unflat(place(n, c, *at), window.kernel)
+            position, size = _position(window, begin, at, element), list(x.shape[2:])
+            channel = (n * x.shape[1] + c) * math.prod(size)
+            return channel + (_flat(position[::-1], size[::-1]) if column_major else _flat(position, size))
+
+        shape = (x.shape[0], x.shape[1], *out)
+        place, value = te.compute(shape, candidate, name="max_pool")
+        return [
+            te.compute(shape, lambda *i: value(*i), name="value"),
+            te.compute(shape, index, name="index"),
+        ]
+
+    both = node.te(
+        compute,
+        node.inputs[0],
+        list(window.begin),
+        list(window.out),
+        name="max_pool_indices",
+    )
+    return node.emit(relax.TupleGetItem(both, 0)), node.emit(relax.TupleGetItem(both, 1))
+
+
+def _flat(position: Sequence, size: Sequence[Dim]) -> tirx.PrimExpr:
+    """Row-major place of `position` in a tensor of extents `size`."""
+    flat = tirx.const(0, "int64")
+    for p, s in zip(position, size, strict=True):
+        flat = flat * s + p
+    return flat
+
+
+def _unflat(flat: tirx.PrimExpr, size: Sequence[int]) -> list[tirx.PrimExpr]:
+    position = []
+    for s in reversed(size):
+        position.append(tirx.floormod(flat, tirx.const(s, "int64")))
+        flat = tirx.floordiv(flat, tirx.const(s, "int64"))
+    return position[::-1]

@@ -54,6 +54,11 @@ def same_dim(a: Dim, b: Dim) -> bool:
     return a is b or tvm_ffi.structural_equal(a, b) or tvm.arith.Analyzer().can_prove_equal(a, b)
 
 
+def is_one(a: Dim) -> bool:
+    """Whether a dimension is certainly of size one."""
+    return isinstance(a, int) and a == 1
+
+
 def same_dims(a: Sequence[Dim] | None, b: Sequence[Dim] | None) -> bool:
     """Whether two shapes are known and certainly equal."""
     return a is not None and b is not None and len(a) == len(b) and all(map(same_dim, a, b))

@@ -34,6 +34,16 @@ class Target(ABC):
     def presets(cls) -> Sequence[str]:
         """Names accepted after the colon."""
 
+    @property
+    @abstractmethod
+    def triple(self) -> str:
+        """LLVM triple of the machine that loads the code ("x86_64-linux-gnu")."""
+
+    @property
+    @abstractmethod
+    def required_features(self) -> tuple[str, ...]:
+        """CPU flags (Linux /proc/cpuinfo spelling) that the loading machine must have."""
+
     @abstractmethod
     def tvm_target(self) -> tvm.target.Target:
         """The TVM target that code is generated for."""

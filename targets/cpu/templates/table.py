@@ -7,4 +7,6 @@ from ....compiler.schedule.template import Template
 
 def templates() -> tuple[Template, ...]:
     """Instances of all CPU templates, most specific first."""
-    return ()
+    from .matmul_tile import MatmulTile
+
+    return (MatmulTile(),)

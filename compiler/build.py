@@ -1,0 +1,106 @@
+"""From a scheduled module to machine code: Relax's virtual-machine lowering, LLVM, and what was planned on the way."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import tvm
+from tvm import relax, tirx
+from tvm.relax import transform
+
+from .artifact.artifact import MemoryPlan, Operator
+from .passes.anchors import op_name
+from .schedule.target import Target
+
+
+@dataclass(frozen=True)
+class Built:
+    """A linked library, the operators it runs in order of first use, and its memory plan."""
+
+    library: bytes
+    operators: tuple[Operator, ...]
+    memory: MemoryPlan
+
+
+def vm_lowering() -> list[tvm.ir.transform.Pass]:
+    """Relax's passes from call_tir to virtual-machine instructions, memory planned statically where shapes allow."""
+    return [
+        transform.RewriteDataflowReshape(),
+        transform.ToNonDataflow(),
+        transform.RemovePurityChecking(),
+        transform.CallTIRRewrite(),
+        transform.StaticPlanBlockMemory(),
+        transform.LowerAllocTensor(),
+        transform.KillAfterLastUse(),
+    ]
+
+
+def vm_finalize() -> list[tvm.ir.transform.Pass]:
+    """The last passes, after which memory operations are no longer visible as such."""
+    return [
+        transform.LowerRuntimeBuiltin(),
+        transform.ComputePrimValue(),
+        transform.VMShapeLower(),
+        transform.AttachGlobalSymbol(),
+    ]
+
+
+def build(mod: tvm.ir.IRModule, target: Target) -> Built:
+    """Lower, compile and link `mod` (all PrimFuncs scheduled, weights already parameters)."""
+    operators = describe_operators(mod)
+    with target.tvm_target(), tvm.transform.PassContext(opt_level=3):
+        planned = tvm.transform.Sequential(vm_lowering())(mod)
+        memory = describe_memory(planned)
+        final = tvm.transform.Sequential(vm_finalize())(planned)
+        executable = relax.build(final, target.tvm_target(), relax_pipeline=None)
+    with tempfile.TemporaryDirectory(prefix="kompilo-") as folder:
+        path = Path(folder) / "lib.so"
+        target.export(executable, path)
+        return Built(path.read_bytes(), operators, memory)
+
+
+def describe_operators(mod: tvm.ir.IRModule) -> tuple[Operator, ...]:
+    """The kernels that `main` calls, with template, config and number of calls, in order of first use."""
+    calls = Counter(
+        b.value.args[0] for block in mod["main"].body.blocks for b in block.bindings if op_name(b.value) == "call_tir"
+    )
+    return tuple(_operator(gvar.name_hint, mod[gvar], count) for gvar, count in calls.items())
+
+
+def _operator(name: str, func: tirx.PrimFunc, calls: int) -> Operator:
+    def attr(key: str, default: object = "") -> object:
+        return func.attrs.get(f"kompilo.{key}", default)
+
+    shapes = ", ".join(f"{p.dtype}[{','.join(str(d) for d in p.shape)}]" for p in _buffers(func))
+    return Operator(
+        name=name,
+        kind=str(attr("kind", "tir")),
+        spec=str(attr("op") or f"{name}({shapes})"),
+        template=str(attr("template", "none")),
+        config=str(attr("config")),
+        source=str(attr("source", "rule")),
+        calls=calls,
+        flops=int(attr("flops", 0)) or None,
+    )
+
+
+def _buffers(func: tirx.PrimFunc) -> list[tirx.Buffer]:
+    return [func.buffer_map[p] if p in func.buffer_map else p for p in func.params if hasattr(p, "shape")]
+
+
+def describe_memory(mod: tvm.ir.IRModule) -> MemoryPlan:
+    """Sizes of the buffers that one call allocates; buffers of symbolic size are only counted."""
+    sizes = []
+    dynamic = False
+    for block in mod["main"].body.blocks:
+        for binding in block.bindings:
+            if op_name(binding.value) in ("memory.alloc_storage", "vm.alloc_storage"):
+                size = binding.value.args[0]
+                if all(isinstance(v, tirx.IntImm) for v in size.values):
+                    sizes.append(int(size.values[0]))
+                else:
+                    dynamic = True
+    return MemoryPlan(buffers=tuple(sorted(sizes, reverse=True)), dynamic=dynamic)

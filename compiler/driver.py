@@ -1,0 +1,131 @@
+"""`kompilo.compile`: from an ONNX model to an artifact."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .artifact.artifact import Artifact, TargetCode
+from .errors import UsageError
+from .model_source import resolve
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+    from .frontend.importer import ImportedModel
+    from .schedule.target import Target
+
+    Model = str | os.PathLike[str] | bytes | onnx.ModelProto
+    Progress = Callable[[str, int, int], None]
+
+PRECISIONS = ("fp32",)
+
+
+def compile(  # noqa: A001 - the public name is kompilo.compile
+    model: Model,
+    target: str | Sequence[str] = "cpu",
+    inputs: Mapping[str, Sequence[int | str]] | None = None,
+    precision: str = "fp32",
+    progress: Progress | None = None,
+) -> Artifact:
+    """Compile an ONNX model for one or several targets.
+
+    Args:
+        model: path of an ONNX file, its bytes, a ModelProto, or "zoo:NAME".
+        target: "cpu" (this machine), a preset such as "cpu:znver4", or a list of targets.
+        inputs: shapes for some or all inputs, by name; a fixed shape gives faster code than a dynamic one.
+        precision: "fp32" (computes as the model says).
+        progress: called with (stage, done, total) as the work goes on.
+
+    Returns:
+        An artifact to `save` as a .kpo file, or to give to `kompilo.load`.
+
+    Raises:
+        ModelError, InputError, TargetError, UsageError: one sentence on what was expected and found.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}.")
+    names = [target] if isinstance(target, str) else list(target)
+    if not names:
+        raise UsageError("target: expected at least one target, found an empty list.")
+    report = progress or (lambda stage, done, total: None)
+    started = time.perf_counter()
+    report("import", 0, 1)
+    imported = _import(model, inputs)
+    codes: list[TargetCode] = []
+    weights: list[np.ndarray] = []
+    for name in names:
+        code, weights = _compile_for(imported, name, weights, report)
+        codes.append(code)
+    provenance = {**imported.provenance, **_versions(), "precision": precision}
+    provenance["compile_seconds"] = round(time.perf_counter() - started, 2)
+    return Artifact(imported.inputs, imported.outputs, tuple(codes), weights, provenance)
+
+
+def ir_after(
+    model: Model,
+    phase: str,
+    target: str = "cpu",
+    inputs: Mapping[str, Sequence[int | str]] | None = None,
+) -> str:
+    """Text of the IR (Relax and TIR, as TVMScript) after the pipeline phase called `phase` ("import" is the first)."""
+    from .passes.pipeline import phase_names, run_phases
+    from .schedule.target import find_target
+
+    imported = _import(model, inputs)
+    if phase == "import":
+        return str(imported.mod.script())
+    mod = run_phases(imported.mod, find_target(target), stop_after=_known_phase(phase, phase_names()))
+    return str(mod.script())
+
+
+def _known_phase(phase: str, known: Sequence[str]) -> str:
+    if phase not in known:
+        raise UsageError(f"IR level: expected one of import, {', '.join(known)}, found {phase!r}.")
+    return phase
+
+
+def _import(model: Model, inputs: Mapping[str, Sequence[int | str]] | None) -> ImportedModel:
+    from .frontend.importer import import_model
+
+    return import_model(resolve(model), inputs)
+
+
+def _compile_for(
+    imported: ImportedModel, name: str, weights: list[np.ndarray], report: Progress
+) -> tuple[TargetCode, list[np.ndarray]]:
+    """Code for one target; `weights` grows by what this target packs differently, equal arrays are shared."""
+    from .build import build
+    from .passes.lift_weights import lift_weights
+    from .passes.pipeline import run_phases
+    from .schedule.target import find_target
+
+    target: Target = find_target(name)
+    mod = run_phases(imported.mod, target, report)
+    mod, own = lift_weights(mod)
+    report("build", 0, 1)
+    built = build(mod, target)
+    report("build", 1, 1)
+    code = TargetCode(
+        name=name,
+        key=target.spec.key,
+        triple=target.triple,
+        library=built.library,
+        cpu_features=target.required_features,
+        operators=built.operators,
+        memory=built.memory,
+        weights=tuple(range(len(weights), len(weights) + len(own))),
+    )
+    return code, [*weights, *own]
+
+
+def _versions() -> dict[str, Any]:
+    import tvm
+
+    from kompilo import __version__
+
+    return {"kompilo": __version__, "tvm": tvm.__version__, "python": platform.python_version(), "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}

@@ -1,0 +1,199 @@
+"""Find the groups to fuse: each anchor (convolution, matmul) with the elementwise operators behind it.
+
+    y = conv2d(x, w); z = add(y, b); r = relu(z)      is one group: conv2d(x, w) | add(anchor, i2); relu(s0)
+
+A group may end only at a value which is the only one of the group that the rest of the graph sees. A matmul's group may
+also take in the permute_dims behind it: the kernel then writes its result in the permuted order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import tvm
+from tvm import relax, tirx
+
+from ..schedule.epilogue import STEP_OPS
+from ..schedule.op_spec import OpSpec, Step
+from .anchors import ANCHORS, Anchor, op_name, tensor_type
+
+# Longer epilogues stop paying: their operands' cache lines evict the tile that is being computed.
+MAX_STEPS = 24
+
+
+@dataclass
+class Group:
+    """An anchor and the bindings fused behind it; `operands` are the OpSpec's inputs, `result` the value it defines."""
+
+    op: OpSpec
+    operands: list[relax.Expr]
+    result: relax.Var
+    members: set[relax.Var]
+
+
+@dataclass
+class _Growth:
+    """State while an epilogue grows along the bindings that follow the anchor."""
+
+    anchor: Anchor
+    operands: list[relax.Expr]
+    refs: dict[relax.Var, str] = field(default_factory=dict)  # fused value -> "anchor" or "sK"
+    steps: list[Step] = field(default_factory=list)
+    tainted: set[relax.Var] = field(default_factory=set)  # values that depend on a fused value through an unfused one
+
+
+class GraphUses:
+    """Bindings of one dataflow block with, for each variable, its definition and the variables whose definitions use it."""
+
+    def __init__(self, function: relax.Function):
+        self.bindings = [b for block in function.body.blocks for b in block.bindings]
+        self.index = {b.var: k for k, b in enumerate(self.bindings)}
+        self.producers: dict[relax.Var, relax.Expr] = {b.var: b.value for b in self.bindings}
+        self.arguments = {b.var: _variables(b.value) for b in self.bindings}
+        self.users: dict[relax.Var, list[relax.Var]] = {}
+        for var, args in self.arguments.items():
+            for arg in args:
+                self.users.setdefault(arg, []).append(var)
+        self.outputs = set(_variables(function.body.body))
+        self.claimed: set[relax.Var] = set()
+
+
+def _variables(expr: relax.Expr) -> list[relax.Var]:
+    found: list[relax.Var] = []
+    relax.analysis.post_order_visit(expr, lambda e: found.append(e) if isinstance(e, relax.Var) else None)
+    return found
+
+
+def find_group(graph: GraphUses, var: relax.Var, accepts: Callable[[OpSpec], bool]) -> Group | None:
+    """The largest group anchored at the binding of `var` that `accepts` takes, or None if it takes none at all."""
+    call = graph.producers[var]
+    anchor = ANCHORS[op_name(call)](call, graph.producers)
+    if anchor is None:
+        return None
+    growth = _Growth(anchor, list(anchor.operands), {var: "anchor"})
+    closed = [(var, 0, len(growth.operands))] if _sole_escape(graph, growth) is not None else []
+    for binding in graph.bindings[graph.index[var] + 1 :]:
+        if len(growth.steps) >= MAX_STEPS or not _pending(graph, growth):
+            break
+        if _extend(graph, growth, var, binding):
+            last = _sole_escape(graph, growth)
+            if last is not None:
+                closed.append((last, len(growth.steps), len(growth.operands)))
+    for result, steps, operands in reversed(closed):
+        group = _make_group(growth, var, result, steps, operands)
+        for choice in (_with_permute(graph, group), group):
+            if choice is not None and accepts(choice.op):
+                graph.claimed |= choice.members
+                return choice
+    return None
+
+
+def _with_permute(graph: GraphUses, group: Group) -> Group | None:
+    """The group with the permute_dims that is the only user of its result taken in, for kinds that can write so."""
+    users = graph.users.get(group.result, [])
+    if group.op.kind != "matmul" or group.result in graph.outputs or len(users) != 1:
+        return None
+    user = users[0]
+    call = graph.producers[user]
+    if op_name(call) != "permute_dims" or user in graph.claimed:
+        return None
+    rank = len(group.result.ty.shape)
+    axes = tuple(range(rank))[::-1] if call.attrs.axes is None else tuple(int(a) % rank for a in call.attrs.axes)
+    op = replace(group.op, attrs=tuple(sorted({**dict(group.op.attrs), "out_perm": axes}.items())), output=tensor_type(user))
+    return Group(op, group.operands, user, group.members | {user})
+
+
+def _pending(graph: GraphUses, growth: _Growth) -> bool:
+    """Whether some use of a fused value has not been looked at yet."""
+    seen = growth.refs.keys() | growth.tainted
+    return any(user not in seen for v in growth.refs for user in graph.users.get(v, ()))
+
+
+def _extend(graph: GraphUses, growth: _Growth, anchor: relax.Var, binding: relax.VarBinding) -> bool:
+    """Fuse `binding` as one more step if it is elementwise on fused values; otherwise note what it taints."""
+    args = graph.arguments[binding.var]
+    if not any(a in growth.refs or a in growth.tainted for a in args):
+        return False
+    step_args = None
+    if binding.var not in graph.claimed and not any(a in growth.tainted for a in args):
+        step_args = _step_args(growth, anchor, binding)
+    if step_args is None:
+        growth.tainted.add(binding.var)
+        return False
+    growth.refs[binding.var] = f"s{len(growth.steps)}"
+    growth.steps.append(Step(op_name(binding.value), step_args, str(binding.var.ty.dtype)))
+    return True
+
+
+def _step_args(growth: _Growth, anchor: relax.Var, binding: relax.VarBinding) -> tuple[str | float, ...] | None:
+    call = binding.value
+    if op_name(call) not in STEP_OPS or not _same_type(binding.var, anchor):
+        return None
+    new_operands: list[relax.Expr] = []
+    refs: list[str | float] = []
+    for arg in [*call.args, *_attribute_arguments(call)]:
+        if isinstance(arg, (float, int)):
+            refs.append(float(arg))
+        elif isinstance(arg, tirx.FloatImm | tirx.IntImm):
+            refs.append(float(arg.value))
+        elif isinstance(arg, relax.Var) and arg in growth.refs:
+            refs.append(growth.refs[arg])
+        else:
+            literal = _scalar_constant(arg)
+            if literal is not None:
+                refs.append(literal)
+            elif str(arg.ty.dtype) != str(anchor.ty.dtype) or len(arg.ty.shape) > len(anchor.ty.shape):
+                return None
+            else:
+                refs.append(_operand(growth, new_operands, arg))
+    growth.operands.extend(new_operands)
+    return tuple(refs)
+
+
+def _operand(growth: _Growth, new: list[relax.Expr], arg: relax.Expr) -> str:
+    first = len(growth.anchor.operands)
+    known = [*growth.operands, *new]
+    for k in range(first, len(known)):
+        if known[k].same_as(arg):
+            return f"i{k}"
+    new.append(arg)
+    return f"i{len(known)}"
+
+
+def _attribute_arguments(call: tvm.ir.Call) -> list[float]:
+    return [float(call.attrs.alpha)] if op_name(call) == "nn.leakyrelu" else []
+
+
+def _scalar_constant(expr: relax.Expr) -> float | None:
+    if isinstance(expr, tvm.ir.GenericConst) and all(int(d) == 1 for d in expr.ty.shape):
+        return float(expr.value.numpy().reshape(-1)[0])
+    return None
+
+
+def _same_type(a: relax.Var, b: relax.Var) -> bool:
+    return str(a.ty.dtype) == str(b.ty.dtype) and tensor_type(a).shape == tensor_type(b).shape
+
+
+def _sole_escape(graph: GraphUses, growth: _Growth) -> relax.Var | None:
+    """The only fused value used outside the group, or None if there are several."""
+    escaping = [
+        v for v in growth.refs if v in graph.outputs or any(u not in growth.refs for u in graph.users.get(v, ()))
+    ]
+    last = f"s{len(growth.steps) - 1}" if growth.steps else "anchor"
+    return escaping[0] if len(escaping) == 1 and growth.refs[escaping[0]] == last else None
+
+
+def _make_group(growth: _Growth, anchor: relax.Var, result: relax.Var, steps: int, operands: int) -> Group:
+    inputs = growth.operands[:operands]
+    op = OpSpec(
+        kind=growth.anchor.kind,
+        inputs=tuple(tensor_type(x) for x in inputs),
+        constant=tuple(isinstance(x, tvm.ir.GenericConst) for x in inputs),
+        attrs=tuple(sorted(growth.anchor.attrs.items())),
+        anchor_type=tensor_type(anchor),
+        output=tensor_type(result),
+        epilogue=tuple(growth.steps[:steps]),
+    )
+    members = {v for v, ref in growth.refs.items() if ref == "anchor" or int(ref[1:]) < steps}
+    return Group(op, inputs, result, members)

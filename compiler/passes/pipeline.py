@@ -1,0 +1,57 @@
+"""The whole way of a module through the compiler, as one list of phases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ..knobs import Knobs
+from ..schedule.selection import Selector
+from .base import Pass, PassRunner
+from .legalize import Legalize
+from .own_outputs import OwnOutputs
+from .schedule_functions import ScheduleFunctions
+from .select_templates import SelectTemplates
+from .simplify import Simplify
+
+if TYPE_CHECKING:
+    import tvm
+
+    from ..schedule.target import Target
+
+Phase = tuple[str, Callable[["Target"], Sequence[Pass]]]
+
+PHASES: tuple[Phase, ...] = (
+    # Less graph: algebra, constants, dead code.
+    ("simplify", lambda target: [OwnOutputs(), Simplify()]),
+    # Anchors with their epilogues become kernels of the target's templates.
+    ("select", lambda target: [SelectTemplates(Selector(target))]),
+    # Everything else becomes TIR, fused along elementwise and reduction chains, then scheduled by generic rules.
+    ("legalize", lambda target: [Legalize(target)]),
+    ("schedule", lambda target: [ScheduleFunctions(target)]),
+)
+
+
+def phase_names() -> tuple[str, ...]:
+    """Names of all phases, in order."""
+    return tuple(name for name, _ in PHASES)
+
+
+def run_phases(
+    mod: tvm.ir.IRModule,
+    target: Target,
+    report: Callable[[str, int, int], None] | None = None,
+    stop_after: str | None = None,
+) -> tvm.ir.IRModule:
+    """`mod` after all phases, or after the one called `stop_after`; `report(phase, done, total)` is told as they start."""
+    passes: list[Pass] = []
+    for name, make in PHASES:
+        passes += make(target)
+        if name == stop_after:
+            break
+    runner = PassRunner(Knobs.from_environment())
+    for number, one in enumerate(passes):
+        if report:
+            report(one.name, number, len(passes))
+        mod, _ = runner.run(mod, [one])
+    return mod

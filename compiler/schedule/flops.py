@@ -1,0 +1,33 @@
+"""Floating-point operations of an OpSpec: a multiply-add counts as two, epilogue steps as one each."""
+
+from __future__ import annotations
+
+from math import prod
+
+from .op_spec import OpSpec
+
+
+def flops(op: OpSpec) -> int | None:
+    """FLOPs of one execution of `op` done directly (no Winograd), or None if its shape is symbolic or not countable."""
+    if not op.is_static or op.kind not in _PER_OUTPUT:
+        return None
+    elements = prod(int(d) for d in op.anchor_type.shape)
+    return elements * (_PER_OUTPUT[op.kind](op) + len(op.epilogue))
+
+
+def _conv2d(op: OpSpec) -> int:
+    return 2 * prod(int(d) for d in op.inputs[1].shape[1:])
+
+
+def _conv2d_transpose(op: OpSpec) -> int:
+    # Every input element meets the whole kernel once; spread over the output elements.
+    data, weight = op.inputs[0], op.inputs[1]
+    total = 2 * prod(int(d) for d in data.shape) * prod(int(d) for d in weight.shape[1:])
+    return max(1, total // max(1, prod(int(d) for d in op.anchor_type.shape)))
+
+
+def _matmul(op: OpSpec) -> int:
+    return 2 * int(op.inputs[0].shape[op.ints("lhs_perm")[-1]])
+
+
+_PER_OUTPUT = {"conv2d": _conv2d, "conv2d_transpose": _conv2d_transpose, "matmul": _matmul}

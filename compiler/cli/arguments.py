@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _FILLS = ("random", "zeros", "ones")
+_VALUE_HINT = "a VALUE is a .npy or .npz file, random, zeros, ones, a number or [1,2,3]."
 
 
 def parse_shape(text: str) -> tuple[str, tuple[Dim, ...]]:
@@ -113,8 +114,8 @@ def read_values(texts: Iterable[str], specs: Sequence[TensorSpec]) -> dict[str, 
     """The --input options of verbs that feed a model.
 
     Each is NAME=FILE.npy, NAME=FILE.npz (its member NAME, or its only one), FILE.npz (all members),
-    NAME=random|zeros|ones, NAME=NUMBER, or NAME=[1,2,3] (JSON). Returns arrays, or the word of a fill, or nothing for inputs not mentioned.
-    Raises InputError for unknown names and unreadable files, UsageError for bad syntax.
+    NAME=random|zeros|ones, NAME=NUMBER, or NAME=[1,2,3] (JSON). Returns an array, or the word of a fill, for each
+    input that is mentioned. Raises InputError for unknown names and unreadable files, UsageError for bad syntax.
     """
     by_name = {s.name: s for s in specs}
     values: dict[str, np.ndarray | str] = {}
@@ -130,7 +131,7 @@ def read_values(texts: Iterable[str], specs: Sequence[TensorSpec]) -> dict[str, 
         if not equals or not name or not value:
             raise UsageError(
                 f"expected --input NAME=VALUE, found {text!r}.",
-                "a VALUE is a .npy or .npz file, random, zeros, ones or a number.",
+                _VALUE_HINT,
             )
         spec = by_name.get(name) or _unknown("input", name, by_name)
         values[name] = value if value in _FILLS else _read_value(value, spec)
@@ -159,7 +160,7 @@ def _read_value(value: str, spec: TensorSpec) -> np.ndarray:
     except (ValueError, TypeError):
         raise InputError(
             f"expected a value of {spec}, found {value!r}.",
-            "a value is a .npy or .npz file, random, zeros, ones or a number.",
+            _VALUE_HINT,
         ) from None
     return array if array.ndim or not spec.shape else _filled(spec, array)
 

@@ -24,7 +24,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class OperatorUse:
-    """How often an ONNX operator occurs, its nodes' FLOPs, and how it is supported (a value of `_support`)."""
+    """How often an ONNX operator occurs, its FLOPs, and how it is supported (see `_support`)."""
 
     operator: str
     count: int
@@ -34,7 +34,7 @@ class OperatorUse:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Facts of an ONNX model. `flops` counts a multiply-add as two; `assumed` are sizes taken for dynamic dimensions."""
+    """Facts of an ONNX model; a multiply-add counts as two FLOPs, `assumed` are sizes taken for dynamic dimensions."""
 
     ir_version: int
     opsets: dict[str, int]

@@ -1,8 +1,8 @@
 """Fair timing of several runtimes on one model.
 
 Every runtime lives in a child process of its own, pinned to the same cores, fed the same inputs. The parent asks them
-for short bursts of runs in turn, so that a machine whose speed drifts (others' load, clock changes) is the same for all,
-and only one of them works at any time. Ratios are formed burst against burst within a round; their median counts.
+for short bursts of runs in turn, so that a machine whose speed drifts (others' load, clock changes) is the same for
+all, and only one of them works at any time. Ratios are formed burst against burst within a round; their median counts.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def measure(
 ) -> Measurement:
     """Time every runtime of `models` (runtime name -> the file it reads) on `inputs`.
 
-    `seconds` is the measured time for each runtime, spread over at least three rounds. Ratios are given for every runtime
-    but "kompilo" if that is among them. Raises UsageError if more threads are asked for than there are cores, and
+    `seconds` is the measured time for each runtime, spread over at least three rounds. Ratios are given for every
+    runtime but "kompilo" if that is among them. Raises UsageError if more threads are asked for than there are cores, and
     any error that a runtime reports.
     """
     cores = pick_cores(threads)

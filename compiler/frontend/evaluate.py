@@ -26,7 +26,7 @@ from .values import Value
 _MOST_ELEMENTS = 1024
 
 
-class Undecided(Exception):  # noqa: N818 - a signal, not an error
+class Undecided(Exception):
     """The result is not known at compile time."""
 
 
@@ -42,7 +42,9 @@ class Operand:
         return self.array.dtype == object
 
 
-Evaluator = Callable[[Node, list[Operand | None]], np.ndarray | tuple[np.ndarray, ...] | Operand]
+Evaluator = Callable[
+    [Node, list[Operand | None]], np.ndarray | tuple[np.ndarray, ...] | Operand
+]
 _TABLE: dict[str, Evaluator] = {}
 
 
@@ -102,7 +104,9 @@ def _simplified(element: Any, symbols: Symbols) -> Any:
 
 def _ints(operand: Operand) -> list[int]:
     """The elements of an operand that must be fixed: axes, indices, steps."""
-    if operand.symbolic and any(isinstance(e, ir.Expr) for e in operand.array.reshape(-1)):
+    if operand.symbolic and any(
+        isinstance(e, ir.Expr) for e in operand.array.reshape(-1)
+    ):
         raise Undecided
     return [int(e) for e in operand.array.reshape(-1)]
 
@@ -138,7 +142,11 @@ def _size(node: Node, _: list) -> np.ndarray:
 
 def _int64(sizes: Any) -> np.ndarray:
     array = np.array(sizes, object)
-    return array if any(isinstance(e, ir.Expr) for e in array.reshape(-1)) else array.astype(np.int64)
+    return (
+        array
+        if any(isinstance(e, ir.Expr) for e in array.reshape(-1))
+        else array.astype(np.int64)
+    )
 
 
 # --- moving elements: the same for numbers and symbols ---
@@ -160,7 +168,9 @@ def _reshape(node: Node, o: list[Operand]) -> np.ndarray:
 @evaluates("Flatten")
 def _flatten(node: Node, o: list[Operand]) -> np.ndarray:
     shape = o[0].array.shape
-    return o[0].array.reshape(math.prod(shape[: node.attr("axis", 1)] if shape else ()), -1)
+    return o[0].array.reshape(
+        math.prod(shape[: node.attr("axis", 1)] if shape else ()), -1
+    )
 
 
 @evaluates("Unsqueeze")
@@ -181,7 +191,9 @@ def _transpose(node: Node, o: list[Operand]) -> np.ndarray:
 
 @evaluates("Concat")
 def _concat(node: Node, o: list[Operand]) -> np.ndarray:
-    arrays = [_objects(x) for x in o] if any(x.symbolic for x in o) else [x.array for x in o]
+    arrays = (
+        [_objects(x) for x in o] if any(x.symbolic for x in o) else [x.array for x in o]
+    )
     return np.concatenate(arrays, node.attr("axis", 1))
 
 
@@ -194,13 +206,23 @@ def _gather(node: Node, o: list[Operand]) -> np.ndarray:
 @evaluates("Slice")
 def _slice(node: Node, o: list[Operand]) -> np.ndarray:
     if node.opset < 10:
-        starts, ends, axes, steps = node.attr("starts"), node.attr("ends"), node.attr("axes"), None
+        starts, ends, axes, steps = (
+            node.attr("starts"),
+            node.attr("ends"),
+            node.attr("axes"),
+            None,
+        )
     else:
-        starts, ends, axes, steps = (_ints(o[i]) if i < len(o) and o[i] is not None else None for i in range(1, 5))
+        starts, ends, axes, steps = (
+            _ints(o[i]) if i < len(o) and o[i] is not None else None
+            for i in range(1, 5)
+        )
     array = o[0].array
     index: list[slice] = [slice(None)] * array.ndim
     for i, axis in enumerate(range(len(starts)) if axes is None else axes):
-        index[axis] = python_slice(starts[i], ends[i], 1 if steps is None else steps[i], array.shape[axis])
+        index[axis] = python_slice(
+            starts[i], ends[i], 1 if steps is None else steps[i], array.shape[axis]
+        )
     return array[tuple(index)]
 
 
@@ -248,14 +270,18 @@ def _arithmetic(function: Callable[[Symbols, Any, Any], Any]) -> Evaluator:
         _need_symbols(node, o)
         result = _objects(o[0])
         for other in o[1:]:
-            result = np.frompyfunc(lambda a, b: function(node.symbols, a, b), 2, 1)(result, _objects(other))
+            result = np.frompyfunc(lambda a, b: function(node.symbols, a, b), 2, 1)(
+                result, _objects(other)
+            )
         return np.asarray(result, object)
 
     return run
 
 
 def _need_symbols(node: Node, o: list[Operand | None]) -> None:
-    if not any(x is not None and x.symbolic for x in o) or (node.opset < 7 and node.attr("broadcast")):
+    if not any(x is not None and x.symbolic for x in o) or (
+        node.opset < 7 and node.attr("broadcast")
+    ):
         raise Undecided
 
 
@@ -267,7 +293,9 @@ def _divide(symbols: Symbols, a: Any, b: Any) -> Any:
     raise Undecided
 
 
-def _sized(function: Callable[[Symbols, Any, Any], Any]) -> Callable[[Symbols, Any, Any], Any]:
+def _sized(
+    function: Callable[[Symbols, Any, Any], Any],
+) -> Callable[[Symbols, Any, Any], Any]:
     """For functions of integers only."""
 
     def run(symbols: Symbols, a: Any, b: Any) -> Any:
@@ -334,7 +362,11 @@ def _cast(node: Node, o: list[Operand]) -> Operand:
     target = dtype_name(node.required("to"))
     if target is None or not (is_integer(target) or is_float(target)):
         raise Undecided
-    convert = Ratio.of if is_float(target) else lambda e: e.trunc(node.symbols) if isinstance(e, Ratio) else int_of(e)
+    convert = (
+        Ratio.of
+        if is_float(target)
+        else lambda e: e.trunc(node.symbols) if isinstance(e, Ratio) else int_of(e)
+    )
     array = np.frompyfunc(convert, 1, 1)(o[0].array)
     return Operand(np.asarray(array, object), target)
 
@@ -347,7 +379,12 @@ def int_of(element: Any) -> Any:
 def _rounding(method: Callable[[Ratio, Symbols], Ratio]) -> Evaluator:
     def run(node: Node, o: list[Operand]) -> np.ndarray:
         _need_symbols(node, o)
-        return np.asarray(np.frompyfunc(lambda e: method(Ratio.of(e), node.symbols), 1, 1)(o[0].array), object)
+        return np.asarray(
+            np.frompyfunc(lambda e: method(Ratio.of(e), node.symbols), 1, 1)(
+                o[0].array
+            ),
+            object,
+        )
 
     return run
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from tvm import relax
 from ..errors import ModelError
 from ..tensor_spec import TensorSpec
 from .convert import Context, Scope, convert_graph
+from .converters.registry import load_converters
 from .functions import LocalFunctions
 from .model_reader import ModelLike, ModelSource, read_model
 from .signature import Shapes, input_signature
@@ -53,15 +55,32 @@ def import_model(model: ModelLike, inputs: Shapes | None = None) -> ImportedMode
     specs = input_signature(source.proto.graph, inputs)
     symbols = Symbols()
     params = [_parameter(spec, symbols) for spec in specs]
+    load_converters()
     bb = relax.BlockBuilder()
-    with bb.function("main", params):
+    with bb.function("main", params), _tidy_on_error(bb):
         with bb.dataflow():
-            values = _convert(source, dict(zip((s.name for s in specs), params, strict=True)), symbols, bb)
+            values = _convert(
+                source,
+                dict(zip((s.name for s in specs), params, strict=True)),
+                symbols,
+                bb,
+            )
             results = [bb.emit_output(v.expr(bb)) for v in values]
         bb.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
     names = [info.name for info in source.proto.graph.output]
     outputs = tuple(_output_spec(n, v) for n, v in zip(names, values, strict=True))
     return ImportedModel(bb.get(), tuple(specs), outputs, source.provenance)
+
+
+@contextmanager
+def _tidy_on_error(bb: relax.BlockBuilder) -> Iterator[None]:
+    """Close the builder's open block and scope: it complains on stderr when it is dropped with them."""
+    try:
+        yield
+    except Exception:
+        bb._end_block()
+        bb.end_scope()
+        raise
 
 
 def _parameter(spec: TensorSpec, symbols: Symbols) -> relax.Var:
@@ -70,7 +89,10 @@ def _parameter(spec: TensorSpec, symbols: Symbols) -> relax.Var:
 
 
 def _convert(
-    source: ModelSource, params: dict[str, relax.Var], symbols: Symbols, bb: relax.BlockBuilder
+    source: ModelSource,
+    params: dict[str, relax.Var],
+    symbols: Symbols,
+    bb: relax.BlockBuilder,
 ) -> list[Value]:
     proto = source.proto
     scope = Scope()
@@ -86,7 +108,9 @@ def _convert(
     values = convert_graph(proto.graph, scope, context)
     for info, value in zip(proto.graph.output, values, strict=True):
         if value.shape is None:
-            raise ModelError(f"Output {info.name!r} has a shape that depends on data, which is not supported.")
+            raise ModelError(
+                f"Output {info.name!r} has a shape that depends on data, which is not supported."
+            )
     return values
 
 

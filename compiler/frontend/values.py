@@ -23,7 +23,7 @@ class Value:
     - `expr`: a normalised Relax expression, usually a variable.
     """
 
-    __slots__ = ("array", "dtype", "elements", "shape", "_expr")
+    __slots__ = ("_expr", "array", "dtype", "elements", "shape")
 
     def __init__(
         self,
@@ -41,13 +41,21 @@ class Value:
             self.shape, self.dtype = list(elements.shape), dtype or "int64"
         else:
             shape = expr.ty.shape
-            self.shape = [static_dim(d) for d in shape.values] if isinstance(shape, relax.ShapeExpr) else None
+            self.shape = (
+                [static_dim(d) for d in shape.values]
+                if isinstance(shape, relax.ShapeExpr)
+                else None
+            )
             self.dtype = str(expr.ty.dtype)
 
     def expr(self, bb: relax.BlockBuilder) -> relax.Expr:
         """The tensor as a Relax expression (constants become `relax.const`; made once)."""
         if self._expr is None:
-            self._expr = relax.const(self.array) if self.array is not None else _elements_tensor(self, bb)
+            self._expr = (
+                relax.const(self.array)
+                if self.array is not None
+                else _elements_tensor(self, bb)
+            )
         return self._expr
 
 
@@ -55,13 +63,19 @@ def _elements_tensor(value: Value, bb: relax.BlockBuilder) -> relax.Expr:
     """A tensor made at run time from symbolic sizes."""
     flat = list(value.elements.reshape(-1))
     sizes = [getattr(e, "num", e) for e in flat]
-    shape = bb.normalize(relax.ShapeExpr([tirx.IntImm("int64", int(s)) if isinstance(s, int) else s for s in sizes]))
+    shape = bb.normalize(
+        relax.ShapeExpr(
+            [tirx.IntImm("int64", int(s)) if isinstance(s, int) else s for s in sizes]
+        )
+    )
     tensor = bb.emit(relax.op.shape_to_tensor(shape))
     if value.elements.ndim != 1:
         tensor = bb.emit(relax.op.reshape(tensor, list(value.elements.shape)))
     if value.dtype != "int64":
         tensor = bb.emit(relax.op.astype(tensor, value.dtype))
-    divisors = np.array([getattr(e, "den", 1) for e in flat]).reshape(value.elements.shape)
+    divisors = np.array([getattr(e, "den", 1) for e in flat]).reshape(
+        value.elements.shape
+    )
     if np.all(divisors == 1):
         return tensor
     return bb.emit(relax.op.divide(tensor, relax.const(divisors.astype(value.dtype))))

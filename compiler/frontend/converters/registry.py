@@ -49,7 +49,8 @@ def converter(op_type: str, since: int = 1, domain: str = "") -> Callable[[_Func
 
 
 @cache
-def _load_all() -> None:
+def load_converters() -> None:
+    """Import every module of converters (once)."""
     package = importlib.import_module(__package__)
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{__package__}.{module.name}")
@@ -57,7 +58,7 @@ def _load_all() -> None:
 
 def find_converter(domain: str, op_type: str, opset: int) -> Converter | None:
     """The newest converter of the operator that is not above `opset`, or None."""
-    _load_all()
+    load_converters()
     versions = _TABLE.get((canonical_domain(domain), op_type), {})
     usable = [since for since in versions if since <= opset]
     return versions[max(usable)] if usable else None
@@ -65,5 +66,5 @@ def find_converter(domain: str, op_type: str, opset: int) -> Converter | None:
 
 def supported_operators() -> list[tuple[str, str]]:
     """Sorted (domain, op_type) pairs that have a converter."""
-    _load_all()
+    load_converters()
     return sorted(_TABLE)

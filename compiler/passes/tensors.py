@@ -123,3 +123,9 @@ def scalar(expr: relax.Expr) -> float | int | bool | None:
 def scalar_of(value: float, like: relax.Expr) -> GenericConst:
     """A rank-0 constant of the element type of `like`."""
     return constant(np.asarray(value), dtype(like))
+
+
+def blank(dims: Sequence[int], element: str) -> tuple[GenericConst, np.ndarray]:
+    """A new constant and a writable view of its memory, to fill before the constant is used: saves a copy of large weights."""
+    expr = relax.const(tvm.runtime.empty(tuple(dims), element))
+    return expr, np.from_dlpack(expr.value)

@@ -28,7 +28,6 @@ class Built:
 def vm_lowering() -> list[tvm.ir.transform.Pass]:
     """Relax's passes from call_tir to virtual-machine instructions, memory planned statically where shapes allow."""
     return [
-        transform.RewriteDataflowReshape(),
         transform.ToNonDataflow(),
         transform.RemovePurityChecking(),
         transform.CallTIRRewrite(),
@@ -50,8 +49,10 @@ def vm_finalize() -> list[tvm.ir.transform.Pass]:
 
 def build(mod: tvm.ir.IRModule, target: Target) -> Built:
     """Lower, compile and link `mod` (all PrimFuncs scheduled, weights already parameters)."""
-    operators = describe_operators(mod)
     with target.tvm_target(), tvm.transform.PassContext(opt_level=3):
+        # Reshapes become views here: they are no operators any more.
+        mod = transform.RewriteDataflowReshape()(mod)
+        operators = describe_operators(mod)
         planned = tvm.transform.Sequential(vm_lowering())(mod)
         memory = describe_memory(planned)
         final = tvm.transform.Sequential(vm_finalize())(planned)
@@ -88,7 +89,7 @@ def _operator(name: str, func: tirx.PrimFunc, calls: int) -> Operator:
 
 
 def _buffers(func: tirx.PrimFunc) -> list[tirx.Buffer]:
-    return [func.buffer_map[p] if p in func.buffer_map else p for p in func.params if hasattr(p, "shape")]
+    return [p for p in func.params if isinstance(p, tirx.Buffer)]
 
 
 def describe_memory(mod: tvm.ir.IRModule) -> MemoryPlan:

@@ -33,11 +33,7 @@ class Scope:
         self._stored: dict[str, Callable[[], np.ndarray]] = {}
 
     def __contains__(self, name: object) -> bool:
-        return (
-            name in self._values
-            or name in self._stored
-            or (self._outer is not None and name in self._outer)
-        )
+        return name in self._values or name in self._stored or (self._outer is not None and name in self._outer)
 
     def __getitem__(self, name: str) -> Value | None:
         if name in self._values:
@@ -68,24 +64,18 @@ class Context:
     depth: int = 0
 
 
-def convert_graph(
-    graph: onnx.GraphProto, scope: Scope, context: Context
-) -> list[Value]:
+def convert_graph(graph: onnx.GraphProto, scope: Scope, context: Context) -> list[Value]:
     """Convert the nodes that the outputs of `graph` need; the graph's inputs are in `scope` already."""
     stored: set[str] = set()
     for tensor in graph.initializer:
         if not tensor.name or tensor.name in stored:
             raise ModelError(
-                f"Two initializers are named {tensor.name!r}."
-                if tensor.name
-                else "An initializer has no name."
+                f"Two initializers are named {tensor.name!r}." if tensor.name else "An initializer has no name."
             )
         stored.add(tensor.name)
         scope.store(tensor.name, lambda t=tensor: context.decode(t))
     if graph.sparse_initializer:
-        raise ModelError(
-            f"Initializer {graph.sparse_initializer[0].values.name!r} is sparse, which is not supported."
-        )
+        raise ModelError(f"Initializer {graph.sparse_initializer[0].values.name!r} is sparse, which is not supported.")
     outputs = [info.name for info in graph.output]
     own = stored | {info.name for info in graph.input}
     convert_nodes(ordered_nodes(graph.node, own, outputs, scope), scope, context)
@@ -101,21 +91,13 @@ def convert_nodes(nodes: Iterable[NodeProto], scope: Scope, context: Context) ->
         except KompiloError:
             raise
         except Exception as error:
-            raise ModelError(
-                f"{describe(proto)} cannot be converted: {_first_line(error)}"
-            ) from error
+            raise ModelError(f"{describe(proto)} cannot be converted: {_first_line(error)}") from error
         for name, value in zip(proto.output, results, strict=False):
             if name:
                 scope[name] = value
-        missing = [
-            n
-            for i, n in enumerate(proto.output)
-            if n and (i >= len(results) or results[i] is None)
-        ]
+        missing = [n for i, n in enumerate(proto.output) if n and (i >= len(results) or results[i] is None)]
         if missing:
-            raise ModelError(
-                f"{describe(proto)}: output {missing[0]!r} is not supported."
-            )
+            raise ModelError(f"{describe(proto)}: output {missing[0]!r} is not supported.")
 
 
 def _first_line(error: Exception) -> str:
@@ -154,26 +136,18 @@ def _convert_node(
     raise _unsupported(proto, opset)
 
 
-def _fold(
-    proto: NodeProto, values: list[Value | None], opsets: Mapping[str, int]
-) -> list[Value] | None:
+def _fold(proto: NodeProto, values: list[Value | None], opsets: Mapping[str, int]) -> list[Value] | None:
     arrays = fold(proto, [None if v is None else v.array for v in values], opsets)
     return None if arrays is None else [Value(array=a) for a in arrays]
 
 
 def _unsupported(proto: NodeProto, opset: int) -> ModelError:
     domain = canonical_domain(proto.domain)
-    known = (
-        onnx.defs.has(proto.op_type, domain) if domain else onnx.defs.has(proto.op_type)
-    )
+    known = onnx.defs.has(proto.op_type, domain) if domain else onnx.defs.has(proto.op_type)
     if known:
-        return ModelError(
-            f"{describe(proto)}: operator {proto.op_type} (opset {opset}) is not supported."
-        )
+        return ModelError(f"{describe(proto)}: operator {proto.op_type} (opset {opset}) is not supported.")
     where = f"domain {domain!r}" if domain else "ONNX"
-    return ModelError(
-        f"{describe(proto)}: {where} has no operator {proto.op_type!r} that is known here."
-    )
+    return ModelError(f"{describe(proto)}: {where} has no operator {proto.op_type!r} that is known here.")
 
 
 def _wrap(
@@ -186,9 +160,7 @@ def _wrap(
     if len(results) == 1 and isinstance(results[0], relax.Expr):
         expr = bb.normalize(results[0])
         if isinstance(expr.ty, relax.TupleType):
-            results = [
-                relax.TupleGetItem(bb.emit(expr), i) for i in range(len(expr.ty.fields))
-            ]
+            results = [relax.TupleGetItem(bb.emit(expr), i) for i in range(len(expr.ty.fields))]
     names = list(proto.output) + [""] * (len(results) - len(proto.output))
     return [_wrap_one(r, name, bb) for r, name in zip(results, names, strict=False)]
 
@@ -211,45 +183,28 @@ def _expand(
 ) -> list[Value | None]:
     """Convert the nodes of a function's body in a scope of its own."""
     if context.depth >= _DEEPEST_NESTING:
-        raise ModelError(
-            f"{describe(proto)}: function {function.name!r} calls itself, or calls nest too deep."
-        )
+        raise ModelError(f"{describe(proto)}: function {function.name!r} calls itself, or calls nest too deep.")
     body = bind(function, proto, context.opsets)
     if len(values) > len(body.inputs):
-        raise ModelError(
-            f"{describe(proto)} has {len(values)} inputs, but its function takes {len(body.inputs)}."
-        )
+        raise ModelError(f"{describe(proto)} has {len(values)} inputs, but its function takes {len(body.inputs)}.")
     scope = Scope()
     for index, name in enumerate(body.inputs):
         scope[name] = values[index] if index < len(values) else None
-    wanted = [
-        inner for inner, outer in zip(body.outputs, proto.output, strict=False) if outer
-    ]
+    wanted = [inner for inner, outer in zip(body.outputs, proto.output, strict=False) if outer]
     nodes = ordered_nodes(body.nodes, body.inputs, wanted)
-    convert_nodes(
-        nodes, scope, replace(context, opsets=body.opsets, depth=context.depth + 1)
-    )
-    return [
-        scope[inner] if outer else None
-        for inner, outer in zip(body.outputs, proto.output, strict=False)
-    ]
+    convert_nodes(nodes, scope, replace(context, opsets=body.opsets, depth=context.depth + 1))
+    return [scope[inner] if outer else None for inner, outer in zip(body.outputs, proto.output, strict=False)]
 
 
-def _take_branch(
-    proto: NodeProto, values: list[Value | None], scope: Scope, context: Context
-) -> list[Value]:
+def _take_branch(proto: NodeProto, values: list[Value | None], scope: Scope, context: Context) -> list[Value]:
     """`If` on a condition that is known at compile time."""
     condition = values[0].array if values and values[0] is not None else None
     if condition is None:
-        raise ModelError(
-            f"{describe(proto)}: a condition that depends on the model's inputs is not supported."
-        )
+        raise ModelError(f"{describe(proto)}: a condition that depends on the model's inputs is not supported.")
     branch = "then_branch" if condition.reshape(-1)[0] else "else_branch"
     graph = next((a.g for a in proto.attribute if a.name == branch), None)
     if graph is None:
-        raise ModelError(
-            f"{describe(proto)}: attribute {branch!r} is required and was not found."
-        )
+        raise ModelError(f"{describe(proto)}: attribute {branch!r} is required and was not found.")
     if context.depth >= _DEEPEST_NESTING:
         raise ModelError(f"{describe(proto)}: graphs nest too deep.")
     return convert_graph(graph, Scope(scope), replace(context, depth=context.depth + 1))

@@ -36,19 +36,13 @@ def dtype_code(name: str) -> int:
 
 def onnx_type_text(code: int) -> str:
     """The element type as ONNX spells it, for messages."""
-    return (
-        TensorProto.DataType.Name(code)
-        if code in TensorProto.DataType.values()
-        else f"number {code}"
-    )
+    return TensorProto.DataType.Name(code) if code in TensorProto.DataType.values() else f"number {code}"
 
 
 def numpy_dtype(name: str) -> np.dtype:
     """The numpy dtype of a dtype name (bfloat16 comes from ml_dtypes)."""
     code = _CODES.get(name)
-    return (
-        np.dtype(name) if code is None else onnx.helper.tensor_dtype_to_np_dtype(code)
-    )
+    return np.dtype(name) if code is None else onnx.helper.tensor_dtype_to_np_dtype(code)
 
 
 def is_float(name: str) -> bool:

@@ -42,9 +42,7 @@ class Operand:
         return self.array.dtype == object
 
 
-Evaluator = Callable[
-    [Node, list[Operand | None]], np.ndarray | tuple[np.ndarray, ...] | Operand
-]
+Evaluator = Callable[[Node, list[Operand | None]], np.ndarray | tuple[np.ndarray, ...] | Operand]
 _TABLE: dict[str, Evaluator] = {}
 
 
@@ -104,9 +102,7 @@ def _simplified(element: Any, symbols: Symbols) -> Any:
 
 def _ints(operand: Operand) -> list[int]:
     """The elements of an operand that must be fixed: axes, indices, steps."""
-    if operand.symbolic and any(
-        isinstance(e, ir.Expr) for e in operand.array.reshape(-1)
-    ):
+    if operand.symbolic and any(isinstance(e, ir.Expr) for e in operand.array.reshape(-1)):
         raise Undecided
     return [int(e) for e in operand.array.reshape(-1)]
 
@@ -142,11 +138,7 @@ def _size(node: Node, _: list) -> np.ndarray:
 
 def _int64(sizes: Any) -> np.ndarray:
     array = np.array(sizes, object)
-    return (
-        array
-        if any(isinstance(e, ir.Expr) for e in array.reshape(-1))
-        else array.astype(np.int64)
-    )
+    return array if any(isinstance(e, ir.Expr) for e in array.reshape(-1)) else array.astype(np.int64)
 
 
 # --- moving elements: the same for numbers and symbols ---
@@ -168,9 +160,7 @@ def _reshape(node: Node, o: list[Operand]) -> np.ndarray:
 @evaluates("Flatten")
 def _flatten(node: Node, o: list[Operand]) -> np.ndarray:
     shape = o[0].array.shape
-    return o[0].array.reshape(
-        math.prod(shape[: node.attr("axis", 1)] if shape else ()), -1
-    )
+    return o[0].array.reshape(math.prod(shape[: node.attr("axis", 1)] if shape else ()), -1)
 
 
 @evaluates("Unsqueeze")
@@ -191,9 +181,7 @@ def _transpose(node: Node, o: list[Operand]) -> np.ndarray:
 
 @evaluates("Concat")
 def _concat(node: Node, o: list[Operand]) -> np.ndarray:
-    arrays = (
-        [_objects(x) for x in o] if any(x.symbolic for x in o) else [x.array for x in o]
-    )
+    arrays = [_objects(x) for x in o] if any(x.symbolic for x in o) else [x.array for x in o]
     return np.concatenate(arrays, node.attr("axis", 1))
 
 
@@ -213,16 +201,11 @@ def _slice(node: Node, o: list[Operand]) -> np.ndarray:
             None,
         )
     else:
-        starts, ends, axes, steps = (
-            _ints(o[i]) if i < len(o) and o[i] is not None else None
-            for i in range(1, 5)
-        )
+        starts, ends, axes, steps = (_ints(o[i]) if i < len(o) and o[i] is not None else None for i in range(1, 5))
     array = o[0].array
     index: list[slice] = [slice(None)] * array.ndim
     for i, axis in enumerate(range(len(starts)) if axes is None else axes):
-        index[axis] = python_slice(
-            starts[i], ends[i], 1 if steps is None else steps[i], array.shape[axis]
-        )
+        index[axis] = python_slice(starts[i], ends[i], 1 if steps is None else steps[i], array.shape[axis])
     return array[tuple(index)]
 
 
@@ -270,18 +253,14 @@ def _arithmetic(function: Callable[[Symbols, Any, Any], Any]) -> Evaluator:
         _need_symbols(node, o)
         result = _objects(o[0])
         for other in o[1:]:
-            result = np.frompyfunc(lambda a, b: function(node.symbols, a, b), 2, 1)(
-                result, _objects(other)
-            )
+            result = np.frompyfunc(lambda a, b: function(node.symbols, a, b), 2, 1)(result, _objects(other))
         return np.asarray(result, object)
 
     return run
 
 
 def _need_symbols(node: Node, o: list[Operand | None]) -> None:
-    if not any(x is not None and x.symbolic for x in o) or (
-        node.opset < 7 and node.attr("broadcast")
-    ):
+    if not any(x is not None and x.symbolic for x in o) or (node.opset < 7 and node.attr("broadcast")):
         raise Undecided
 
 
@@ -362,11 +341,7 @@ def _cast(node: Node, o: list[Operand]) -> Operand:
     target = dtype_name(node.required("to"))
     if target is None or not (is_integer(target) or is_float(target)):
         raise Undecided
-    convert = (
-        Ratio.of
-        if is_float(target)
-        else lambda e: e.trunc(node.symbols) if isinstance(e, Ratio) else int_of(e)
-    )
+    convert = Ratio.of if is_float(target) else lambda e: e.trunc(node.symbols) if isinstance(e, Ratio) else int_of(e)
     array = np.frompyfunc(convert, 1, 1)(o[0].array)
     return Operand(np.asarray(array, object), target)
 
@@ -380,9 +355,7 @@ def _rounding(method: Callable[[Ratio, Symbols], Ratio]) -> Evaluator:
     def run(node: Node, o: list[Operand]) -> np.ndarray:
         _need_symbols(node, o)
         return np.asarray(
-            np.frompyfunc(lambda e: method(Ratio.of(e), node.symbols), 1, 1)(
-                o[0].array
-            ),
+            np.frompyfunc(lambda e: method(Ratio.of(e), node.symbols), 1, 1)(o[0].array),
             object,
         )
 

@@ -27,9 +27,7 @@ class LocalFunctions:
     """The functions that a model brings along."""
 
     def __init__(self, model: onnx.ModelProto):
-        self._functions = {
-            _key(f.domain, f.name, f.overload): f for f in model.functions
-        }
+        self._functions = {_key(f.domain, f.name, f.overload): f for f in model.functions}
 
     def find(self, node: NodeProto) -> FunctionProto | None:
         return self._functions.get(_key(node.domain, node.op_type, node.overload))
@@ -39,9 +37,7 @@ def _key(domain: str, name: str, overload: str) -> tuple[str, str, str]:
     return canonical_domain(domain), name, overload
 
 
-def schema_function(
-    node: NodeProto, values: Sequence[Value | None], opset: int
-) -> FunctionProto | None:
+def schema_function(node: NodeProto, values: Sequence[Value | None], opset: int) -> FunctionProto | None:
     """The function body that ONNX's schema gives for `node` with these inputs, or None."""
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
@@ -57,11 +53,7 @@ def schema_function(
     else:
         return None
     given = {a.name for a in body.attribute_proto}
-    defaults = [
-        a.default_value
-        for a in schema.attributes.values()
-        if a.default_value.type != AttributeProto.UNDEFINED
-    ]
+    defaults = [a.default_value for a in schema.attributes.values() if a.default_value.type != AttributeProto.UNDEFINED]
     body.attribute_proto.extend(d for d in defaults if d.name not in given)
     return body
 
@@ -71,9 +63,7 @@ def _context_dependent(
 ) -> FunctionProto | None:
     versions = schema.context_dependent_function_opset_versions
     types = [_type_proto(v).SerializeToString() for v in values]
-    data = schema.get_context_dependent_function_with_opset_version(
-        max(versions), node.SerializeToString(), types
-    )
+    data = schema.get_context_dependent_function_with_opset_version(max(versions), node.SerializeToString(), types)
     if not data:
         return None
     body = FunctionProto()
@@ -94,15 +84,11 @@ def _type_proto(value: Value | None) -> onnx.TypeProto:
 
 def bind(function: FunctionProto, call: NodeProto, opsets: Mapping[str, int]) -> Body:
     """The body of `function` for one call: attribute references replaced by the call's values or the defaults."""
-    attributes = {a.name: a for a in function.attribute_proto} | {
-        a.name: a for a in call.attribute
-    }
+    attributes = {a.name: a for a in function.attribute_proto} | {a.name: a for a in call.attribute}
     nodes = []
     for index, node in enumerate(function.node):
         bound = _bind_node(node, attributes)
-        bound.name = (
-            f"{call.name or call.op_type}/{node.name or f'{node.op_type}_{index}'}"
-        )
+        bound.name = f"{call.name or call.op_type}/{node.name or f'{node.op_type}_{index}'}"
         nodes.append(bound)
     own = {canonical_domain(e.domain): e.version for e in function.opset_import}
     return Body(list(function.input), list(function.output), nodes, {**opsets, **own})

@@ -39,9 +39,7 @@ def ordered_nodes(
     state: dict[int, bool] = {}  # index of node -> finished
     for name in outputs:
         if name not in producers and name not in known:
-            raise ModelError(
-                f"Output {name!r} of the graph is not produced by any node."
-            )
+            raise ModelError(f"Output {name!r} of the graph is not produced by any node.")
         _visit(name, nodes, producers, known, state, order)
     return order
 
@@ -63,9 +61,7 @@ def _producers(nodes: Sequence[NodeProto], known: set[str]) -> dict[str, int]:
                     f"Tensor {name!r} is produced by {describe(nodes[producers[name]])} and by {describe(node)}."
                 )
             if name in known:
-                raise ModelError(
-                    f"{describe(node)} produces {name!r}, which is already an input or an initializer."
-                )
+                raise ModelError(f"{describe(node)} produces {name!r}, which is already an input or an initializer.")
             producers[name] = index
     return producers
 
@@ -101,9 +97,7 @@ def _visit(
             state[source] = False
             stack.append((source, _reads(nodes[source])))
         elif not state[source]:
-            raise ModelError(
-                f"{describe(nodes[source])} depends on its own output (the graph has a cycle)."
-            )
+            raise ModelError(f"{describe(nodes[source])} depends on its own output (the graph has a cycle).")
 
 
 def _reads(node: NodeProto) -> Iterator[str]:
@@ -121,7 +115,5 @@ def free_names(graph: onnx.GraphProto) -> list[str]:
     own = {i.name for i in graph.input} | {t.name for t in graph.initializer}
     own |= {t.values.name for t in graph.sparse_initializer}
     own |= {o for node in graph.node for o in node.output}
-    read = [name for node in graph.node for name in _reads(node)] + [
-        o.name for o in graph.output
-    ]
+    read = [name for node in graph.node for name in _reads(node)] + [o.name for o in graph.output]
     return list(dict.fromkeys(name for name in read if name not in own))

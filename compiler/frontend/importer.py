@@ -108,9 +108,7 @@ def _convert(
     values = convert_graph(proto.graph, scope, context)
     for info, value in zip(proto.graph.output, values, strict=True):
         if value.shape is None:
-            raise ModelError(
-                f"Output {info.name!r} has a shape that depends on data, which is not supported."
-            )
+            raise ModelError(f"Output {info.name!r} has a shape that depends on data, which is not supported.")
     return values
 
 

@@ -48,9 +48,7 @@ def read_model(model: ModelLike) -> ModelSource:
     elif isinstance(model, onnx.ModelProto):
         content = _serialized(model)
     else:
-        raise UsageError(
-            f"The model must be a path, bytes or an onnx.ModelProto, found {type(model).__name__}."
-        )
+        raise UsageError(f"The model must be a path, bytes or an onnx.ModelProto, found {type(model).__name__}.")
     name = f"Model file {file!r}" if file else "The model"
     proto = model if isinstance(model, onnx.ModelProto) else _parse(content, name)
     opsets = _check_header(proto, name)
@@ -71,12 +69,8 @@ def _read_file(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise ModelError(f"Model file {str(path)!r} does not exist.") from error
     except (OSError, ValueError) as error:
-        reason = (
-            error.strerror if isinstance(error, OSError) and error.strerror else error
-        )
-        raise ModelError(
-            f"Model file {str(path)!r} cannot be read: {reason}."
-        ) from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ModelError(f"Model file {str(path)!r} cannot be read: {reason}.") from error
 
 
 def _serialized(model: onnx.ModelProto) -> bytes | None:
@@ -94,26 +88,18 @@ def _parse(content: bytes, name: str) -> onnx.ModelProto:
     try:
         proto.ParseFromString(content)
     except (DecodeError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"{name} is not an ONNX model, or it is truncated or damaged."
-        ) from error
+        raise ModelError(f"{name} is not an ONNX model, or it is truncated or damaged.") from error
     return proto
 
 
 def _check_header(proto: onnx.ModelProto, name: str) -> dict[str, int]:
     """Protobuf accepts many byte strings that are no model at all: ask for what every model has. Returns the opsets."""
     if not proto.ir_version or not proto.HasField("graph"):
-        raise ModelError(
-            f"{name} is not an ONNX model: it has no IR version or no graph."
-        )
+        raise ModelError(f"{name} is not an ONNX model: it has no IR version or no graph.")
     if not OLDEST_IR <= proto.ir_version <= NEWEST_IR:
-        raise ModelError(
-            f"{name} has ONNX IR version {proto.ir_version}, expected {OLDEST_IR} to {NEWEST_IR}."
-        )
+        raise ModelError(f"{name} has ONNX IR version {proto.ir_version}, expected {OLDEST_IR} to {NEWEST_IR}.")
     if not proto.graph.output:
-        raise ModelError(
-            f"{name} has a graph without outputs, so there is nothing to compute."
-        )
+        raise ModelError(f"{name} has a graph without outputs, so there is nothing to compute.")
     opsets: dict[str, int] = {}
     for entry in proto.opset_import:
         domain = canonical_domain(entry.domain)
@@ -122,13 +108,9 @@ def _check_header(proto: onnx.ModelProto, name: str) -> dict[str, int]:
                 f"{name} asks for opset {entry.version} of domain {domain or 'ai.onnx'!r}, expected 1 or more."
             )
         if opsets.setdefault(domain, entry.version) != entry.version:
-            raise ModelError(
-                f"{name} imports two opsets of domain {domain or 'ai.onnx'!r}."
-            )
+            raise ModelError(f"{name} imports two opsets of domain {domain or 'ai.onnx'!r}.")
     if not opsets and proto.graph.node:
-        raise ModelError(
-            f"{name} does not say which operator set it uses (opset_import is empty)."
-        )
+        raise ModelError(f"{name} does not say which operator set it uses (opset_import is empty).")
     newest = onnx.defs.onnx_opset_version()
     if opsets.get("", 1) > newest:
         raise ModelError(

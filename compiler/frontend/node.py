@@ -119,9 +119,7 @@ class Node:
         """Dimensions of input `index`: ints where fixed, expressions of symbolic sizes elsewhere."""
         shape = self.value(index).shape
         if shape is None:
-            raise self.error(
-                f"input {index} has a shape that depends on data, which this operator does not support"
-            )
+            raise self.error(f"input {index} has a shape that depends on data, which this operator does not support")
         return list(shape)
 
     def rank(self, index: int) -> int:

@@ -27,9 +27,7 @@ class Ratio:
             return value
         if not isinstance(value, float):
             return Ratio(value)
-        fraction = Fraction(
-            value
-        )  # raises OverflowError or ValueError for infinity and NaN
+        fraction = Fraction(value)  # raises OverflowError or ValueError for infinity and NaN
         if fraction.denominator > _LARGEST_DENOMINATOR:
             raise ArithmeticError(f"{value} is no ratio of small integers")
         return Ratio(fraction.numerator, fraction.denominator)

@@ -64,12 +64,7 @@ def fold(
     """The outputs of `node` on constant `inputs`, or None where folding is not wise or not possible."""
     sizes = [x.size for x in inputs if x is not None]
     limit = _HEAVY_ELEMENTS if node.op_type in _HEAVY else _MOST_ELEMENTS
-    if (
-        node.domain not in ("", "ai.onnx")
-        or node.op_type in _NOT_A_FUNCTION
-        or not sizes
-        or max(sizes) > limit
-    ):
+    if node.domain not in ("", "ai.onnx") or node.op_type in _NOT_A_FUNCTION or not sizes or max(sizes) > limit:
         return None
     if any(not name for name in node.output):
         return None
@@ -85,26 +80,13 @@ def fold(
         [helper.make_value_info(n, empty) for n in names if n],
         [helper.make_value_info(n, empty) for n in node.output],
     )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", opsets.get("", 1))]
-    )
-    feeds = {
-        n: np.ascontiguousarray(x) if x.ndim else x
-        for n, x in zip(names, inputs, strict=True)
-        if n
-    }
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opsets.get("", 1))])
+    feeds = {n: np.asarray(x, order="C") for n, x in zip(names, inputs, strict=True) if n}
     results = _run(model, feeds)
-    if results is None or any(
-        not isinstance(r, np.ndarray | np.generic) for r in results
-    ):
+    if results is None or any(not isinstance(r, np.ndarray | np.generic) for r in results):
         return None
     arrays = [np.asarray(r) for r in results]
-    return (
-        arrays
-        if sum(a.nbytes for a in arrays) <= _MOST_BYTES
-        and all(a.dtype != object for a in arrays)
-        else None
-    )
+    return arrays if sum(a.nbytes for a in arrays) <= _MOST_BYTES and all(a.dtype != object for a in arrays) else None
 
 
 def _run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list | None:

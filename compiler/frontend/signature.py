@@ -28,18 +28,14 @@ def input_signature(graph: onnx.GraphProto, shapes: Shapes | None) -> list[Tenso
         ModelError: an input is not a tensor of a supported type, or has no shape and none is given.
         UsageError: `shapes` names an unknown input, or contradicts the model or itself.
     """
-    constants = {t.name for t in graph.initializer} | {
-        t.values.name for t in graph.sparse_initializer
-    }
+    constants = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
     infos = [info for info in graph.input if info.name not in constants]
     _check_names(graph, [info.name for info in infos], shapes or {})
     declared = _declared_dims(infos, shapes or {})
     bindings = _Bindings()
     for info in infos:
         if info.name in (shapes or {}):
-            bindings.unify_shape(
-                info.name, declared[info.name], list(shapes[info.name])
-            )
+            bindings.unify_shape(info.name, declared[info.name], list(shapes[info.name]))
     names = _Identifiers()
     specs = []
     for info in infos:
@@ -64,9 +60,7 @@ def _check_names(graph: onnx.GraphProto, names: list[str], shapes: Shapes) -> No
     for name in shapes:
         if name not in names:
             listed = ", ".join(repr(n) for n in names) or "no inputs"
-            raise UsageError(
-                f"A shape is given for input {name!r}, which the model does not have; it has {listed}."
-            )
+            raise UsageError(f"A shape is given for input {name!r}, which the model does not have; it has {listed}.")
 
 
 @dataclass(frozen=True)
@@ -80,21 +74,14 @@ class _Unnamed:
 _Key = str | _Unnamed
 
 
-def _declared_dims(
-    infos: list[onnx.ValueInfoProto], shapes: Shapes
-) -> dict[str, list[int | _Key]]:
+def _declared_dims(infos: list[onnx.ValueInfoProto], shapes: Shapes) -> dict[str, list[int | _Key]]:
     declared: dict[str, list[int | _Key]] = {}
     for info in infos:
         tensor = tensor_type(info, "Input")
         if tensor.HasField("shape"):
-            declared[info.name] = [
-                _declared_dim(info.name, axis, d)
-                for axis, d in enumerate(tensor.shape.dim)
-            ]
+            declared[info.name] = [_declared_dim(info.name, axis, d) for axis, d in enumerate(tensor.shape.dim)]
         elif info.name in shapes:
-            declared[info.name] = [
-                _Unnamed(info.name, axis) for axis in range(len(shapes[info.name]))
-            ]
+            declared[info.name] = [_Unnamed(info.name, axis) for axis in range(len(shapes[info.name]))]
         else:
             raise ModelError(
                 f"Input {info.name!r} has no shape in the model.",
@@ -103,9 +90,7 @@ def _declared_dims(
     return declared
 
 
-def _declared_dim(
-    name: str, axis: int, dim: onnx.TensorShapeProto.Dimension
-) -> int | _Key:
+def _declared_dim(name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> int | _Key:
     if dim.WhichOneof("value") == "dim_value" and dim.dim_value >= 0:
         return dim.dim_value
     known = dim.WhichOneof("value") == "dim_param" and dim.dim_param.strip(" ?")
@@ -123,26 +108,16 @@ class _Bindings:
             dim = self._bound[dim]
         return dim
 
-    def unify_shape(
-        self, name: str, declared: list[int | _Key], given: list[int | str]
-    ) -> None:
+    def unify_shape(self, name: str, declared: list[int | _Key], given: list[int | str]) -> None:
         if len(given) != len(declared):
-            raise UsageError(
-                f"Input {name!r} has {len(declared)} dimensions, but the given shape has {len(given)}."
-            )
+            raise UsageError(f"Input {name!r} has {len(declared)} dimensions, but the given shape has {len(given)}.")
         for axis, (dim, size) in enumerate(zip(declared, given, strict=True)):
             self._unify(f"Dimension {axis} of input {name!r}", dim, size)
 
     def _unify(self, where: str, dim: int | _Key, size: int | str) -> None:
         size = int(size) if isinstance(size, np.integer) else size
-        if (
-            isinstance(size, bool)
-            or not isinstance(size, (int, str))
-            or (isinstance(size, int) and size < 0)
-        ):
-            raise UsageError(
-                f"{where} is given as {size!r}, expected a size of 0 or more, or a name."
-            )
+        if isinstance(size, bool) or not isinstance(size, (int, str)) or (isinstance(size, int) and size < 0):
+            raise UsageError(f"{where} is given as {size!r}, expected a size of 0 or more, or a name.")
         if isinstance(size, str) and not size.strip():
             raise UsageError(f"{where} is given an empty name.")
         found, wanted = self.resolve(dim), self.resolve(size)
@@ -150,13 +125,9 @@ class _Bindings:
             return
         if isinstance(found, int):
             if isinstance(wanted, int):
-                raise UsageError(
-                    f"{where} is fixed at {found}, but {wanted} is asked for."
-                )
+                raise UsageError(f"{where} is fixed at {found}, but {wanted} is asked for.")
             if isinstance(dim, int):
-                raise UsageError(
-                    f"{where} is fixed at {found} in the model and cannot become {wanted!r}."
-                )
+                raise UsageError(f"{where} is fixed at {found} in the model and cannot become {wanted!r}.")
             self._bound[wanted] = found
         else:
             self._bound[found] = wanted
@@ -170,9 +141,7 @@ class _Identifiers:
 
     def of(self, dim: _Key) -> str:
         if dim not in self._names:
-            stem = identifier(
-                dim if isinstance(dim, str) else f"{dim.input}_dim{dim.axis}"
-            )
+            stem = identifier(dim if isinstance(dim, str) else f"{dim.input}_dim{dim.axis}")
             used, name, count = set(self._names.values()), stem, 1
             while name in used:
                 count += 1

@@ -52,16 +52,10 @@ class Symbols:
         return False if self._analyzer.can_prove(tirx.GE(a, b)) else None
 
     def same_shape(self, a: Sequence[Dim], b: Sequence[Dim]) -> bool:
-        return len(a) == len(b) and all(
-            self.equal(x, y) is True for x, y in zip(a, b, strict=True)
-        )
+        return len(a) == len(b) and all(self.equal(x, y) is True for x, y in zip(a, b, strict=True))
 
     def floordiv(self, a: Dim, b: Dim) -> Dim:
-        return (
-            a // b
-            if isinstance(a, int) and isinstance(b, int)
-            else self.simplify(tirx.floordiv(*_exprs(a, b)))
-        )
+        return a // b if isinstance(a, int) and isinstance(b, int) else self.simplify(tirx.floordiv(*_exprs(a, b)))
 
     def truncdiv(self, a: Dim, b: Dim) -> Dim:
         """Division that rounds toward zero, as C and ONNX have it. ZeroDivisionError as in Python."""
@@ -73,18 +67,10 @@ class Symbols:
         return self.simplify(tirx.truncdiv(*_exprs(a, b)))
 
     def minimum(self, a: Dim, b: Dim) -> Dim:
-        return (
-            min(a, b)
-            if isinstance(a, int) and isinstance(b, int)
-            else self.simplify(tirx.min(*_exprs(a, b)))
-        )
+        return min(a, b) if isinstance(a, int) and isinstance(b, int) else self.simplify(tirx.min(*_exprs(a, b)))
 
     def maximum(self, a: Dim, b: Dim) -> Dim:
-        return (
-            max(a, b)
-            if isinstance(a, int) and isinstance(b, int)
-            else self.simplify(tirx.max(*_exprs(a, b)))
-        )
+        return max(a, b) if isinstance(a, int) and isinstance(b, int) else self.simplify(tirx.max(*_exprs(a, b)))
 
 
 def _exprs(a: Dim, b: Dim) -> tuple[ir.Expr, ir.Expr]:

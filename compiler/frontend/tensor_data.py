@@ -25,9 +25,7 @@ def decode_tensor(tensor: TensorProto, folder: Path | None) -> np.ndarray:
             f"Tensor {tensor.name!r} has element type {onnx_type_text(tensor.data_type)}, which is not supported."
         )
     if any(d < 0 for d in tensor.dims):
-        raise ModelError(
-            f"Tensor {tensor.name!r} has a negative dimension: {list(tensor.dims)}."
-        )
+        raise ModelError(f"Tensor {tensor.name!r} has a negative dimension: {list(tensor.dims)}.")
     if tensor.data_location == TensorProto.EXTERNAL:
         return _read_external(tensor, folder, numpy_dtype(name))
     try:
@@ -38,9 +36,7 @@ def decode_tensor(tensor: TensorProto, folder: Path | None) -> np.ndarray:
         ) from error
 
 
-def _read_external(
-    tensor: TensorProto, folder: Path | None, dtype: np.dtype
-) -> np.ndarray:
+def _read_external(tensor: TensorProto, folder: Path | None, dtype: np.dtype) -> np.ndarray:
     """Memory-map the part of the external file that holds `tensor`."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
@@ -51,10 +47,7 @@ def _read_external(
         )
     path = _inside(folder, location, tensor.name)
     size = math.prod(tensor.dims) * dtype.itemsize
-    offset, length = (
-        _number(entries, key, tensor.name, default)
-        for key, default in (("offset", 0), ("length", size))
-    )
+    offset, length = (_number(entries, key, tensor.name, default) for key, default in (("offset", 0), ("length", size)))
     if length != size:
         raise ModelError(
             f"Tensor {tensor.name!r} has {length} bytes in {location!r}, expected {size} for shape {list(tensor.dims)}."
@@ -62,9 +55,7 @@ def _read_external(
     try:
         available = path.stat().st_size - offset
     except OSError as error:
-        raise ModelError(
-            f"External data file {location!r} of tensor {tensor.name!r} is missing."
-        ) from error
+        raise ModelError(f"External data file {location!r} of tensor {tensor.name!r} is missing.") from error
     if available < size:
         raise ModelError(
             f"External data file {location!r} is truncated: tensor {tensor.name!r} needs {size} bytes at offset {offset}, "
@@ -87,9 +78,7 @@ def _inside(folder: Path, location: str, name: str) -> Path:
     try:
         path = (base / location).resolve()
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"Tensor {name!r} names an impossible external data file {location!r}."
-        ) from error
+        raise ModelError(f"Tensor {name!r} names an impossible external data file {location!r}.") from error
     if not location or Path(location).is_absolute() or base not in path.parents:
         raise ModelError(
             f"Tensor {name!r} names external data file {location!r}, which is not inside the model's folder."
@@ -100,9 +89,7 @@ def _inside(folder: Path, location: str, name: str) -> Path:
 def _number(entries: dict[str, str], key: str, name: str, default: int) -> int:
     text = entries.get(key, str(default))
     if not text.isdecimal():
-        raise ModelError(
-            f"Tensor {name!r} has external data with {key} {text!r}, expected a number of bytes."
-        )
+        raise ModelError(f"Tensor {name!r} has external data with {key} {text!r}, expected a number of bytes.")
     return int(text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import tvm
 from tvm import ir, relax, tirx
 
 Dim = int | ir.Expr
@@ -13,6 +14,11 @@ def static_dim(dim: object) -> Dim:
     if isinstance(dim, (int, np.integer)):
         return int(dim)
     return int(dim.value) if isinstance(dim, tirx.IntImm) else dim
+
+
+def constant(array: np.ndarray) -> relax.Expr:
+    """A Relax constant with the array's own dtype (`relax.const` turns int64 into int32 and float64 into float32)."""
+    return relax.const(tvm.runtime.tensor(np.asarray(array, order="C")))
 
 
 class Value:
@@ -41,21 +47,13 @@ class Value:
             self.shape, self.dtype = list(elements.shape), dtype or "int64"
         else:
             shape = expr.ty.shape
-            self.shape = (
-                [static_dim(d) for d in shape.values]
-                if isinstance(shape, relax.ShapeExpr)
-                else None
-            )
+            self.shape = [static_dim(d) for d in shape.values] if isinstance(shape, relax.ShapeExpr) else None
             self.dtype = str(expr.ty.dtype)
 
     def expr(self, bb: relax.BlockBuilder) -> relax.Expr:
         """The tensor as a Relax expression (constants become `relax.const`; made once)."""
         if self._expr is None:
-            self._expr = (
-                relax.const(self.array)
-                if self.array is not None
-                else _elements_tensor(self, bb)
-            )
+            self._expr = constant(self.array) if self.array is not None else _elements_tensor(self, bb)
         return self._expr
 
 
@@ -63,19 +61,13 @@ def _elements_tensor(value: Value, bb: relax.BlockBuilder) -> relax.Expr:
     """A tensor made at run time from symbolic sizes."""
     flat = list(value.elements.reshape(-1))
     sizes = [getattr(e, "num", e) for e in flat]
-    shape = bb.normalize(
-        relax.ShapeExpr(
-            [tirx.IntImm("int64", int(s)) if isinstance(s, int) else s for s in sizes]
-        )
-    )
+    shape = bb.normalize(relax.ShapeExpr([tirx.IntImm("int64", int(s)) if isinstance(s, int) else s for s in sizes]))
     tensor = bb.emit(relax.op.shape_to_tensor(shape))
     if value.elements.ndim != 1:
         tensor = bb.emit(relax.op.reshape(tensor, list(value.elements.shape)))
     if value.dtype != "int64":
         tensor = bb.emit(relax.op.astype(tensor, value.dtype))
-    divisors = np.array([getattr(e, "den", 1) for e in flat]).reshape(
-        value.elements.shape
-    )
+    divisors = np.array([getattr(e, "den", 1) for e in flat]).reshape(value.elements.shape)
     if np.all(divisors == 1):
         return tensor
-    return bb.emit(relax.op.divide(tensor, relax.const(divisors.astype(value.dtype))))
+    return bb.emit(relax.op.divide(tensor, constant(divisors.astype(value.dtype))))

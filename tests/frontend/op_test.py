@@ -85,7 +85,7 @@ def run_imported(imported: ImportedModel, feeds: Mapping[str, np.ndarray]) -> li
         imported.mod, tvm.target.Target(_TARGET), relax_pipeline=relax.pipeline.get_pipeline("default_build")
     )
     vm = relax.VirtualMachine(built, tvm.cpu())
-    result = vm["main"](*(tvm.runtime.tensor(np.ascontiguousarray(feeds[s.name])) for s in imported.inputs))
+    result = vm["main"](*(tvm.runtime.tensor(np.asarray(feeds[s.name], order="C")) for s in imported.inputs))
     results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
     return [r.numpy() for r in results]
 

@@ -9,12 +9,12 @@ from tvm import relax
 
 from ..dtypes import numpy_dtype
 from ..node import Node
-from ..values import Dim, Value
+from ..values import Dim, Value, constant
 
 
 def scalar(value: float | bool, dtype: str) -> relax.Expr:
     """A constant of shape ()."""
-    return relax.const(np.array(value, numpy_dtype(dtype)))
+    return constant(np.array(value, numpy_dtype(dtype)))
 
 
 def shape_of(expr: relax.Expr) -> list[Dim] | None:

@@ -63,7 +63,11 @@ for _name, _function in _BINARY.items():
 @converter("Div")
 def div(node: Node) -> relax.Expr:
     """Integer division rounds toward zero."""
-    return _integer_safe(node, op.divide, overflow=op.negative) if is_integer(node.dtype(0)) else op.divide(*_operands(node))
+    return (
+        _integer_safe(node, op.divide, overflow=op.negative)
+        if is_integer(node.dtype(0))
+        else op.divide(*_operands(node))
+    )
 
 
 def _integer_safe(node: Node, divide: Binary, overflow: Callable[[relax.Expr], relax.Expr]) -> relax.Expr:
@@ -84,17 +88,10 @@ def _integer_safe(node: Node, divide: Binary, overflow: Callable[[relax.Expr], r
 @converter("Mod")
 def mod(node: Node) -> relax.Expr:
     """The sign of the divisor, or of the dividend with `fmod`."""
-    dividend_sign = bool(node.attr("fmod", 0))
+    function = op.mod if node.attr("fmod", 0) else op.floor_mod
     if is_integer(node.dtype(0)):
-        function = op.mod if dividend_sign else op.floor_mod
         return _integer_safe(node, function, overflow=lambda a: op.multiply(a, scalar(0, node.dtype(0))))
-    if not dividend_sign:
-        return op.floor_mod(*_operands(node))
-    a, b = _operands(node)
-    shape = op.add(a, b)
-    target = node.bb.normalize(shape).ty.shape
-    a, b = node.emit(op.broadcast_to(a, target)), node.emit(op.broadcast_to(b, target))
-    return node.te(lambda x, y: te.compute(x.shape, lambda *i: tirx.fmod(x(*i), y(*i))), a, b, name="fmod")
+    return function(*_operands(node))
 
 
 @converter("Pow")
@@ -251,10 +248,13 @@ def cast_to(node: Node, x: relax.Expr, source: str, target: str) -> relax.Expr:
     if source == target:
         return x
     if target == "bool":
-        return op.not_equal(x, scalar(0, source))
+        # Not `not_equal`: its comparison is false for NaN, which is not zero.
+        return op.logical_not(op.equal(x, scalar(0, source)))
     if is_float(source) and is_integer(target) and target not in ("int32", "int64"):
         # A float outside a narrow type's range: through a wide integer it wraps, as the hardware's conversion does.
-        return op.astype(op.astype(x, "int64" if target == "uint64" else "int32" if "64" not in target else "int64"), target)
+        return op.astype(
+            op.astype(x, "int64" if target == "uint64" else "int32" if "64" not in target else "int64"), target
+        )
     return op.astype(x, target)
 
 
@@ -278,7 +278,9 @@ def cast_like(node: Node) -> relax.Expr:
 def dropout(node: Node) -> tuple[Result, ...]:
     """Nothing at inference. The mask, where asked for, keeps every element."""
     training = node.const(2)
-    if (node.has(2) and (training is None or training.reshape(-1)[0])) or (node.opset < 7 and not node.attr("is_test", 0)):
+    if (node.has(2) and (training is None or training.reshape(-1)[0])) or (
+        node.opset < 7 and not node.attr("is_test", 0)
+    ):
         ratio = node.const(1)
         if node.opset >= 7 and (ratio is None or ratio.reshape(-1)[0] != 0):
             raise node.error("training mode is not supported")

@@ -1,0 +1,184 @@
+"""The manifest of a .kpo file: one typed schema for writing and for reading.
+
+Reading trusts nothing: every number is checked against what the file really holds before anything uses it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from ..errors import ArtifactError
+from ..tensor_spec import TensorSpec
+from .codec import decode, encode, parse
+from .records import MemoryPlan, Operator
+
+FORMAT = "kompilo"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.bin"
+ALIGNMENT = 64  # bytes; the widest vector load of a kernel, and a cache line
+
+ITEM_BYTES = {
+    "bool": 1,
+    "int8": 1,
+    "int16": 2,
+    "int32": 4,
+    "int64": 8,
+    "uint8": 1,
+    "uint16": 2,
+    "uint32": 4,
+    "uint64": 8,
+    "float16": 2,
+    "float32": 4,
+    "float64": 8,
+}
+
+_MAX_RANK = 32  # of numpy before version 2
+_MAX_DIM = 2**62
+_TARGET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of the zip besides the manifest: its size in bytes and its two checksums."""
+
+    size: int
+    sha256: str
+    crc32: int
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight in weights.bin; `offset` in bytes, a multiple of 64."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data, bytes, without padding."""
+        return prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class TargetEntry:
+    """A TargetCode without its bytes: `library` names the member that holds them."""
+
+    name: str
+    key: str
+    triple: str
+    library: str
+    entry: str
+    cpu_features: tuple[str, ...]
+    operators: tuple[Operator, ...]
+    memory: MemoryPlan
+    weights: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a .kpo file says about itself; see the classes of the fields."""
+
+    format: str
+    version: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    targets: tuple[TargetEntry, ...]
+    weights: tuple[Weight, ...]
+    members: dict[str, Member]
+    provenance: dict[str, Any]
+
+    def to_json(self) -> bytes:
+        """UTF-8 text with a trailing newline, readable by people."""
+        return (json.dumps(encode(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+    @staticmethod
+    def from_json(text: bytes) -> Manifest:
+        """The manifest in `text`, checked in itself; `check_members` checks it against the file.
+
+        Raises:
+            ArtifactError: not a manifest, of a newer format, or inconsistent.
+        """
+        value = parse(text)
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise ArtifactError(f"manifest.json: expected the format {FORMAT!r}.")
+        version = value.get("version")
+        if type(version) is not int or version < 1:
+            raise ArtifactError(f"manifest.json: expected a format version of at least 1, found {version!r}.")
+        if version > FORMAT_VERSION:
+            raise ArtifactError(
+                f"its format version {version} is newer than {FORMAT_VERSION}, the newest that this Kompilo reads.",
+                "update Kompilo, or compile the model again with this version.",
+            )
+        manifest: Manifest = decode(Manifest, value, "manifest")
+        manifest.validate()
+        return manifest
+
+    def validate(self) -> None:
+        """Raises ArtifactError if the parts contradict each other or cannot be."""
+        for kind, specs in (("input", self.inputs), ("output", self.outputs)):
+            _check_specs(kind, specs)
+        _check_weights(self.weights, self._size_of(WEIGHTS))
+        for name, member in self.members.items():
+            ok = 0 <= member.size < _MAX_DIM and 0 <= member.crc32 < 2**32 and _SHA256.fullmatch(member.sha256)
+            _require(bool(ok), f"member {name!r} has an impossible size or checksum.")
+        keys = [target.key for target in self.targets]
+        _require(len(keys) > 0, "expected at least one target, found none.")
+        _require(len(set(keys)) == len(keys), f"expected each target once, found {keys}.")
+        for target in self.targets:
+            _check_target(target, self)
+
+    def _size_of(self, member: str) -> int:
+        _require(member in self.members, f"the member {member!r} is missing.")
+        return self.members[member].size
+
+
+def library_member(key: str) -> str:
+    """The member that holds the code of the target `key`."""
+    return f"code/{key}/lib.so"
+
+
+def _check_specs(kind: str, specs: tuple[TensorSpec, ...]) -> None:
+    names = [spec.name for spec in specs]
+    _require(len(set(names)) == len(names), f"expected distinct {kind} names, found {names}.")
+    for spec in specs:
+        _require(spec.name != "", f"an {kind} has no name.")
+        _require(spec.dtype in ITEM_BYTES, f"{kind} {spec.name!r}: the dtype {spec.dtype!r} is unknown.")
+        dims_fine = all(dim != "" if isinstance(dim, str) else 0 <= dim < _MAX_DIM for dim in spec.shape)
+        fine = len(spec.shape) <= _MAX_RANK and dims_fine
+        _require(fine, f"{kind} {spec.name!r}: the shape {list(spec.shape)} is impossible.")
+
+
+def _check_weights(weights: tuple[Weight, ...], size: int) -> None:
+    end = 0
+    for index, weight in enumerate(weights):
+        _require(weight.dtype in ITEM_BYTES, f"weight {index}: the dtype {weight.dtype!r} is unknown.")
+        fine = len(weight.shape) <= _MAX_RANK and all(0 <= dim < _MAX_DIM for dim in weight.shape)
+        _require(fine, f"weight {index}: the shape {list(weight.shape)} is impossible.")
+        place = f"weight {index}: bytes {weight.offset} to {weight.offset + weight.nbytes}"
+        _require(weight.offset % ALIGNMENT == 0, f"{place} do not start at a multiple of {ALIGNMENT}.")
+        _require(weight.offset >= end, f"{place} overlap the weight before.")
+        _require(weight.offset + weight.nbytes <= size, f"{place} exceed the {size} bytes of {WEIGHTS}.")
+        end = weight.offset + weight.nbytes
+
+
+def _check_target(target: TargetEntry, manifest: Manifest) -> None:
+    where = f"target {target.name!r}"
+    for name in (target.name, target.key):
+        _require(bool(_TARGET_NAME.fullmatch(name)), f"{where}: the name {name!r} is not allowed.")
+    _require(target.library in manifest.members, f"{where}: the member {target.library!r} is missing.")
+    _require(target.entry != "", f"{where}: the entry function has no name.")
+    count = len(manifest.weights)
+    fine = target.weights is None or all(0 <= index < count for index in target.weights)
+    _require(fine, f"{where}: expected weight numbers below {count}.")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ArtifactError(f"manifest.json: {message}")

@@ -1,0 +1,197 @@
+"""`kompilo.load`: an artifact as a callable, without the compiler."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..artifact.artifact import Artifact, read_artifact
+from ..artifact.records import TargetCode
+from ..errors import ArtifactError, InputError, UsageError
+from ..tensor_spec import TensorSpec
+from .call import Execution, Program
+from .host import check_target
+from .library import ensure_runtime, load_executable
+from .tensors import ALIGNMENT, aligned_empty
+from .threads import current, resolve_threads, use_threads
+
+_DEVICES = ("cpu",)  # kinds of targets that this runtime drives
+
+
+class Module:
+    """A loaded model.
+
+    Calls may come from many threads at once: each call takes an idle execution (a virtual machine with its buffers) or
+    makes one, so there are as many as there were calls at the same time; code and weights are shared. TVM keeps a pool
+    of workers for every thread that calls, so a server with many threads should load with `threads=1`. In a forked
+    child the thread that forked runs kernels without a pool; its other threads run as usual.
+    """
+
+    def __init__(self, artifact: Artifact, target: TargetCode, program: Program, threads: int) -> None:
+        self.inputs: tuple[TensorSpec, ...] = tuple(artifact.inputs)
+        self.outputs: tuple[TensorSpec, ...] = tuple(artifact.outputs)
+        self.artifact = artifact
+        self.target = target
+        self.threads = threads
+        self._program = program
+        self._idle: list[Execution] = []
+        self._count = len(self.inputs)
+        self._names = {spec.name: index for index, spec in enumerate(self.inputs)}
+
+    def __call__(self, *values: Any, **named: Any) -> np.ndarray | tuple[np.ndarray, ...]:
+        """Runs the model on one value per input, by position or by name.
+
+        A value is a numpy array of the input's dtype (any strides, alignment and byte order), any CPU object with
+        `__dlpack__`, or a Python list or scalar. The result is an array, or a tuple of them for several outputs; it
+        belongs to the caller: no later call writes to it, and it shares no memory with an input or a weight.
+
+        Raises:
+            InputError: a missing or unknown input, or a wrong dtype, shape or size.
+            KompiloError: the model cannot run on these inputs, for instance for want of memory.
+        """
+        if named or len(values) != self._count:
+            values = self._arrange(values, named)
+        if current.count != self.threads:
+            use_threads(self.threads)
+        try:
+            execution = self._idle.pop()
+        except IndexError:
+            execution = Execution(self._program)
+        try:
+            result = execution(values)
+        except InputError:
+            self._idle.append(execution)  # after any other error the virtual machine is not used again
+            raise
+        self._idle.append(execution)
+        return result
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The outputs by name for `inputs` by name; values, results and errors as for a call."""
+        if not isinstance(inputs, Mapping):
+            raise InputError(f"run: expected a mapping of input names to arrays, found {type(inputs).__name__}.")
+        result = self(*self._arrange((), inputs))
+        results = result if isinstance(result, tuple) else (result,)
+        return {spec.name: array for spec, array in zip(self.outputs, results, strict=True)}
+
+    def _arrange(self, values: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
+        """One value per input, in the model's order."""
+        expected = f"expected {', '.join(self._names) or 'none'}"
+        if len(values) > self._count:
+            raise InputError(f"the model takes {self._count} inputs ({expected}), found {len(values)}.")
+        ordered = dict(zip(self._names, values, strict=False))
+        for name, value in named.items():
+            if name not in self._names:
+                raise InputError(f"the model has no input {name!r} ({expected}).")
+            if name in ordered:
+                raise InputError(f"the input {name!r} is given twice, by position and by name.")
+            ordered[name] = value
+        missing = [repr(name) for name in self._names if name not in ordered]
+        if missing:
+            raise InputError(f"the input {', '.join(missing)} is missing ({expected}).")
+        return tuple(ordered[name] for name in self._names)
+
+    def __repr__(self) -> str:
+        inputs, outputs = (", ".join(map(str, specs)) for specs in (self.inputs, self.outputs))
+        return f"<Module ({inputs}) -> ({outputs}) on {self.target.key}, threads={self.threads}>"
+
+
+def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto", threads: int | None = None) -> Module:
+    """Loads an artifact for running. Loading runs code from the artifact: load only what you would execute.
+
+    Args:
+        source: the path of a .kpo file, its bytes, or an Artifact.
+        device: "auto" for the best of the artifact's targets that this machine can run, or a target's name or key.
+        threads: CPU threads per call, or None for the physical cores that this process may use.
+
+    Raises:
+        ArtifactError: the artifact is missing, damaged, of a newer format, or not for this machine.
+        UsageError: an impossible `device` or `threads`.
+        KompiloError: TVM's runtime library is missing.
+    """
+    count = resolve_threads(threads)
+    if isinstance(source, Artifact):
+        artifact, check = source, None
+    elif isinstance(source, str | bytes | os.PathLike):
+        artifact, check = read_artifact(source)
+    else:
+        raise UsageError(f"load: expected a path, bytes or an Artifact, found {type(source).__name__}.")
+    # Reading the weights once for their checksum (0.03 to 0.07 s for 100 MB) goes on while code is loaded.
+    checking = _InThread(check) if check else None
+    try:
+        target = choose_target(artifact, device)
+        tvm_ffi = ensure_runtime()
+        tvm_ffi.get_global_func("vm.builtin.memory_manager.clear")()  # what models unloaded since have left
+        executable = load_executable(target.library)
+    finally:
+        if checking:
+            checking.join()
+    if checking and checking.error:
+        raise checking.error
+    weights = _weights(artifact, target)
+    program = Program(tvm_ffi, executable, target.entry, artifact.inputs, weights)
+    return Module(artifact, target, program, count)
+
+
+def choose_target(artifact: Artifact, device: str) -> TargetCode:
+    """The target that `device` names, or the one with most CPU features among those that fit this machine.
+
+    Raises:
+        UsageError: no target of that name, or of a kind that this runtime drives.
+        ArtifactError: none fits this machine; the sentence is that of the first one.
+    """
+    names = [t.name if t.name == t.key else f"{t.name} ({t.key})" for t in artifact.targets]
+    wanted = [
+        target
+        for target in artifact.targets
+        if target.name.split(":")[0] in _DEVICES and device in ("auto", target.name, target.key)
+    ]
+    if not wanted:
+        raise UsageError(f"device {device!r}: expected auto or one of the artifact's targets, {', '.join(names)}.")
+    wanted.sort(key=lambda target: -len(target.cpu_features))
+    refusals = []
+    for target in wanted:
+        try:
+            check_target(target)
+            return target
+        except ArtifactError as error:
+            refusals.append(error)
+    raise refusals[-1]
+
+
+def _weights(artifact: Artifact, target: TargetCode) -> list[np.ndarray]:
+    """The weights that the target takes, aligned: those of a mapped file as they lie there, others in one new block."""
+    chosen = artifact.weights if target.weights is None else [artifact.weights[i] for i in target.weights]
+    if artifact.is_mapped:
+        return chosen
+    offsets, size = [], 0
+    for array in chosen:
+        offsets.append(size)
+        size += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+    block = aligned_empty((size,), np.dtype(np.uint8))
+    copies = []
+    for array, offset in zip(chosen, offsets, strict=True):
+        dtype = array.dtype.newbyteorder("=")
+        copy = block[offset : offset + array.nbytes].view(dtype).reshape(array.shape)
+        copy[...] = array
+        copies.append(copy)
+    return copies
+
+
+class _InThread(threading.Thread):
+    """Runs `work` in the background; `error` is the exception it raised, after `join`."""
+
+    def __init__(self, work: Any) -> None:
+        super().__init__(name="kompilo-check", daemon=True)
+        self.error: BaseException | None = None
+        self._work = work
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            self.error = error

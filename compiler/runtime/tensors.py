@@ -1,0 +1,142 @@
+"""Inputs as users hand them over, turned into memory that kernels can read.
+
+Kernels read C-contiguous data in native byte order that starts at a multiple of 64 bytes: vector loads fault on less,
+and numpy promises 16. Small inputs are therefore copied into a buffer that stays aligned, which takes less time than
+wrapping them; large ones are used in place where they qualify.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..tensor_spec import TensorSpec
+
+ALIGNMENT = 64
+SMALL = 16 * 1024  # bytes; copying this much takes about as long as a DLPack round trip
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A C-contiguous array of unset memory that starts at a multiple of 64 bytes."""
+    size = prod(shape) * dtype.itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def to_array(value: Any, spec: TensorSpec, dtype: np.dtype) -> np.ndarray:
+    """`value` as an array of the dtype of `spec`, in any byte order and layout, without a copy where it is one already.
+
+    Arrays, and objects with `__dlpack__` or `__array__`, must have that dtype; Python lists and scalars are converted
+    if that loses no kind of information (no float to int, no number out of range).
+
+    Raises:
+        InputError: none of these, or of another dtype.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(f"input {spec.name!r}: expected a plain array, found a masked one.", "fill it first.")
+    if isinstance(value, np.ndarray):
+        array = np.asarray(value)
+    elif hasattr(value, "__dlpack__"):
+        array = _from_dlpack(value, spec)
+    elif hasattr(value, "__array__") and not isinstance(value, np.generic):
+        array = np.asarray(value)
+    else:
+        return _from_python(value, spec, dtype)
+    if array.dtype.newbyteorder("=") != dtype:
+        hint = f"convert it: {spec.name}.astype({spec.dtype!r})." if array.dtype.kind in "biufc" else None
+        raise _mismatch(spec, array, hint)
+    return array
+
+
+def check_shapes(specs: Sequence[TensorSpec], arrays: Sequence[np.ndarray]) -> None:
+    """Raises InputError if an array's shape differs from its spec, or a named dimension has two sizes or none."""
+    sizes: dict[str, tuple[int, str]] = {}
+    for spec, array in zip(specs, arrays, strict=True):
+        if len(spec.shape) != array.ndim:
+            raise _mismatch(spec, array, None)
+        for axis, (wanted, found) in enumerate(zip(spec.shape, array.shape, strict=True)):
+            if not isinstance(wanted, str):
+                if wanted != found:
+                    raise _mismatch(spec, array, None)
+                continue
+            place = f"input {spec.name!r}: the dimension {wanted!r} (axis {axis})"
+            if found == 0:  # kernels may read the first element of what is empty
+                raise InputError(f"{place} must be at least 1, found 0.")
+            size, owner = sizes.setdefault(wanted, (found, spec.name))
+            if size != found:
+                raise InputError(f"{place} is {found}, but {size} in {owner!r}.")
+
+
+def _from_dlpack(value: Any, spec: TensorSpec) -> np.ndarray:
+    try:
+        return np.from_dlpack(value)
+    except Exception as error:  # producers raise what they like
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise InputError(
+            f"input {spec.name!r}: expected a CPU tensor that numpy can read, found {type(value).__name__} ({reason})."
+        ) from None
+
+
+def _from_python(value: Any, spec: TensorSpec, dtype: np.dtype) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"input {spec.name!r}: expected an array, found {type(value).__name__} ({error}).") from None
+    if array.dtype == dtype:
+        return array
+    if array.size and not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise _mismatch(spec, array, f"convert it: np.asarray({spec.name}, {spec.dtype!r}).")
+    if array.size and array.dtype.kind in "iu" and dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if not (limits.min <= int(array.min()) and int(array.max()) <= limits.max):
+            raise InputError(f"input {spec.name!r}: a number lies outside the range of {spec.dtype}.")
+    return array.astype(dtype)
+
+
+def _mismatch(spec: TensorSpec, array: np.ndarray, hint: str | None) -> InputError:
+    def describe(dtype: Any, shape: tuple[Any, ...]) -> str:
+        return f"{dtype}[{', '.join(map(str, shape))}]"
+
+    expected, found = describe(spec.dtype, spec.shape), describe(array.dtype.name, array.shape)
+    return InputError(f"input {spec.name!r}: expected {expected}, found {found}.", hint)
+
+
+class InputSlot:
+    """The place of one input in one execution: the aligned buffer it is copied into, for the shape seen last.
+
+    `shape` is None until a first input came, and while inputs are too large for being copied unless they must.
+    """
+
+    __slots__ = ("_from_dlpack", "buffer", "dtype", "high", "low", "shape", "spec", "tensor")
+
+    def __init__(self, spec: TensorSpec, from_dlpack: Any) -> None:
+        self.spec = spec
+        self.dtype = np.dtype(spec.dtype)
+        self.shape: tuple[int, ...] | None = None
+        self.buffer = np.empty(0, self.dtype)
+        self.tensor: Any = None
+        self.low = self.high = 0  # addresses of the memory that the current call reads
+        self._from_dlpack = from_dlpack
+
+    def accept(self, array: np.ndarray) -> Any:
+        """A tensor of the checked `array`'s data, valid until the next call; a view of `array` if it is large."""
+        if array.nbytes > SMALL and array.flags.c_contiguous and array.dtype.isnative and array.flags.writeable:
+            tensor = self._from_dlpack(array)
+            address = tensor.data_ptr()
+            if address % ALIGNMENT == 0:
+                self.low, self.high = address, address + array.nbytes
+                self.shape = None
+                return tensor
+        if self.tensor is None or self.buffer.shape != array.shape:
+            self.buffer = aligned_empty(array.shape, self.dtype)
+            self.tensor = self._from_dlpack(self.buffer)
+        self.low = self.tensor.data_ptr()
+        self.high = self.low + self.buffer.nbytes
+        self.shape = array.shape if array.nbytes <= SMALL else None
+        self.buffer[...] = array
+        return self.tensor

@@ -36,8 +36,13 @@ class Reader:
     def load(cls) -> Reader:
         """Reads the configuration that comes with the model."""
         config = json.loads(CONFIG.get().read_text())
-        names = ("beg_size", "end_size", "block_size", "padding_token")
-        return cls(*(int(config[n]) for n in names), tuple(config["target_labels_space"]))
+        return cls(
+            begin=config["beg_size"],
+            end=config["end_size"],
+            block=config["block_size"],
+            padding=config["padding_token"],
+            labels=tuple(config["target_labels_space"]),
+        )
 
     def features(self, content: bytes) -> np.ndarray:
         """int32 (1, begin + end): the model's input for a file with this content."""

@@ -1,4 +1,4 @@
-"""Handwritten digits: a small CNN that is trained on first use (some ten seconds), and the held-out digits to try it on."""
+"""Handwritten digits: a small CNN trained on first use (some ten seconds), and the held-out digits to try it on."""
 
 from __future__ import annotations
 

@@ -30,8 +30,11 @@ def draw_text(text: str, scale: int) -> np.ndarray:
     ink = np.kron(np.stack(rows), np.ones((scale, scale))).astype(np.float32)
     padded = np.pad(ink, 1, mode="edge")
     height, width = ink.shape
-    window = [padded[y : y + height, x : x + width] for y in range(3) for x in range(3)]
-    return 1.0 - sum(window) / np.float32(9)
+    soft = np.zeros_like(ink)
+    for y in range(3):
+        for x in range(3):
+            soft += padded[y : y + height, x : x + width]
+    return 1 - soft / np.float32(9)
 
 
 def place(picture: np.ndarray, height: int, width: int, top: int, left: int) -> np.ndarray:

@@ -1,0 +1,54 @@
+"""What all tests share: the model zoo with visible skips, and golden texts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kompilo.compiler.errors import UsageError
+from kompilo.models import zoo
+from kompilo.models.zoo_model import ZooModel
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--update-golden` writes golden texts anew instead of comparing with them."""
+    parser.addoption("--update-golden", action="store_true", help="write golden texts anew (look at the diff!)")
+
+
+def fetch(name: str) -> ZooModel:
+    """The zoo model `name`, its file at hand; the test is skipped, with the reason, when a download fails."""
+    model = zoo.find(name)
+    try:
+        model.path()
+        model.real_inputs()
+    except UsageError as error:
+        pytest.skip(f"zoo:{name}: {error}")
+    return model
+
+
+@pytest.fixture
+def zoo_model() -> Callable[[str], ZooModel]:
+    """`zoo_model(name)` gives a zoo model whose file is at hand, or skips."""
+    return fetch
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """`golden(file, text)` fails unless tests/golden/FILE holds `text`; `--update-golden` writes it."""
+
+    def compare(file: str, text: str) -> None:
+        path = GOLDEN / file
+        if request.config.getoption("--update-golden"):
+            path.write_text(text)
+            return
+        expected = path.read_text() if path.exists() else ""
+        if text != expected:
+            lines = difflib.unified_diff(expected.splitlines(), text.splitlines(), "golden", "found", lineterm="")
+            pytest.fail(f"{path.name} differs; --update-golden accepts it:\n" + "\n".join(lines), pytrace=False)
+
+    return compare

@@ -20,20 +20,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write golden texts anew (look at the diff!)")
 
 
-def fetch(name: str) -> ZooModel:
-    """The zoo model `name`, its file at hand; the test is skipped, with the reason, when a download fails."""
-    model = zoo.find(name)
-    try:
-        model.path()
-        model.real_inputs()
-    except UsageError as error:
-        pytest.skip(f"zoo:{name}: {error}")
-    return model
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def zoo_model() -> Callable[[str], ZooModel]:
-    """`zoo_model(name)` gives a zoo model whose file is at hand, or skips."""
+    """`zoo_model(name)` gives a zoo model whose files are at hand; it skips, with the reason, if a download fails."""
+
+    def fetch(name: str) -> ZooModel:
+        model = zoo.find(name)
+        try:
+            model.path()
+            model.real_inputs()
+        except UsageError as error:
+            pytest.skip(f"zoo:{name}: {error}")
+        return model
+
     return fetch
 
 

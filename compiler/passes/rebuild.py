@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tvm import relax
@@ -38,10 +38,14 @@ def attributes(node: Node) -> dict[str, Any]:
     return {name: _plain(getattr(node.attrs, name)) for name in _MAKERS[node.op][1]}
 
 
-def rebuild(node: Node, args: Sequence[Expr], op: str | None = None, **changes: Any) -> Expr:
-    """The node's call (or that of `op`) on `args` with `changes` to its attributes; its type is not inferred yet."""
-    make, names = _MAKERS[op or node.op]
-    values = {**attributes(node), **changes}
+def rebuild(node: Node, args: Sequence[Expr], **changes: Any) -> Expr:
+    """The node's call on `args` with `changes` to its attributes; its type is not inferred yet."""
+    return make_call(node.op, args, {**attributes(node), **changes})
+
+
+def make_call(op: str, args: Sequence[Expr], values: Mapping[str, Any]) -> Expr:
+    """A call of the convolution, pooling or resize `op`, which picks its attributes from `values`."""
+    make, names = _MAKERS[op]
     return make(*args, **{name: values[name] for name in names if name in values})
 
 

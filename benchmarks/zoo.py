@@ -63,7 +63,7 @@ def measure_model(name: str, threads: Sequence[int], peers: Sequence[str], secon
     try:
         with tempfile.TemporaryDirectory(prefix="kompilo-zoo-") as folder:
             subject = compile_subject(f"zoo:{name}", (), (), dynamic, Path(folder), lambda stage, done, total: None)
-            models = {OURS: subject.artifact} | {p: subject.model for p in peers}
+            models = {OURS: subject.artifact} | dict.fromkeys(peers, subject.model)
             arrays = subject.feeds.arrays
             results = tuple(measure(models, arrays, count, seconds) for count in threads)
     except KompiloError as error:

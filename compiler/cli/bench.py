@@ -202,7 +202,7 @@ def _print_results(model: str, subject: Subject, results: list[Measurement], jso
 def _rows(result: Measurement) -> list[tuple[object, ...]]:
     """One row for each runtime; ratios below 1 mean that Kompilo is faster."""
     ratios = {r.peer: r for r in result.ratios}
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for t in result.timings:
         r = ratios.get(t.runtime)
         compared = (f"{r.median:.2f}", f"{r.best:.2f}", f"{r.error:.1e}") if r else ("", "", "")

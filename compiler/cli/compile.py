@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +44,7 @@ def compile_model(
     output = output or Path(stem(model)).with_suffix(".kpo")
     _check_output(model, output)
     shapes = parse_shapes(inputs or ())
+    _check_targets(target or ())
     resolve(model)
     start = time.perf_counter()
     with console.progress() as report:
@@ -61,6 +63,14 @@ def compile_model(
         console.print_json(summary)
         return
     _print_summary(summary)
+
+
+def _check_targets(names: Sequence[str]) -> None:
+    """A wrong name is told at once rather than after reading a large model."""
+    from ..schedule.target import find_target
+
+    for name in names:
+        find_target(name)
 
 
 def _check_output(model: str, output: Path) -> None:

@@ -78,7 +78,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         )
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
-    console().print(table)
+    screen = console()
+    with screen.capture() as captured:
+        screen.print(table)
+    # The table pads its lines to full width, which only a terminal hides.
+    print("\n".join(line.rstrip() for line in captured.get().rstrip().splitlines()), end="\n\n")
 
 
 @contextmanager

@@ -63,11 +63,12 @@ def make_feeds(
         if not isinstance(value, str):
             arrays[spec.name] = value
             continue
-        concrete = TensorSpec(spec.name, fixed_shape(spec), spec.dtype)
+        extents = fixed_shape(spec)
         if value == "random":
+            concrete = TensorSpec(spec.name, extents, spec.dtype)
             arrays[spec.name] = draw(concrete, rng, (bounds or {}).get(spec.name))
         else:
-            arrays[spec.name] = np.full(concrete.shape, 1 if value == "ones" else 0, dtype=spec.dtype)
+            arrays[spec.name] = np.full(extents, 1 if value == "ones" else 0, dtype=spec.dtype)
     return Feeds(arrays, assumed, any(isinstance(given.get(s.name, "random"), str) for s in specs))
 
 

@@ -52,10 +52,13 @@ def _print_ir(model: str, level: str, target: str, inputs: Sequence[str]) -> Non
     from ..driver import ir_after
     from ..passes.pipeline import phase_names
 
+    levels = ("import", *phase_names())
     if level == "list":
-        for name in ("import", *phase_names()):
+        for name in levels:
             console.say(name)
         return
+    if level not in levels:
+        raise UsageError(f"expected one of {', '.join(levels)} for --ir, found {level!r}.")
     print(ir_after(model, level, target, parse_shapes(inputs) or None))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -116,10 +117,8 @@ def _inferred_shapes(proto: onnx.ModelProto, inputs: Mapping[str, Sequence[Dim]]
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
     set_input_shapes(bare, inputs)
-    try:
+    with suppress(Exception):  # too large for protobuf, or a node the inference rejects: count what is known without it
         bare = onnx.shape_inference.infer_shapes(bare, data_prop=True)
-    except Exception:  # too large for protobuf, or a node the inference rejects: count what is known without it
-        pass
     graph = bare.graph
     shapes: dict[str, Shape] = {t.name: tuple(t.dims) for t in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):

@@ -59,7 +59,9 @@ def run_artifact(
     feeds = make_feeds(module.inputs, inputs or (), shape or (), seed).arrays
     results, times = _timed_runs(module, feeds, repeat)
     if output is not None:
-        _save(output, results)
+        from ..peers.base import save_arrays
+
+        save_arrays(output, results)
     if as_json:
         facts = [{"name": n, "shape": v.shape, "dtype": str(v.dtype), **_statistics(v)} for n, v in results.items()]
         console.print_json({"outputs": facts, "ms": times})
@@ -79,13 +81,6 @@ def _timed_runs(module: Any, feeds: Mapping[str, np.ndarray], repeat: int) -> tu
         results = module.run(dict(feeds))
         times.append((time.perf_counter() - start) * 1e3)
     return results, times
-
-
-def _save(path: Path, results: Mapping[str, np.ndarray]) -> None:
-    import numpy as np
-
-    with path.open("wb") as file:  # numpy would append .npz to other names
-        np.savez(file, **results)  # type: ignore[arg-type]
 
 
 def _statistics(array: np.ndarray) -> dict[str, Any]:

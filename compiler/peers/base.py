@@ -51,6 +51,12 @@ PEERS = {
 }
 
 
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write `arrays` as an .npz file named exactly `path`: numpy would append .npz to other names."""
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
 def is_installed(name: str) -> bool:
     """Whether the runtime called `name` can be imported here."""
     return name in PEERS and find_spec(PEERS[name][2]) is not None

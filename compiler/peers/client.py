@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,7 +23,7 @@ class WorkerProcess:
 
     def __init__(self, runtime: str):
         self.runtime = runtime
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(
             [sys.executable, "-m", "kompilo.compiler.peers.worker"],
             stdin=subprocess.PIPE,
@@ -52,10 +53,9 @@ class WorkerProcess:
             return {name: members[str(k)] for k, name in enumerate(names)}
 
     def _ask(self, **request: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None
         try:
             print(json.dumps(request), file=self._process.stdin, flush=True)
-            line = self._process.stdout.readline()
+            line = self._process.stdout.readline() if self._process.stdout else ""
         except BrokenPipeError:
             line = ""
         if not line:
@@ -77,10 +77,8 @@ class WorkerProcess:
         """End the child; safe to call twice."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                try:
+                with suppress(BrokenPipeError):
                     pipe.close()
-                except BrokenPipeError:
-                    pass
         try:
             self._process.wait(timeout=2)
         except subprocess.TimeoutExpired:

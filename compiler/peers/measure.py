@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UsageError
-from .base import OURS
+from .base import OURS, save_arrays
 from .client import WorkerProcess
 from .compare import output_errors
 
@@ -81,14 +81,14 @@ def measure(
     """Time every runtime of `models` (runtime name -> the file it reads) on `inputs`.
 
     `seconds` is the measured time for each runtime, spread over at least three rounds. Ratios are given for every
-    runtime but "kompilo" if that is among them. Raises UsageError if more threads are asked for than there are cores, and
-    any error that a runtime reports.
+    runtime but "kompilo" if that is among them. Raises UsageError if more threads are asked for than there are cores,
+    and any error that a runtime reports.
     """
     cores = pick_cores(threads)
     report = progress or (lambda stage, done, total: None)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kompilo-bench-")))
-        np.savez(folder / "inputs.npz", **inputs)
+        save_arrays(folder / "inputs.npz", inputs)
         workers = {name: stack.enter_context(WorkerProcess(name)) for name in models}
         loaded = {}
         for k, (name, worker) in enumerate(workers.items()):

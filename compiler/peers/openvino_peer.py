@@ -14,7 +14,7 @@ from .base import Peer, Runner
 # OpenVINO reports usage over the network unless told otherwise before it is imported.
 os.environ.setdefault("OPENVINO_TELEMETRY_OPTOUT", "1")
 
-import openvino  # noqa: E402
+import openvino
 
 
 class OpenVinoPeer(Peer):

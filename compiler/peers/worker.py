@@ -69,10 +69,10 @@ class Worker:
 
     def outputs(self, path: str) -> dict[str, Any]:
         """Run once and store the outputs by position."""
-        import numpy as np
+        from .base import save_arrays
 
         outputs = self._peer.outputs(self._inputs)
-        np.savez(path, **{str(k): v for k, v in enumerate(outputs.values())})
+        save_arrays(Path(path), {str(k): v for k, v in enumerate(outputs.values())})
         return {"names": list(outputs)}
 
 

@@ -3,12 +3,13 @@
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
+
 from kompilo.compiler.errors import KompiloError, ModelError, UsageError
 from kompilo.compiler.peers.base import find_peer, is_installed
 from kompilo.compiler.peers.client import WorkerProcess
 from kompilo.compiler.peers.fixed_model import fix_model_shapes
 from kompilo.compiler.peers.measure import geometric_mean, measure, pick_cores
-from onnx import TensorProto, helper
 
 needs_onnxruntime = pytest.mark.skipif(not is_installed("onnxruntime"), reason="onnxruntime is not installed")
 

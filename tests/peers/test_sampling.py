@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
 from kompilo.compiler.errors import InputError
 from kompilo.compiler.peers.sampling import assume_sizes, draw_inputs, integer_bounds
 from kompilo.compiler.tensor_spec import TensorSpec
-from onnx import TensorProto, helper, numpy_helper
 
 
 def test_token_ids_stay_below_the_rows_of_the_table_they_index():
@@ -38,7 +39,9 @@ def test_one_hot_depth_bounds_its_indices():
 )
 def test_integers_stay_within_bounds(dtype, low, high):
     drawn = draw_inputs([TensorSpec("x", (4, 500), dtype)], seed=1, bounds={"x": 10})["x"]
-    assert drawn.dtype == dtype and drawn.min() == low and drawn.max() == high
+    assert drawn.dtype == dtype
+    assert drawn.min() == low
+    assert drawn.max() == high
 
 
 def test_integers_without_a_bound_are_zeros_and_ones():
@@ -48,7 +51,9 @@ def test_integers_without_a_bound_are_zeros_and_ones():
 
 def test_masks_start_with_ones_and_never_hide_everything():
     mask = draw_inputs([TensorSpec("attention_mask", (50, 8), "int64")], seed=0)["attention_mask"]
-    assert (mask[:, 0] == 1).all() and (np.diff(mask, axis=1) <= 0).all() and 0 in mask
+    assert (mask[:, 0] == 1).all()
+    assert (np.diff(mask, axis=1) <= 0).all()
+    assert 0 in mask
 
 
 def test_the_same_seed_draws_the_same_values():

@@ -72,16 +72,24 @@ def _check_operands(node: Node, table: dict[int, Callable]) -> tuple[list[Dim], 
     return data, weight, group
 
 
+def _with_channels(node: Node, shape: list[Dim], channels: int) -> relax.Expr:
+    """Input 0 with `channels` channels; a symbolic count is checked at run time."""
+    data = node.inputs[0]
+    if isinstance(shape[1], int):
+        if shape[1] != channels:
+            raise node.error(f"the input needs {channels} channels, found {shape[1]}")
+        return data
+    return node.bb.match_cast(data, relax.TensorType([shape[0], channels, *shape[2:]], node.dtype(0)))
+
+
 @converter("Conv")
 @converter("FusedConv", domain="com.microsoft")
 def conv(node: Node) -> relax.Expr:
     """nn.conv{1,2,3}d with ONNX's padding in its attributes, then the bias as an add of (C, 1, ...)."""
     data_shape, weight_shape, group = _check_operands(node, _CONV)
     rank = len(data_shape) - 2
-    if isinstance(data_shape[1], int) and data_shape[1] != weight_shape[1] * group:
-        raise node.error(f"the input needs {weight_shape[1] * group} channels, found {data_shape[1]}")
     window = read_window(node, weight_shape[2:], data_shape[2:])
-    data = node.inputs[0]
+    data = _with_channels(node, data_shape, weight_shape[1] * group)
     if not window.fixed_padding:
         data, window = pad_spatial(node, data, window)
 
@@ -132,8 +140,7 @@ def conv_transpose(node: Node) -> relax.Expr:
     """nn.conv{1,2,3}d_transpose; what its padding attributes cannot express becomes a crop or zero padding behind."""
     data_shape, weight_shape, group = _check_operands(node, _CONV_TRANSPOSE)
     rank = len(data_shape) - 2
-    if isinstance(data_shape[1], int) and data_shape[1] != weight_shape[0]:
-        raise node.error(f"the input needs {weight_shape[0]} channels, found {data_shape[1]}")
+    data = _with_channels(node, data_shape, weight_shape[0])
     strides = spatial_list(node, "strides", rank, 1)
     dilations = spatial_list(node, "dilations", rank, 1)
     extents = [(k - 1) * d + 1 for k, d in zip(weight_shape[2:], dilations, strict=True)]
@@ -144,7 +151,7 @@ def conv_transpose(node: Node) -> relax.Expr:
 
     def operator(out_dtype: str | None) -> relax.Expr:
         return _CONV_TRANSPOSE[rank](
-            node.inputs[0],
+            data,
             node.inputs[1],
             strides,
             tuple([a.begin for a in axes] + [a.end for a in axes]),

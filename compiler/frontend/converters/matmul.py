@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 _op = relax.op
 
 
-def same_size(a: Dim, b: Dim) -> bool | None:
-    """Whether two sizes are equal; None where that is only known at run time."""
-    difference = tidy(a - b)
-    return difference == 0 if isinstance(difference, int) else None
-
-
 def _matmul(node: Node, a: relax.Expr, b: relax.Expr) -> relax.Expr:
     return accumulate_wide(node, lambda out_dtype: _op.matmul(a, b, out_dtype=out_dtype), str(a.ty.dtype))
 
@@ -42,7 +36,7 @@ def matmul(node: Node) -> relax.Expr:
     for i in range(3, min(len(a_shape), len(b_shape)) + 1):
         if a_shape[-i] != 1 and b_shape[-i] != 1:
             wanted[-i] = a_shape[-i]
-    equal = [same_size(w, b) for w, b in zip(wanted, b_shape, strict=True)]
+    equal = [node.symbols.equal(w, b) for w, b in zip(wanted, b_shape, strict=True)]
     if False in equal:
         raise node.error(f"the operands' shapes {a_shape} and {b_shape} do not fit")
     b = node.inputs[1]
@@ -59,7 +53,7 @@ def gemm(node: Node) -> relax.Expr:
         raise node.error(f"the operands need two dimensions, found shapes {shapes[0]} and {shapes[1]}")
     alpha, beta, dtype = node.attr("alpha", 1.0), node.attr("beta", 1.0), node.dtype(0)
     trans_a, trans_b = bool(node.attr("transA", 0)), bool(node.attr("transB", 0))
-    if same_size(shapes[0][0 if trans_a else 1], shapes[1][1 if trans_b else 0]) is False:
+    if node.symbols.equal(shapes[0][0 if trans_a else 1], shapes[1][1 if trans_b else 0]) is False:
         raise node.error(f"the operands' shapes {shapes[0]} and {shapes[1]} do not fit (transA {trans_a}, {trans_b})")
     a = node.emit(_op.permute_dims(node.inputs[0], [1, 0])) if trans_a else node.inputs[0]
     weight = node.const(1)
@@ -138,7 +132,7 @@ def _parse_equation(node: Node) -> tuple[list[Labels], Labels, dict[str, Dim]]:
         terms.append([*before, *_hidden_labels(hidden), *after])
         for label, size in zip(terms[-1], shape, strict=True):
             known = sizes.get(label, 1)
-            if size != 1 and known != 1 and same_size(size, known) is False:
+            if size != 1 and known != 1 and node.symbols.equal(size, known) is False:
                 raise node.error(f"label {label!r} of the equation {equation!r} has sizes {known} and {size}")
             sizes[label] = size if isinstance(known, int) and known == 1 else known
     if arrow:

@@ -160,7 +160,8 @@ def rms_normalization(node: Node) -> relax.Expr:
     rank, dtype = len(shape), node.dtype(0)
     axes = list(range(node.axis(node.attr("axis", -1), rank), rank))
     wide = "float32" if node.attr("stash_type", 1) == 1 and dtype in ("float16", "bfloat16") else dtype
-    if wide == dtype and node.shape(1) == shape[axes[0] :]:
+    # TVM's rms_norm cannot be lowered when it normalises over all axes.
+    if wide == dtype and axes[0] > 0 and node.shape(1) == shape[axes[0] :]:
         return node.emit(_op.nn.rms_norm(x, node.inputs[1], axes, epsilon))
     x = x if wide == dtype else node.emit(_op.astype(x, wide))
     square = reduce(node, "mean", node.emit(_op.multiply(x, x)), axes, keepdims=True)

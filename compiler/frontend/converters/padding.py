@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tvm import arith, relax, te, tirx
+from tvm import relax, sym, te, tirx
 
 from ..values import Dim, static_dim
 
@@ -18,7 +18,7 @@ _AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 
 def tidy(size: Dim) -> Dim:
     """The size simplified; a Python int where it is fixed."""
-    return size if isinstance(size, int) else static_dim(arith.Analyzer().simplify(size))
+    return size if isinstance(size, int) else static_dim(sym.Analyzer().simplify(size))
 
 
 def ceil_div(size: Dim, by: int) -> Dim:

@@ -10,7 +10,7 @@ from tvm import relax, te, tirx
 
 from ..dtypes import is_float
 from ..values import Dim
-from .padding import Window, read_window, tidy
+from .padding import Window, all_fixed, read_window, spatial_list, tidy
 from .reduction import reduce
 from .registry import converter
 
@@ -27,6 +27,7 @@ _AVG_POOL: dict[int, Callable] = {
     2: relax.op.nn.avg_pool2d,
     3: relax.op.nn.avg_pool3d,
 }
+_WHOLE_POWERS = range(1, 9)
 
 
 def _read(node: Node) -> Window:
@@ -87,7 +88,9 @@ def lp_pool(node: Node) -> relax.Expr:
     def power(x: tirx.PrimExpr) -> tirx.PrimExpr:
         if p == 2:
             return x * x
-        return tirx.abs(x) if p == 1 else tirx.pow(tirx.abs(x), tirx.const(p, dtype))
+        size = tirx.abs(x)
+        # TVM warns about a power of 3 and above.
+        return math.prod([size] * int(p)) if p in _WHOLE_POWERS else tirx.pow(size, tirx.const(p, dtype))
 
     total = _window_reduce(node, _read(node), "lp_pool", te.sum, power, tirx.const(0, dtype))
     return _root(node, total, p, dtype)
@@ -119,8 +122,11 @@ def global_max_pool(node: Node) -> relax.Expr:
 @converter("GlobalLpPool")
 def global_lp_pool(node: Node) -> relax.Expr:
     dtype, p = node.dtype(0), float(node.attr("p", 2))
-    x = node.emit(relax.op.abs(node.inputs[0]))
-    powered = x if p == 1 else node.emit(relax.op.power(x, relax.const(p, dtype)))
+    size = powered = node.emit(relax.op.abs(node.inputs[0]))
+    for _ in range(int(p) - 1 if p in _WHOLE_POWERS else 0):
+        powered = node.emit(relax.op.multiply(powered, size))
+    if p not in _WHOLE_POWERS:
+        powered = node.emit(relax.op.power(size, relax.const(p, dtype)))
     return _root(node, reduce(node, "sum", powered, _spatial_axes(node), keepdims=True), p, dtype)
 
 
@@ -129,10 +135,12 @@ def max_unpool(node: Node) -> relax.Expr:
     """Scatter each value to its index in a tensor of zeros; a larger `output_shape` pads that tensor behind."""
     shape = node.shape(0)
     spatial, rank = shape[2:], len(shape) - 2
-    window = read_window(node, node.required("kernel_shape"), [2**31] * rank)
+    kernel, strides = node.required("kernel_shape"), spatial_list(node, "strides", rank, 1)
+    pads = node.attr("pads") or [0] * (2 * rank)
+    if len(kernel) != rank or len(pads) != 2 * rank:
+        raise node.error(f"{rank} spatial axes need as many kernel sizes and twice as many pads")
     natural = shape[:2] + [
-        tidy((spatial[i] - 1) * window.strides[i] + window.kernel[i] - window.begin[i] - window.end[i])
-        for i in range(rank)
+        tidy((spatial[i] - 1) * strides[i] + kernel[i] - pads[i] - pads[rank + i]) for i in range(rank)
     ]
     count = tidy(math.prod(natural))
     zeros = node.emit(relax.op.zeros([count], node.dtype(0)))
@@ -142,7 +150,7 @@ def max_unpool(node: Node) -> relax.Expr:
     if not node.has(2):
         return out
     wanted = node.dims(2)
-    if wanted is None or not all(isinstance(w, int) and isinstance(n, int) for w, n in zip(wanted, natural)):
+    if wanted is None or not all_fixed([*wanted, *natural]):
         raise node.error("output_shape and the input's shape must be known when the model is compiled")
     if len(wanted) != len(natural) or any(w < n for w, n in zip(wanted, natural, strict=True)):
         raise node.error(f"output_shape must be at least {natural}, found {wanted}")

@@ -279,7 +279,7 @@ def _sample(node: Node, x: relax.Expr, sampling: Sampling, geometry: dict[int, A
     if sampling.antialias and not fixed:
         raise node.error("antialias needs fixed sizes")
     dtype = str(x.ty.dtype)
-    work = dtype if dtype in ("float32", "float64") or sampling.mode == "nearest" else "float32"
+    work = dtype if sampling.mode == "nearest" or dtype == "float64" else "float32"
     tables: list[relax.Expr] = []
     symbols: list[Any] = []
     for g in geometry.values():
@@ -331,8 +331,7 @@ def _weighted_sum(x: te.Tensor, at: list, taps: list[tuple[int, Taps]], work: st
 
     def over(remaining: list[tuple[int, Taps]], at: list) -> tirx.PrimExpr:
         if not remaining:
-            value = x(*at)
-            return value if x.dtype == work else value.astype(work)
+            return x(*at).astype(work)
         (axis, own), rest = remaining[0], remaining[1:]
         values = [over(rest, [*at[:axis], index, *at[axis + 1 :]]) for index in own.index]
         if own.weight is None:
@@ -342,10 +341,10 @@ def _weighted_sum(x: te.Tensor, at: list, taps: list[tuple[int, Taps]], work: st
             total = total + value * weight.astype(work)
         return total
 
-    value = over(taps, at)
-    if x.dtype != work:
-        value = value.astype(x.dtype)
+    value, dtype = over(taps, at), str(x.dtype)
+    if dtype != work:
+        value = value.astype(dtype)
     if sampling.crops:
-        outside = tirx.const(sampling.extrapolation if is_float(x.dtype) else int(sampling.extrapolation), x.dtype)
+        outside = tirx.const(sampling.extrapolation if is_float(dtype) else int(sampling.extrapolation), dtype)
         value = tirx.Select(tirx.all(*[own.inside for _, own in taps]), value, outside)
     return value

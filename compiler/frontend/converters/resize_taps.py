@@ -1,7 +1,7 @@
 """Where Resize samples its input: for each output element of one axis, the input elements it reads and their weights.
 
-The formulas are ONNX's, evaluated in float32 in the order of ONNX Runtime. They are written once over an `Arithmetic`, which
-is numpy when all sizes are fixed (the result is a table of constants) and TIR when one is symbolic.
+The formulas are ONNX's, evaluated in float32 in the order of ONNX Runtime. They are written once over an `Arithmetic`,
+which is numpy when all sizes are fixed (the result is a table of constants) and TIR when one is symbolic.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from ..artifact.artifact import Artifact, read_artifact
 from ..artifact.records import TargetCode
 from ..errors import ArtifactError, InputError, UsageError
 from ..tensor_spec import TensorSpec
-from .call import Execution, Program
+from .call import Call, Execution, Program
 from .host import check_target
 from .library import ensure_runtime, load_executable
 from .tensors import ALIGNMENT, aligned_empty
@@ -38,11 +38,13 @@ class Module:
         self.target = target
         self.threads = threads
         self._program = program
-        self._idle: list[Execution] = []
+        idle: list[Call] = []  # a list's pop and append are atomic
+        self._take_idle, self._make_idle = idle.pop, idle.append
         self._count = len(self.inputs)
+        self._output_names = [spec.name for spec in self.outputs]
         self._names = {spec.name: index for index, spec in enumerate(self.inputs)}
 
-    def __call__(self, *values: Any, **named: Any) -> np.ndarray | tuple[np.ndarray, ...]:
+    def __call__(self, *values: Any, **named: Any) -> Any:
         """Runs the model on one value per input, by position or by name.
 
         A value is a numpy array of the input's dtype (any strides, alignment and byte order), any CPU object with
@@ -50,35 +52,42 @@ class Module:
         belongs to the caller: no later call writes to it, and it shares no memory with an input or a weight.
 
         Raises:
-            InputError: a missing or unknown input, or a wrong dtype, shape or size.
-            KompiloError: the model cannot run on these inputs, for instance for want of memory.
+            InputError: a missing or unknown input, a wrong dtype, shape or size, or too large a size for the memory.
+            KompiloError: the model cannot run on these inputs.
         """
         if named or len(values) != self._count:
             values = self._arrange(values, named)
         if current.count != self.threads:
             use_threads(self.threads)
         try:
-            execution = self._idle.pop()
+            call = self._take_idle()
         except IndexError:
-            execution = Execution(self._program)
+            call = None
+        if call is None:
+            call = Execution(self._program).bind()
         try:
-            result = execution(values)
+            result = call(values)
         except InputError:
-            self._idle.append(execution)  # after any other error the virtual machine is not used again
+            self._make_idle(call)  # after any other error the virtual machine is not used again
             raise
-        self._idle.append(execution)
+        self._make_idle(call)
         return result
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The outputs by name for `inputs` by name; values, results and errors as for a call."""
-        if not isinstance(inputs, Mapping):
+        if not isinstance(inputs, dict | Mapping):
             raise InputError(f"run: expected a mapping of input names to arrays, found {type(inputs).__name__}.")
         result = self(*self._arrange((), inputs))
         results = result if isinstance(result, tuple) else (result,)
-        return {spec.name: array for spec, array in zip(self.outputs, results, strict=True)}
+        return dict(zip(self._output_names, results, strict=True))
 
     def _arrange(self, values: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
         """One value per input, in the model's order."""
+        if not values and len(named) == self._count:
+            try:
+                return tuple([named[name] for name in self._names])
+            except KeyError:
+                pass  # explained below
         expected = f"expected {', '.join(self._names) or 'none'}"
         if len(values) > self._count:
             raise InputError(f"the model takes {self._count} inputs ({expected}), found {len(values)}.")

@@ -7,7 +7,8 @@ wrapping them; large ones are used in place where they qualify.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -51,6 +52,15 @@ def to_array(value: Any, spec: TensorSpec, dtype: np.dtype) -> np.ndarray:
         hint = f"convert it: {spec.name}.astype({spec.dtype!r})." if array.dtype.kind in "biufc" else None
         raise _mismatch(spec, array, hint)
     return array
+
+
+@cache
+def to_numpy() -> Callable[[Any], np.ndarray]:
+    """numpy.from_dlpack, or, where that gives read-only arrays (numpy before 2.1), a function that copies them."""
+    from_dlpack = np.from_dlpack
+    if from_dlpack(np.empty(1)).flags.writeable:
+        return from_dlpack
+    return lambda tensor: from_dlpack(tensor).copy()
 
 
 def check_shapes(specs: Sequence[TensorSpec], arrays: Sequence[np.ndarray]) -> None:
@@ -112,7 +122,7 @@ class InputSlot:
     `shape` is None until a first input came, and while inputs are too large for being copied unless they must.
     """
 
-    __slots__ = ("_from_dlpack", "buffer", "dtype", "high", "low", "shape", "spec", "tensor")
+    __slots__ = ("_from_dlpack", "buffer", "dtype", "shape", "spec", "tensor")
 
     def __init__(self, spec: TensorSpec, from_dlpack: Any) -> None:
         self.spec = spec
@@ -120,23 +130,18 @@ class InputSlot:
         self.shape: tuple[int, ...] | None = None
         self.buffer = np.empty(0, self.dtype)
         self.tensor: Any = None
-        self.low = self.high = 0  # addresses of the memory that the current call reads
         self._from_dlpack = from_dlpack
 
     def accept(self, array: np.ndarray) -> Any:
         """A tensor of the checked `array`'s data, valid until the next call; a view of `array` if it is large."""
         if array.nbytes > SMALL and array.flags.c_contiguous and array.dtype.isnative and array.flags.writeable:
             tensor = self._from_dlpack(array)
-            address = tensor.data_ptr()
-            if address % ALIGNMENT == 0:
-                self.low, self.high = address, address + array.nbytes
+            if tensor.data_ptr() % ALIGNMENT == 0:
                 self.shape = None
                 return tensor
         if self.tensor is None or self.buffer.shape != array.shape:
             self.buffer = aligned_empty(array.shape, self.dtype)
             self.tensor = self._from_dlpack(self.buffer)
-        self.low = self.tensor.data_ptr()
-        self.high = self.low + self.buffer.nbytes
         self.shape = array.shape if array.nbytes <= SMALL else None
         self.buffer[...] = array
         return self.tensor

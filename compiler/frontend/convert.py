@@ -1,4 +1,4 @@
-"""Walks a graph and turns each node into Relax: constants and shapes are evaluated, the rest is converted or expanded."""
+"""Walks a graph and turns each node into Relax: evaluated where its result is known, else converted or expanded."""
 
 from __future__ import annotations
 

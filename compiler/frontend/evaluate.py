@@ -25,6 +25,9 @@ from .values import Value
 # Shape computations have a handful of elements; a larger tensor is data.
 _MOST_ELEMENTS = 1024
 
+# Operators that ask for an input's shape, whatever it holds.
+_OF_SHAPES = frozenset(["Shape", "Size"])
+
 
 class Undecided(Exception):
     """The result is not known at compile time."""
@@ -60,7 +63,7 @@ def evaluate(node: Node) -> list[Value] | None:
     if evaluator is None:
         return None
     try:
-        operands = [None if v is None else _operand(v) for v in node.values]
+        operands = [] if node.op_type in _OF_SHAPES else [None if v is None else _operand(v) for v in node.values]
         result = evaluator(node, operands)
     except (Undecided, ArithmeticError):
         return None
@@ -267,7 +270,7 @@ def _need_symbols(node: Node, o: list[Operand | None]) -> None:
 def _divide(symbols: Symbols, a: Any, b: Any) -> Any:
     if isinstance(a, (Ratio, float)) or isinstance(b, (Ratio, float)):
         return Ratio.of(a) / b
-    if b is not None and not isinstance(b, int) or b != 0:
+    if (b is not None and not isinstance(b, int)) or b != 0:
         return symbols.truncdiv(a, b)
     raise Undecided
 

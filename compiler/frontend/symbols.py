@@ -9,9 +9,9 @@ from tvm import ir, sym, tirx
 
 from .values import Dim, static_dim
 
-# A dimension is at least one and well below 2**40: bounds that let the analyzer decide comparisons with -1 and INT_MAX
-# and keep products of a few dimensions inside int64.
-_LEAST, _MOST = 1, 2**40
+# A dimension is at least one and below 10**9, the smallest of the numbers that exporters write for "to the end" of a
+# slice: bounds that let the analyzer decide such comparisons, and keep products of two dimensions inside int64.
+_LEAST, _MOST = 1, 10**9 - 1
 
 _INT64 = re.compile(r"T\.int64\((-?\d+)\)")
 

@@ -58,8 +58,8 @@ def _read_external(tensor: TensorProto, folder: Path | None, dtype: np.dtype) ->
         raise ModelError(f"External data file {location!r} of tensor {tensor.name!r} is missing.") from error
     if available < size:
         raise ModelError(
-            f"External data file {location!r} is truncated: tensor {tensor.name!r} needs {size} bytes at offset {offset}, "
-            f"found {max(available, 0)}."
+            f"External data file {location!r} is truncated: tensor {tensor.name!r} needs {size} bytes "
+            f"at offset {offset}, found {max(available, 0)}."
         )
     if size == 0:
         return np.zeros(tuple(tensor.dims), dtype)

@@ -39,7 +39,7 @@ def broadcast_operands(node: Node, operands: Sequence[relax.Expr]) -> list[relax
             sizes[position], agreed[axis] = _agree(node, sizes[position], size)
         result.append(_cast_shape(node, operand, shape, agreed))
     # A fixed size that came later also holds for the operands before it.
-    return [_refine(node, e, sizes) for e in result]
+    return [fit(node, e, sizes) for e in result]
 
 
 def _known_shape(node: Node, expr: relax.Expr) -> list[Dim]:
@@ -63,11 +63,11 @@ def _agree(node: Node, so_far: Dim, size: Dim) -> tuple[Dim, Dim]:
     return so_far, so_far
 
 
-def _refine(node: Node, expr: relax.Expr, sizes: list[Dim]) -> relax.Expr:
+def fit(node: Node, expr: relax.Expr, sizes: Sequence[Dim]) -> relax.Expr:
+    """`expr` with `sizes` on its trailing axes, except where its own size is 1."""
     shape = shape_of(expr)
-    wanted = [
-        s if isinstance(s, int) and s == 1 else sizes[len(sizes) - len(shape) + axis] for axis, s in enumerate(shape)
-    ]
+    behind = sizes[len(sizes) - len(shape) :]
+    wanted = [s if isinstance(s, int) and s == 1 else size for s, size in zip(shape, behind, strict=True)]
     return _cast_shape(node, expr, shape, wanted)
 
 

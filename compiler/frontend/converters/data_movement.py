@@ -1,0 +1,289 @@
+"""Operators that pick, place or pad elements. An index out of range is clamped: a wrong model must not crash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm import ir, relax, te, tirx
+
+from ..dtypes import dtype_name, is_integer, numpy_dtype
+from ..node import Node
+from ..symbols import as_expr
+from ..values import Dim, constant
+from .broadcast import scalar
+from .registry import converter
+from .shape_ops import required_dims
+from .slicing import cut
+
+op = relax.op
+
+
+def index_at(position: Any, size: Any) -> ir.Expr:
+    """An index read from data as one that is safe: negative ones count from the end, then clamped to [0, size)."""
+    position = tirx.Cast("int64", position) if str(position.ty.dtype) != "int64" else position
+    size = as_expr(size)
+    wrapped = tirx.Select(position < 0, position + size, position)
+    return tirx.max(tirx.min(wrapped, size - 1), tirx.IntImm("int64", 0))
+
+
+@converter("Gather")
+def gather(node: Node) -> relax.Expr:
+    shape = node.shape(0)
+    axis = node.axis(node.attr("axis", 0), len(shape))
+    size, known = shape[axis], node.const(1)
+    if known is not None and isinstance(size, int):
+        if known.size and not (-size <= known.min() and known.max() < size):
+            raise node.error(f"an index is out of range for axis {axis} of size {size}")
+        indices = np.where(known < 0, known + size, known).astype(known.dtype)
+        return op.take(node.inputs[0], constant(indices), axis, mode="fast")
+    indices, dtype = node.inputs[1], node.dtype(1)
+    if isinstance(size, int):
+        wrapped = op.where(op.less(indices, scalar(0, dtype)), op.add(indices, scalar(size, dtype)), indices)
+        return op.take(node.inputs[0], wrapped, axis, mode="clip")
+    rank = node.rank(1)
+
+    def compute(data: te.Tensor, where: te.Tensor) -> te.Tensor:
+        shape = [*data.shape[:axis], *where.shape, *data.shape[axis + 1 :]]
+        return te.compute(
+            shape,
+            lambda *i: data(*i[:axis], index_at(where(*i[axis : axis + rank]), data.shape[axis]), *i[axis + rank :]),
+        )
+
+    return node.te(compute, node.inputs[0], indices, name="gather")
+
+
+@converter("GatherElements", since=11)
+def gather_elements(node: Node) -> relax.Expr:
+    axis = node.axis(node.attr("axis", 0), node.rank(0))
+
+    def compute(data: te.Tensor, where: te.Tensor) -> te.Tensor:
+        return te.compute(
+            where.shape, lambda *i: data(*i[:axis], index_at(where(*i), data.shape[axis]), *i[axis + 1 :])
+        )
+
+    return node.te(compute, node.inputs[0], node.inputs[1], name="gather_elements")
+
+
+@converter("GatherND", since=11)
+def gather_nd(node: Node) -> relax.Expr:
+    """The last axis of the indices holds a position in the data behind `batch_dims` shared axes."""
+    batch, depth = node.attr("batch_dims", 0), node.shape(1)[-1]
+    if not isinstance(depth, int) or batch + depth > node.rank(0):
+        raise node.error(f"indices hold {depth} coordinates behind {batch} batch axes, found {node.rank(0)} dimensions")
+
+    def compute(data: te.Tensor, where: te.Tensor) -> te.Tensor:
+        outer = len(where.shape) - 1
+
+        def element(*i: Any) -> ir.Expr:
+            at = [index_at(where(*i[:outer], k), data.shape[batch + k]) for k in range(depth)]
+            return data(*i[:batch], *at, *i[outer:])
+
+        return te.compute([*where.shape[:-1], *data.shape[batch + depth :]], element)
+
+    return node.te(compute, node.inputs[0], node.inputs[1], name="gather_nd")
+
+
+@converter("OneHot", since=9)
+def one_hot(node: Node) -> relax.Expr:
+    (depth,) = required_dims(node, 1, "depth")
+    rank = node.rank(0)
+    axis = node.axis(node.attr("axis", -1), rank + 1)
+
+    def compute(indices: te.Tensor, size: Any, values: te.Tensor) -> te.Tensor:
+        def element(*i: Any) -> ir.Expr:
+            index = tirx.Cast("int64", indices(*i[:axis], *i[axis + 1 :]))
+            hit = tirx.any(tirx.EQ(index, i[axis]), tirx.EQ(index + size, i[axis]))
+            return tirx.if_then_else(hit, values[1], values[0])
+
+        return te.compute([*indices.shape[:axis], size, *indices.shape[axis:]], element)
+
+    return node.te(compute, node.inputs[0], as_expr(depth), node.inputs[2], name="one_hot")
+
+
+@converter("Trilu", since=14)
+def trilu(node: Node) -> relax.Expr:
+    """Keeps the upper or lower triangle of the last two axes; `k` moves the diagonal up."""
+    upper = bool(node.attr("upper", 1))
+    if node.has(1) and node.const(1) is None:
+        raise node.error("k must be known at compile time")
+    k = int(node.const(1).reshape(-1)[0]) if node.has(1) else 0
+    zero = tirx.const(0, node.dtype(0))
+
+    def compute(x: te.Tensor) -> te.Tensor:
+        def element(*i: Any) -> ir.Expr:
+            row, column = i[-2], i[-1]
+            keep = column - row >= k if upper else column - row <= k
+            return tirx.Select(keep, x(*i), zero)
+
+        return te.compute(x.shape, element)
+
+    return node.te(compute, node.inputs[0], name="trilu")
+
+
+@converter("EyeLike", since=9)
+def eye_like(node: Node) -> relax.Expr | np.ndarray:
+    code = node.attr("dtype")
+    dtype = node.dtype(0) if code is None else dtype_name(code)
+    k, shape = node.attr("k", 0), node.shape(0)
+    if dtype is None or len(shape) != 2:
+        raise node.error("expected a matrix and a supported dtype")
+    if all(isinstance(d, int) for d in shape):
+        return np.eye(*shape, k, dtype=numpy_dtype(dtype))
+    one, zero = tirx.const(1, dtype), tirx.const(0, dtype)
+    return node.te(
+        lambda sizes: te.compute(sizes, lambda i, j: tirx.Select(tirx.EQ(j - i, k), one, zero)),
+        [as_expr(d) for d in shape],
+        name="eye",
+    )
+
+
+@converter("Range", since=11)
+def arange(node: Node) -> relax.Expr:
+    """Bounds that are all known are folded before; here they follow from shapes."""
+    (start,), (limit,), (step,) = (required_dims(node, i, "the range") for i in range(3))
+    if not is_integer(node.dtype(0)) or not isinstance(step, int) or step == 0:
+        raise node.error("a range over symbolic sizes must have integer bounds and a fixed step that is not 0")
+    s, dtype = node.symbols, node.dtype(0)
+    span = s.simplify(as_expr(limit) - as_expr(start) if step > 0 else as_expr(start) - as_expr(limit))
+    count = s.maximum(0, s.floordiv(span + (abs(step) - 1), abs(step)))
+
+    def compute(size: Any, first: Any) -> te.Tensor:
+        return te.compute([size], lambda i: tirx.Cast(dtype, first + i * step))
+
+    return node.te(compute, as_expr(count), as_expr(start), name="range")
+
+
+@converter("ReverseSequence", since=10)
+def reverse_sequence(node: Node) -> relax.Expr:
+    batch, time = node.attr("batch_axis", 1), node.attr("time_axis", 0)
+    if {batch, time} != {0, 1}:
+        raise node.error(f"batch_axis and time_axis must be 0 and 1, found {batch} and {time}")
+
+    def compute(x: te.Tensor, lengths: te.Tensor) -> te.Tensor:
+        def element(*i: Any) -> ir.Expr:
+            length = tirx.min(tirx.Cast("int64", lengths(i[batch])), as_expr(x.shape[time]))
+            source = tirx.Select(i[time] < length, length - 1 - i[time], i[time])
+            return x(*((source, i[1]) if time == 0 else (i[0], source)), *i[2:])
+
+        return te.compute(x.shape, element)
+
+    return node.te(compute, node.inputs[0], node.inputs[1], name="reverse_sequence")
+
+
+# --- Pad: where an output position outside the input takes its element from, for an axis of size n ---
+
+
+def _reflect(i: Any, n: Any) -> ir.Expr:
+    period = tirx.max(2 * n - 2, tirx.IntImm("int64", 1))
+    offset = tirx.floormod(i, period)
+    return tirx.min(offset, period - offset)
+
+
+_PAD_SOURCE: dict[str, Callable[[Any, Any], ir.Expr]] = {
+    "reflect": _reflect,
+    "edge": lambda i, n: tirx.max(tirx.min(i, n - 1), tirx.IntImm("int64", 0)),
+    "wrap": lambda i, n: tirx.floormod(i, n),
+}
+
+
+@converter("Pad", since=1)
+def pad_attributes(node: Node) -> relax.Expr:
+    # Opset 1 called the attribute `paddings`.
+    pads = node.attr("pads", node.attr("paddings"))
+    if pads is None:
+        raise node.error("attribute 'pads' is required and was not found")
+    return _pad(node, list(pads), np.array(node.attr("value", 0.0)))
+
+
+@converter("Pad", since=11)
+def pad(node: Node) -> relax.Expr:
+    pads, rank = required_dims(node, 1, "pads"), node.rank(0)
+    if node.has(3):
+        axes = [node.axis(a, rank) for a in required_dims(node, 3, "axes")]
+        if len(pads) != 2 * len(axes):
+            raise node.error(f"{len(pads)} pads are given for {len(axes)} axes, expected two for each")
+        placed: list[Dim] = [0] * (2 * rank)
+        for i, axis in enumerate(axes):
+            placed[axis], placed[rank + axis] = pads[i], pads[len(axes) + i]
+        pads = placed
+    value = node.const(2) if node.has(2) else np.array(0.0)
+    return _pad(node, pads, value)
+
+
+def _pad(node: Node, pads: list[Dim], value: np.ndarray | None) -> relax.Expr:
+    """Negative pads cut first; the rest is `nn.pad` for fixed constant padding, else one gather."""
+    shape, mode, rank = node.shape(0), node.attr("mode", "constant"), node.rank(0)
+    if len(pads) != 2 * rank:
+        raise node.error(f"{len(pads)} pads are given for {rank} dimensions, expected {2 * rank}")
+    if mode != "constant" and mode not in _PAD_SOURCE:
+        raise node.error(f"mode {mode!r} is not one of constant, {', '.join(_PAD_SOURCE)}")
+    x, shape, pads = _crop(node, shape, pads)
+    if all(isinstance(p, int) and p == 0 for p in pads):
+        return x
+    before, after = pads[:rank], pads[rank:]
+    if mode == "constant" and value is not None and all(isinstance(p, int) for p in pads):
+        widths = [w for axis in range(rank) for w in (before[axis], after[axis])]
+        fill = float(value.reshape(-1)[0]) if value.size else 0.0
+        if node.dtype(0) != "bool" and (not is_integer(node.dtype(0)) or abs(fill) < 2**53):
+            return op.nn.pad(x, widths, "constant", fill)
+    x = node.emit(x)
+    sizes = [as_expr(node.symbols.simplify(b + d + a)) for b, d, a in zip(before, shape, after, strict=True)]
+    begins = [as_expr(b) for b in before]
+    if mode == "constant":
+        filler = node.inputs[2] if node.has(2) else scalar(0, node.dtype(0))
+        return node.te(_pad_with, x, op.reshape(filler, []) if node.has(2) else filler, sizes, begins, name="pad")
+    source = _PAD_SOURCE[mode]
+    padded = {axis % rank for axis, p in enumerate(pads) if not (isinstance(p, int) and p == 0)}
+
+    def compute(data: te.Tensor, shape: list, first: list) -> te.Tensor:
+        def position(axis: int, i: Any) -> Any:
+            return source(i - first[axis], as_expr(data.shape[axis])) if axis in padded else i
+
+        return te.compute(shape, lambda *i: data(*(position(axis, v) for axis, v in enumerate(i))))
+
+    return node.te(compute, x, sizes, begins, name=f"pad_{mode}")
+
+
+def _pad_with(data: te.Tensor, value: te.Tensor, shape: list, first: list) -> te.Tensor:
+    """Constant padding with a value known only when the model runs."""
+
+    def element(*i: Any) -> ir.Expr:
+        at = [v - b for v, b in zip(i, first, strict=True)]
+        inside = tirx.all(*(tirx.all(p >= 0, p < n) for p, n in zip(at, data.shape, strict=True)))
+        return tirx.if_then_else(inside, data(*at), value())
+
+    return te.compute(shape, element)
+
+
+def _crop(node: Node, shape: list[Dim], pads: list[Dim]) -> tuple[relax.Expr, list[Dim], list[Dim]]:
+    """Carry out the negative pads; returns the input, its new shape, and the pads without them."""
+    rank = len(shape)
+    shape, cuts = list(shape), {}
+    for axis in range(rank):
+        before, after = (-p if isinstance(p, int) and p < 0 else 0 for p in (pads[axis], pads[rank + axis]))
+        if before or after:
+            size = node.symbols.simplify(shape[axis] - (before + after))
+            if node.symbols.less(size, 0):
+                raise node.error(f"negative pads take more than the {shape[axis]} elements of axis {axis}")
+            cuts[axis] = (before, 1, size)
+    x = cut(node, node.inputs[0], shape, cuts, name="crop")
+    for axis, (_, _, size) in cuts.items():
+        shape[axis] = size
+    return x, shape, [0 if isinstance(p, int) and p < 0 else p for p in pads]
+
+
+@converter("CumSum", since=11)
+def cumsum(node: Node) -> relax.Expr:
+    axis_input = node.const(1)
+    if axis_input is None:
+        raise node.error("axis must be known at compile time")
+    shape = node.shape(0)
+    axis = node.axis(int(axis_input.reshape(-1)[0]), len(shape))
+    x, dtype = node.inputs[0], node.dtype(0)
+    reverse, exclusive = node.attr("reverse", 0), bool(node.attr("exclusive", 0))
+    if reverse:
+        x = node.emit(op.flip(x, axis))
+    total = op.cumsum(x, axis, dtype, exclusive)
+    return op.flip(node.emit(total), axis) if reverse else total

@@ -67,7 +67,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         name = column.removeprefix(">")
         table.add_column(
@@ -80,6 +80,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     screen = console()
     with screen.capture() as captured:
+        screen.print(title, style="bold", soft_wrap=True)
         screen.print(table)
     # The table pads its lines to full width, which only a terminal hides.
     print("\n".join(line.rstrip() for line in captured.get().rstrip().splitlines()), end="\n\n")

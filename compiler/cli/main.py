@@ -26,6 +26,7 @@ EXIT_BROKEN_PIPE = 141
 app = typer.Typer(
     name="kompilo",
     help="Compile ONNX models into fast, verified code; run, measure and inspect the result.",
+    epilog="Exit codes: 0 fine; 1 the check asked for failed; 2 bad usage or input; 70 a defect; 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -3,7 +3,8 @@
     check_op("Add", [floats(2, 3), floats(3)])
     check_op("Slice", [floats(4, 5), i64(1), i64(3)], const=(1, 2), dynamic=True)
 
-The imported module is built by TVM's plain pipeline, without Kompilo's passes and templates: a failure is the frontend's.
+The imported module is built by TVM's plain pipeline, without Kompilo's passes and templates: a failure is the
+frontend's.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def make_model(
     domain: str = "",
     ir_version: int = 10,
 ) -> onnx.ModelProto:
-    """A model of `nodes`: tensors named in `const` become initializers, the dimensions of `dynamic` inputs are left open."""
+    """A model of `nodes`: tensors in `const` become initializers, the dimensions of `dynamic` inputs are left open."""
     open_names = set(inputs) if dynamic is True else set(dynamic or ())
     infos = [
         helper.make_tensor_value_info(
@@ -157,7 +158,7 @@ def check_op(
         dynamic: True or the indices of the inputs whose dimensions are left open at import.
         reference: "ort", "onnx", or the expected arrays.
     """
-    named = {f"x{i}": x for i, x in enumerate(inputs) if x is not None}
+    named = {f"x{i}": np.asarray(x) for i, x in enumerate(inputs) if x is not None}
     names = [f"x{i}" if x is not None else "" for i, x in enumerate(inputs)]
     results = [f"y{i}" for i in range(outputs)]
     node = helper.make_node(op, names, results, domain=domain, **(attrs or {}))

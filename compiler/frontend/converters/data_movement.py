@@ -133,7 +133,7 @@ def eye_like(node: Node) -> relax.Expr | np.ndarray:
         return np.eye(*shape, k, dtype=numpy_dtype(dtype))
     one, zero = tirx.const(1, dtype), tirx.const(0, dtype)
     return node.te(
-        lambda sizes: te.compute(sizes, lambda i, j: tirx.Select(tirx.EQ(j - i, k), one, zero)),
+        lambda sizes: te.compute(sizes, lambda i, j: tirx.Select(tirx.EQ(j - i, as_expr(k)), one, zero)),
         [as_expr(d) for d in shape],
         name="eye",
     )
@@ -232,8 +232,8 @@ def _pad(node: Node, pads: list[Dim], value: np.ndarray | None) -> relax.Expr:
     sizes = [as_expr(node.symbols.simplify(b + d + a)) for b, d, a in zip(before, shape, after, strict=True)]
     begins = [as_expr(b) for b in before]
     if mode == "constant":
-        filler = node.inputs[2] if node.has(2) else scalar(0, node.dtype(0))
-        return node.te(_pad_with, x, op.reshape(filler, []) if node.has(2) else filler, sizes, begins, name="pad")
+        filler = node.emit(op.reshape(node.inputs[2], [])) if node.has(2) else scalar(0, node.dtype(0))
+        return node.te(_pad_with, x, filler, sizes, begins, name="pad")
     source = _PAD_SOURCE[mode]
     padded = {axis % rank for axis, p in enumerate(pads) if not (isinstance(p, int) and p == 0)}
 

@@ -49,7 +49,12 @@ def axes_of(node: Node, index: int = 1, rank: int | None = None) -> list[int] | 
 
 def reshaped(node: Node, x: relax.Expr, shape: Sequence[Dim]) -> relax.Expr:
     """`x` itself when it already has `shape`."""
-    return x if node.symbols.same_shape(node.shape(0), shape) else op.reshape(x, list(shape))
+    if node.symbols.same_shape(node.shape(0), shape):
+        return x
+    if any(_is(d, 0) for d in shape):
+        return op.zeros(list(shape), node.dtype(0))
+    # A list would give 0 and -1 a meaning.
+    return op.reshape(x, relax.ShapeExpr([as_expr(d) for d in shape]))
 
 
 @converter("Reshape", since=1)

@@ -92,14 +92,17 @@ def _fits(rows: int, vectors: int, target: CpuSpec) -> bool:
     return rows * vectors + vectors + 1 <= target.vector_registers
 
 
-def _tile_cycles(rows: int, vectors: int, target: CpuSpec) -> float:
+def _tile_cycles(problem: MatmulProblem, rows: int, vectors: int, target: CpuSpec) -> float:
     """Cycles of one step of K: the FMAs, or the latency of the accumulators if there are few, and a share of the loads.
 
     The 0.4 fits the throughput of tiles from 4 x 2 to 28 x 1 on Cascade Lake: 9 x 3 and 6 x 4 reach 130 GFLOP/s where
     4 x 2 reaches 105 and 14 x 1 reaches 90.
     """
     fmas = rows * vectors
-    return max(fmas / target.fma_ports, FMA_LATENCY) * (1 + 0.4 * (rows + vectors) / fmas)
+    cycles = max(fmas / target.fma_ports, FMA_LATENCY) * (1 + 0.4 * (rows + vectors) / fmas)
+    # A panel that does not stay in L1 is read from L2 once per tile: tall tiles read it less often.
+    panel_bytes = int(problem.k) * vectors * target.vector_bytes
+    return cycles + (0.25 * vectors if panel_bytes > target.l1_bytes // 2 else 0)
 
 
 def _cost(problem: MatmulProblem, rows: int, vectors: int, target: CpuSpec) -> float:
@@ -108,10 +111,10 @@ def _cost(problem: MatmulProblem, rows: int, vectors: int, target: CpuSpec) -> f
     panels = -(-problem.n // (vectors * lanes)) if isinstance(problem.n, int) else 8 / vectors
     if isinstance(problem.m, int):
         full, tail = divmod(problem.m, rows)
-        cycles = full * _tile_cycles(rows, vectors, target) + (_tile_cycles(tail, vectors, target) if tail else 0)
+        cycles = full * _tile_cycles(problem, rows, vectors, target) + (_tile_cycles(problem, tail, vectors, target) if tail else 0)
     else:
         # Unknown M: one long run of tiles and an average tail of single rows.
-        cycles = 64 / rows * _tile_cycles(rows, vectors, target) + rows / 2 * _tile_cycles(1, vectors, target)
+        cycles = 64 / rows * _tile_cycles(problem, rows, vectors, target) + rows / 2 * _tile_cycles(problem, 1, vectors, target)
     return panels * cycles * _set_conflicts(problem, rows, target)
 
 
@@ -240,7 +243,8 @@ class _Emitter:
         def step(k: Index) -> Stmt:
             return tile.multiply_add(lambda row: lhs(row, k), lambda c, lanes: self._rhs(batch, k, panel, c, lanes, scratch))
 
-        return allocate(tile.registers, seq(tile.zero(), loop("k", self.buffers.k, step), self._write(tile, batch, first, panel)))
+        reduce = loop("k", self.buffers.k, step)
+        return seq(tile.declare(), tile.zero(), reduce, self._write(tile, batch, first, panel))
 
     def _rhs(
         self, batch: Sequence[Index], k: Index, panel: Index, column: Index, lanes: int, scratch: tirx.Buffer | None

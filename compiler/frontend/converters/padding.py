@@ -42,6 +42,7 @@ class Window:
         size: extent of the input; int or symbolic.
         begin, end: padding; symbolic only for SAME padding of a symbolic size with a stride above 1.
         out: number of window positions.
+        ceil_mode: whether a last, incomplete window is kept.
     """
 
     kernel: tuple[int, ...]
@@ -51,6 +52,7 @@ class Window:
     begin: tuple[Dim, ...]
     end: tuple[Dim, ...]
     out: tuple[Dim, ...]
+    ceil_mode: bool = False
 
     @property
     def rank(self) -> int:
@@ -90,8 +92,8 @@ class Window:
             if all_fixed((out, size, begin, end)):
                 ends.append(max(end, (out - 1) * stride + extent - size - begin))
                 continue
-            surplus = end + stride - 1
-            if not isinstance(surplus, int) or surplus >= extent:
+            surplus = end + stride - 1 if self.ceil_mode else end
+            if not isinstance(surplus, int) or (self.ceil_mode and surplus >= extent):
                 return None
             ends.append(surplus)
         return tuple(ends)
@@ -156,15 +158,7 @@ def read_window(node: Node, kernel: Sequence[int], spatial: Sequence[Dim], ceil_
         begin.append(first)
         end.append(last)
         out.append(count)
-    return Window(
-        tuple(kernel),
-        strides,
-        dilations,
-        tuple(spatial),
-        tuple(begin),
-        tuple(end),
-        tuple(out),
-    )
+    return Window(tuple(kernel), strides, dilations, tuple(spatial), tuple(begin), tuple(end), tuple(out), ceil_mode)
 
 
 def _same_axis(size: Dim, extent: int, stride: int, mode: str) -> tuple[Dim, Dim, Dim]:

@@ -1,0 +1,340 @@
+"""The loops of a direct NHWC convolution: work items over threads, register tiles of pixels x output channels inside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.tirx import For, ForKind, PrimFunc, Stmt
+
+from ....compiler.schedule.op_spec import OpSpec
+from .conv_operands import Operands
+from .conv_shape import ConvShape
+from .index_math import (
+    bound,
+    bound_all,
+    ceil_div,
+    floor_div,
+    floor_mod,
+    maximum,
+    minimum,
+    ramp,
+    ranged,
+    split_index,
+    when,
+)
+from .packing import BlockedWeights
+from .stage import Stage
+from .tile_builder import RegisterTile
+from .tir_loops import Index, i64, local, seq, store
+
+# For every kernel column the range of a tile's pixels whose input exists; None where all of them do.
+Borders = tuple[tuple[int, int], ...] | None
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """How a direct convolution is cut into work items and tiles.
+
+    A work item computes `rows` output rows x `cols` tiles of `tile` pixels x `oc_blocks` blocks of output channels. With
+    `staged` it first copies its input into a private buffer, padding included, whose pixels are `pitch` floats apart.
+    """
+
+    tile: int
+    rows: int
+    cols: int
+    oc_blocks: int
+    staged: bool
+    pitch: int
+    parallel: bool
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A work item: its group and image, first output row, number of rows, and first tile within a row."""
+
+    group: Index
+    batch: Index
+    row: Index
+    rows: Index
+    tile: Index
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One pass over the pixels of an item for one block of output channels and one chunk of input channels.
+
+    `weights` is the offset of the block's weights, `channel` its first output channel, `vectors` its width and `channels`
+    how many of its channels exist. `sums` holds the results of earlier chunks; only the `last` chunk's pass stores.
+    """
+
+    weights: Index
+    channel: Index
+    vectors: int
+    channels: int
+    chunk: Index = 0
+    sums: tirx.Buffer | None = None
+    last: bool = True
+
+
+class DirectNest:
+    """Generates the kernel of one direct convolution; see `Blocking` for the meaning of its knobs."""
+
+    def __init__(self, op: OpSpec, conv: ConvShape, weights: BlockedWeights, blocking: Blocking, flatten: bool):
+        self.op, self.conv, self.weights, self.blocking = op, conv, weights, blocking
+        self.operands = Operands(op, {1: weights.size}, flatten)
+        size = self.operands.size
+        self.batch = size(conv.batch)
+        self.in_h, self.in_w = size(conv.size[0]), size(conv.size[1])
+        self.out_h, self.out_w = size(conv.out_size[0]), size(conv.out_size[1])
+        self.whole_tiles = floor_div(self.out_w, blocking.tile)
+        self.tiles = ceil_div(self.out_w, blocking.tile)
+        # Output pixels of a work item's row, and floats between two pixels, rows of the input that is read.
+        self.row_pixels = (
+            int(minimum(self.out_w, blocking.cols * blocking.tile)) if conv.is_static else blocking.cols * blocking.tile
+        )
+        self.stage = Stage(conv, blocking.rows, self.row_pixels, blocking.pitch) if blocking.staged else None
+        self.pitch = self.stage.pitch if self.stage else conv.channels
+        self.row_pitch = self.stage.row_pitch if self.stage else self.in_w * conv.channels
+        self.source = self.stage.buffer if self.stage else self.operands.data
+
+    def build(self) -> PrimFunc:
+        """The kernel as a PrimFunc."""
+        b = self.blocking
+        extents = [
+            self.conv.groups,
+            ceil_div(self.weights.blocks, b.oc_blocks),
+            self.batch,
+            ceil_div(self.out_h, b.rows),
+            ceil_div(self.tiles, b.cols),
+        ]
+        items: Index = 1
+        for extent in extents:
+            items = extent * items
+        if isinstance(items, int) and items == 1:
+            return self.operands.function(self._item([0] * len(extents)))
+        var = tirx.Var("item", "int64")
+        kind = ForKind.PARALLEL if b.parallel else ForKind.SERIAL
+        names = ["group", "oc_block", "batch", "row_block", "col_block"]
+        body = bound_all(names, split_index(var, extents), self._item)
+        return self.operands.function(For(var, i64(0), i64(items), kind, body))
+
+    def _item(self, coords: list[Index]) -> Stmt:
+        group, oc, batch, row_block, col_block = coords
+        b = self.blocking
+        row = row_block * b.rows
+        even = isinstance(self.out_h, int) and self.out_h % b.rows == 0
+        rows = b.rows if even else minimum(b.rows, self.out_h - row)
+        item = _Item(group, batch, row, rows, col_block * b.cols)
+        if self.stage is None:
+            return self._channel_blocks(item, oc)
+        offset = batch * self.in_h * self.in_w * self.conv.channels + group * self.conv.group_in
+        first = (
+            row * self.conv.stride[0] - self.conv.pad[0],
+            item.tile * b.tile * self.conv.stride[1] - self.conv.pad[1],
+        )
+        fill = self.stage.fill(self.operands.data, offset, (self.in_h, self.in_w), first, rows)
+        return seq(tirx.AllocBuffer(self.stage.buffer), fill, self._channel_blocks(item, oc))
+
+    def _channel_blocks(self, item: _Item, oc: Index) -> Stmt:
+        """All blocks of output channels of an item; an incomplete last one has a tile of its own width."""
+        w, count = self.weights, self.blocking.oc_blocks
+        first = oc * count
+        base = item.group * w.group_size
+        channel = item.group * w.group_out
+
+        def full(j: Index) -> Stmt:
+            return self._chunks(
+                item, _Pass(base + j * (w.block * w.depth), channel + j * w.block, w.block // w.lanes, w.block)
+            )
+
+        if w.blocks <= count:
+            whole: Index = w.full
+        else:
+            whole = count if not w.tail and w.full % count == 0 else minimum(count, w.full - first)
+        blocks = ranged("oc", first, whole, full) if w.full else None
+        if not w.tail:
+            return blocks
+        start = w.full * w.block
+        tail = self._chunks(
+            item, _Pass(base + start * w.depth, channel + start, w.tail // w.lanes, w.group_out - start)
+        )
+        return seq(blocks, tail if w.blocks <= count else when(first + count >= w.blocks, tail))
+
+    def _chunks(self, item: _Item, block: _Pass) -> Stmt:
+        """All pixels of an item for one block of channels, in as many passes as there are chunks of input channels.
+
+        Between passes the sums wait in a buffer, so that a chunk's weights stay in cache while all pixels use them.
+        """
+        chunks = self.weights.chunks
+        if chunks == 1:
+            return self._rows(item, block)
+        size = self.blocking.rows * self.row_pixels * block.vectors * self.weights.lanes
+        sums = local(size, "float32", "sums")
+        clear = ranged("i", 0, size, lambda i: store(sums, [i], tirx.const(0.0, "float32")))
+
+        def one(chunk: Index, last: bool) -> Stmt:
+            return self._rows(
+                item, _Pass(block.weights, block.channel, block.vectors, block.channels, chunk, sums, last)
+            )
+
+        middle = ranged("ic", 0, chunks - 1, lambda chunk: one(chunk, False))
+        return seq(tirx.AllocBuffer(sums), clear, middle, one(chunks - 1, True))
+
+    def _rows(self, item: _Item, work: _Pass) -> Stmt:
+        return ranged("y", 0, item.rows, lambda y: self._columns(item, y, work))
+
+    def _columns(self, item: _Item, y: Index, work: _Pass) -> Stmt:
+        """One output row of an item: runs of equal tiles, then what is left."""
+        b = self.blocking
+        if self.conv.padded[1] and self.stage is None:
+            runs = border_runs(self.conv, b.tile)
+            return seq(
+                *(
+                    ranged(
+                        "t", 0, count, lambda t, s=start, n=pixels, e=edges: self._tile(item, y, s + t * n, n, e, work)
+                    )
+                    for start, count, pixels, edges in runs
+                )
+            )
+        blocked = not (isinstance(self.tiles, int) and self.tiles <= b.cols)
+        even = isinstance(self.whole_tiles, int) and self.whole_tiles == self.tiles and self.tiles % b.cols == 0
+        count = self.whole_tiles if not blocked else b.cols if even else minimum(b.cols, self.whole_tiles - item.tile)
+        whole = None
+        if not (isinstance(count, int) and count == 0):
+            whole = ranged("t", item.tile, count, lambda t: self._tile(item, y, t * b.tile, b.tile, None, work))
+        rest = self._remainder(item, y, work)
+        if rest is not None and blocked:
+            rest = when(item.tile + b.cols >= self.tiles, rest)
+        return seq(whole, rest)
+
+    def _remainder(self, item: _Item, y: Index, work: _Pass) -> Stmt | None:
+        """The pixels of a row behind its whole tiles: a tile of their number, or of powers of two if that is unknown."""
+        size = self.blocking.tile
+        start = self.whole_tiles * size
+        if isinstance(self.out_w, int):
+            rest = self.out_w - start
+            return self._tile(item, y, start, rest, None, work) if rest else None
+        rest = floor_mod(self.out_w, size)
+        pieces = []
+        power = 1 << ((size - 1).bit_length() - 1) if size > 1 else 0
+        while power:
+            taken = floor_div(rest, 2 * power) * (2 * power)
+            tile = self._tile(item, y, start + taken, power, None, work)
+            pieces.append(when(floor_mod(floor_div(rest, power), 2) == 1, tile))
+            power //= 2
+        return seq(*pieces) if pieces else None
+
+    def _tile(self, item: _Item, y: Index, col: Index, pixels: int, edges: Borders, work: _Pass) -> Stmt:
+        """A register tile: `pixels` output pixels from column `col` of the item's row `y` on."""
+        tile = RegisterTile(pixels, work.vectors, self.weights.lanes)
+
+        def body(at: list[Index]) -> Stmt:
+            row, col, channel, slot = at
+            begin = tile.zero() if work.sums is None else tile.load(work.sums, slot)
+
+            def write(value: tirx.Expr, p: Index, c: Index) -> Stmt:
+                return self.operands.write(value, item.batch, row, col + p, channel + c)
+
+            if work.last:
+                end = tile.finish(write, work.channels, len(self.op.epilogue))
+            else:
+                end = tile.save(work.sums, slot)
+            return seq(tile.declare(), begin, self._reduce(tile, item, y, col, edges, work), end)
+
+        slot = (
+            (y * self.row_pixels + (col - item.tile * self.blocking.tile)) * tile.width if work.sums is not None else 0
+        )
+        return bound_all(["row", "col", "channel", "slot"], [item.row + y, col, work.channel, slot], body)
+
+    def _reduce(self, tile: RegisterTile, item: _Item, y: Index, col: Index, edges: Borders, work: _Pass) -> Stmt:
+        """Accumulate the tile over the kernel's rows; rows outside the image are left out."""
+        conv = self.conv
+        kernel_h, chunk = conv.kernel[0], conv.group_in // self.weights.chunks
+        if self.stage is not None:
+            low, count = 0, kernel_h
+            base = y * (conv.stride[0] * self.row_pitch) + (col - item.tile * self.blocking.tile) * (
+                conv.stride[1] * self.pitch
+            )
+        else:
+            top = (item.row + y) * conv.stride[0] - conv.pad[0]
+            low, count = self._kernel_rows(top)
+            base = (item.batch * self.in_h + top) * self.row_pitch + (col * conv.stride[1] - conv.pad[1]) * self.pitch
+            base = base + item.group * conv.group_in
+        base = base + work.chunk * chunk
+        width = work.vectors * self.weights.lanes
+        weights = work.weights + work.chunk * (chunk * kernel_h * conv.kernel[1] * width)
+
+        def row(kh: Index) -> Stmt:
+            at = base + kh * (conv.dilation[0] * self.row_pitch)
+            return self._reduce_row(tile, at, weights + kh * (conv.kernel[1] * chunk * width), edges)
+
+        return ranged("kh", low, count, row)
+
+    def _kernel_rows(self, top: Index) -> tuple[Index, Index]:
+        """First kernel row inside the image and their number, for a window that starts at image row `top`."""
+        kernel_h, step = self.conv.kernel[0], self.conv.dilation[0]
+        if not self.conv.padded[0]:
+            return 0, kernel_h
+        low = maximum(0, ceil_div(0 - top, step))
+        high = minimum(kernel_h, ceil_div(self.in_h - top, step))
+        return low, maximum(0, high - low)
+
+    def _reduce_row(self, tile: RegisterTile, base: Index, weights: Index, edges: Borders) -> Stmt:
+        """Accumulate the tile over one kernel row; `base` and `weights` are the offsets of its first operands."""
+        conv, chunk = self.conv, self.conv.group_in // self.weights.chunks
+        step = conv.stride[1] * self.pitch
+
+        def reduce(offset: Index, length: int, at: Index, begin: int = 0, end: int | None = None) -> Stmt:
+            def multiply_add(x: Index, w: Index) -> Stmt:
+                return tile.multiply_add(
+                    lambda p: tirx.BufferLoad(self.source, [x + p * step]),
+                    lambda v, lanes: tirx.BufferLoad(self.operands.weights, [ramp(w + v, lanes)]),
+                    begin,
+                    end,
+                )
+
+            def at_depth(k: Index) -> Stmt:
+                data, weight = base + offset + k, weights + (at + k) * tile.width
+                return bound("x", data, lambda x: bound("w", weight, lambda w: multiply_add(x, w)))
+
+            return ranged("k", 0, length, at_depth)
+
+        kernel_w = conv.kernel[1]
+        if edges is not None:
+            columns = [
+                reduce(kw * conv.dilation[1] * self.pitch, chunk, kw * chunk, low, high)
+                for kw, (low, high) in enumerate(edges)
+                if low < high
+            ]
+            return seq(*columns)
+        if conv.dilation[1] == 1 and chunk == self.pitch:
+            # Neighbouring pixels and channels follow each other in the data as in the weights: one loop for both.
+            return reduce(0, kernel_w * chunk, 0)
+        return ranged("kw", 0, kernel_w, lambda kw: reduce(kw * (conv.dilation[1] * self.pitch), chunk, kw * chunk))
+
+
+def border_runs(conv: ConvShape, tile: int) -> list[tuple[int, int, int, Borders]]:
+    """The tiles of a padded output row of static width, as runs of equal ones: (first pixel, tiles, pixels of a tile, borders)."""
+    width, out_w = int(conv.size[1]), int(conv.out_size[1])
+    runs: list[tuple[int, int, int, Borders]] = []
+    for start in range(0, out_w, tile):
+        pixels = min(tile, out_w - start)
+        edges = tuple(
+            _valid_pixels(start, pixels, conv.stride[1], kw * conv.dilation[1] - conv.pad[1], width)
+            for kw in range(conv.kernel[1])
+        )
+        borders = None if all(e == (0, pixels) for e in edges) else edges
+        if runs and runs[-1][2:] == (pixels, borders):
+            first, count, _, _ = runs[-1]
+            runs[-1] = (first, count + 1, pixels, borders)
+        else:
+            runs.append((start, 1, pixels, borders))
+    return runs
+
+
+def _valid_pixels(start: int, pixels: int, stride: int, shift: int, width: int) -> tuple[int, int]:
+    """The range of p in [0, pixels) with 0 <= (start + p) * stride + shift < width."""
+    low = max(0, -((start * stride + shift) // stride))
+    high = min(pixels, -(-(width - shift) // stride) - start)
+    return (low, high) if low < high else (0, 0)

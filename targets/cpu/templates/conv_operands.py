@@ -1,0 +1,83 @@
+"""Buffers of a convolution kernel: parameters in the OpSpec's order, flat views of them, and the epilogue's reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tvm import tirx
+from tvm.tirx import DeclBuffer, PrimFunc, Stmt
+
+from ....compiler.schedule.epilogue import apply_epilogue
+from ....compiler.schedule.op_spec import OpSpec, TensorType
+from ....compiler.tensor_spec import Dim
+from .conv_shape import ignores_pixels
+from .tir_loops import Index, i64, seq, store
+
+# Small kernels stay serial: waking the other threads takes 2 to 4 microseconds, this many FLOPs of one core.
+PARALLEL_FLOPS = 400_000
+
+
+class Operands:
+    """Parameters of the kernel of `op`: its inputs, those in `packed` as flat arrays of that many elements, and the output.
+
+    `flatten` says that the kernel numbers all output pixels with one index instead of (batch, row, column).
+    """
+
+    def __init__(self, op: OpSpec, packed: Mapping[int, int], flatten: bool = False):
+        self.op = op
+        self.flatten = flatten
+        self._symbols: dict[str, tirx.Var] = {}
+        self._views: dict[int, tirx.Buffer] = {}
+        self._declarations: list[Stmt] = []
+        self.params = [
+            tirx.decl_buffer((i64(packed[k]),), t.dtype, f"in{k}") if k in packed else self._declare(t, f"in{k}")
+            for k, t in enumerate(op.inputs)
+        ]
+        self.params.append(self._declare(TensorType(op.anchor_type.shape, op.output.dtype), "out"))
+        self.data, self.weights = self.flat(0), self.params[1]
+
+    def _declare(self, tensor: TensorType, name: str) -> tirx.Buffer:
+        return tirx.decl_buffer([i64(self.size(d)) for d in tensor.shape], tensor.dtype, name)
+
+    def size(self, dim: Dim) -> Index:
+        """The int or symbolic variable of a dimension; "*" is the number of all output pixels."""
+        if isinstance(dim, int):
+            return dim
+        if dim == "*":
+            batch, height, width, _ = (self.size(d) for d in self.op.anchor_type.shape)
+            return i64(batch) * height * width
+        return self._symbols.setdefault(dim, tirx.Var(dim, "int64"))
+
+    def flat(self, k: int) -> tirx.Buffer:
+        """Parameter k as a one-dimensional array."""
+        k = k % len(self.params)
+        if k not in self._views:
+            buffer = self.params[k]
+            size = i64(1)
+            for d in buffer.shape:
+                size = size * d
+            self._views[k] = tirx.decl_buffer((size,), str(buffer.dtype), f"flat{k}")
+            self._declarations.append(DeclBuffer(self._views[k], data=tirx.buffer_data(buffer)))
+        return self._views[k]
+
+    def write(self, value: tirx.Expr, batch: Index, row: Index, col: Index, channel: Index) -> Stmt:
+        """Apply the epilogue to the anchor's `value` at one output element and store the result."""
+        indices = [i64(batch), i64(row), i64(col), i64(channel)]
+        result = apply_epilogue(self.op, value, indices, lambda k, at: self._read(k, at, i64(col)))
+        if not self.flatten:
+            return store(self.params[-1], indices, result)
+        return store(self.flat(-1), [col * int(self.op.anchor_type.shape[3]) + channel], result)
+
+    def _read(self, k: int, indices: list[tirx.Expr], pixel: tirx.Expr) -> tirx.Expr:
+        if not self.flatten:
+            return tirx.BufferLoad(self.params[k], indices)
+        shape = self.op.inputs[k].shape
+        channel = indices[-1] if indices else i64(0)
+        if ignores_pixels(self.op.inputs[k]):
+            return tirx.BufferLoad(self.flat(k), [channel])
+        return tirx.BufferLoad(self.flat(k), [pixel * int(shape[3]) + channel])
+
+    def function(self, body: Stmt) -> PrimFunc:
+        """The kernel with `body`; its parameters do not alias."""
+        function = PrimFunc(self.params, seq(*self._declarations, body))
+        return function.with_attr("global_symbol", "main").with_attr("tirx.noalias", True)

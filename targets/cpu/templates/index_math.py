@@ -1,0 +1,98 @@
+"""Index arithmetic for TIR that stays in Python ints as long as its operands are, and loops over computed ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import tirx
+from tvm.tirx import For, ForKind, IfThenElse, Stmt
+
+from .tir_loops import Index, i64, seq
+
+
+def ranged(name: str, begin: Index, extent: Index, body: Callable[[Index], Stmt]) -> Stmt:
+    """`for name in range(begin, begin + extent)`; the variable counts from 0, `body` receives begin + variable."""
+    if isinstance(extent, int) and extent == 1:
+        return body(begin)
+    var = tirx.Var(name, "int64")
+    zero = isinstance(begin, int) and begin == 0
+    return For(var, i64(0), i64(extent), ForKind.SERIAL, body(var if zero else var + begin))
+
+
+def unrolled(name: str, begin: int, end: int, body: Callable[[Index], Stmt]) -> Stmt:
+    """The range [begin, end) unrolled by the compiler: after it `name` is a constant."""
+    if end - begin == 1:
+        return body(i64(begin))
+    var = tirx.Var(name, "int64")
+    return For(var, i64(0), i64(end - begin), ForKind.UNROLLED, body(var + begin if begin else var))
+
+
+def when(condition: tirx.Expr | bool, body: Stmt | None, otherwise: Stmt | None = None) -> Stmt | None:
+    """`if condition: body else: otherwise`; decided now if the condition is a Python bool."""
+    if isinstance(condition, bool) or body is None:
+        return body if condition else otherwise
+    return IfThenElse(condition, body, otherwise)
+
+
+def bound(name: str, value: Index, body: Callable[[Index], Stmt]) -> Stmt:
+    """`name = value; body(name)`: keeps the index expressions of an unrolled body small, which is most of the compile time."""
+    if isinstance(value, int):
+        return body(value)
+    var = tirx.Var(name, "int64")
+    return seq(tirx.Bind(var, value), body(var))
+
+
+def bound_all(names: list[str], values: list[Index], body: Callable[[list[Index]], Stmt]) -> Stmt:
+    """`bound` for several values."""
+    if not names:
+        return body([])
+    return bound(names[0], values[0], lambda v: bound_all(names[1:], values[1:], lambda rest: body([v, *rest])))
+
+
+def ramp(base: Index, lanes: int) -> tirx.Expr:
+    """The indices base, base + 1, ... of one vector."""
+    return tirx.Ramp(i64(base), i64(1), lanes) if lanes > 1 else i64(base)
+
+
+def splat(value: tirx.Expr, lanes: int) -> tirx.Expr:
+    """`value` in every lane."""
+    return tirx.Broadcast(value, lanes) if lanes > 1 else value
+
+
+def minimum(a: Index, b: Index) -> Index:
+    """The smaller of both."""
+    return min(a, b) if isinstance(a, int) and isinstance(b, int) else tirx.min(i64(a), i64(b))
+
+
+def maximum(a: Index, b: Index) -> Index:
+    """The larger of both."""
+    return max(a, b) if isinstance(a, int) and isinstance(b, int) else tirx.max(i64(a), i64(b))
+
+
+def ceil_div(a: Index, b: int) -> Index:
+    """a / b rounded up."""
+    return -(-a // b) if isinstance(a, int) else floor_div(a + (b - 1), b)
+
+
+def floor_div(a: Index, b: Index) -> Index:
+    """a / b rounded down, for b > 0."""
+    if isinstance(b, int) and b == 1:
+        return a
+    return a // b if isinstance(a, int) and isinstance(b, int) else tirx.floordiv(i64(a), i64(b))
+
+
+def floor_mod(a: Index, b: Index) -> Index:
+    """The remainder of `floor_div`."""
+    if isinstance(b, int) and b == 1:
+        return 0
+    return a % b if isinstance(a, int) and isinstance(b, int) else tirx.floormod(i64(a), i64(b))
+
+
+def split_index(item: Index, extents: list[Index]) -> list[Index]:
+    """The coordinates of a row-major flat index, the last axis fastest; an axis of constant extent 1 gives 0."""
+    coords: list[Index] = []
+    for extent in reversed(extents[1:]):
+        coords.append(floor_mod(item, extent))
+        item = floor_div(item, extent)
+    first = 0 if isinstance(extents[0], int) and extents[0] == 1 else item
+    return [first, *reversed(coords)]

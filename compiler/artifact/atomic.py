@@ -23,7 +23,10 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     Raises:
         ArtifactError: the folder is missing or closed to us, the disk is full, or `path` is no regular file.
     """
-    final = Path(os.path.realpath(path))
+    try:
+        final = Path(os.path.realpath(path))
+    except ValueError as error:  # a null byte in the path
+        raise ArtifactError(f"cannot write {str(path)!r}: {error}.") from None
     try:
         if final.exists() and not stat.S_ISREG(final.stat().st_mode):
             raise ArtifactError(f"cannot write {str(path)!r}: it exists and is not a regular file.")
@@ -41,5 +44,3 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             raise
     except OSError as error:
         raise ArtifactError(f"cannot write {str(path)!r}: {(error.strerror or str(error)).lower()}.") from None
-    except ValueError as error:  # a null byte in the path
-        raise ArtifactError(f"cannot write {str(path)!r}: {error}.") from None

@@ -113,7 +113,7 @@ def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto"
 
     Args:
         source: the path of a .kpo file, its bytes, or an Artifact.
-        device: "auto" for the best of the artifact's targets that this machine can run, or a target's name or key.
+        device: "auto" for the best of the artifact's targets that this machine can run, or a kind, name or key of one.
         threads: CPU threads per call, or None for the physical cores that this process may use.
 
     Raises:
@@ -153,11 +153,7 @@ def choose_target(artifact: Artifact, device: str) -> TargetCode:
         ArtifactError: none fits this machine; the sentence is that of the first one.
     """
     names = [t.name if t.name == t.key else f"{t.name} ({t.key})" for t in artifact.targets]
-    wanted = [
-        target
-        for target in artifact.targets
-        if target.name.split(":")[0] in _DEVICES and device in ("auto", target.name, target.key)
-    ]
+    wanted = [t for t in artifact.targets if _kind(t) in _DEVICES and device in ("auto", _kind(t), t.name, t.key)]
     if not wanted:
         raise UsageError(f"device {device!r}: expected auto or one of the artifact's targets, {', '.join(names)}.")
     wanted.sort(key=lambda target: -len(target.cpu_features))
@@ -169,6 +165,11 @@ def choose_target(artifact: Artifact, device: str) -> TargetCode:
         except ArtifactError as error:
             refusals.append(error)
     raise refusals[-1]
+
+
+def _kind(target: TargetCode) -> str:
+    """ "cpu" of "cpu:avx2"."""
+    return target.name.split(":")[0]
 
 
 def _weights(artifact: Artifact, target: TargetCode) -> list[np.ndarray]:

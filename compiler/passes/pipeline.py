@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 from ..knobs import Knobs
 from ..schedule.selection import Selector
 from .base import Pass, PassRunner
+from .choose_layout import ChooseLayout
+from .common_subexpressions import CommonSubexpressions
+from .conv1d_to_conv2d import Conv1dToConv2d
+from .fold_pad import FoldPad
+from .fold_scale_shift import FoldScaleShift
 from .legalize import Legalize
+from .lookup_tables import LookupTables
 from .own_outputs import OwnOutputs
 from .schedule_functions import ScheduleFunctions
 from .select_templates import SelectTemplates
@@ -22,8 +28,22 @@ if TYPE_CHECKING:
 Phase = tuple[str, Callable[["Target"], Sequence[Pass]]]
 
 PHASES: tuple[Phase, ...] = (
-    # Less graph: algebra, constants, dead code.
-    ("simplify", lambda target: [OwnOutputs(), Simplify()]),
+    # Less graph: algebra, constants, dead code; weights take in what only scales or shifts.
+    (
+        "simplify",
+        lambda target: [
+            OwnOutputs(),
+            Simplify(),
+            CommonSubexpressions(),
+            LookupTables(),
+            FoldPad(),
+            FoldScaleShift(),
+            Conv1dToConv2d(),
+            Simplify(),
+        ],
+    ),
+    # Spatial operators run channels-last wherever that transposes least.
+    ("layout", lambda target: [ChooseLayout(), Simplify(), CommonSubexpressions()]),
     # Anchors with their epilogues become kernels of the target's templates.
     ("select", lambda target: [SelectTemplates(Selector(target))]),
     # Everything else becomes TIR, fused along elementwise and reduction chains, then scheduled by generic rules.

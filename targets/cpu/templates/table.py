@@ -7,6 +7,7 @@ from ....compiler.schedule.template import Template
 
 def templates() -> tuple[Template, ...]:
     """Instances of all CPU templates, most specific first."""
+    from .conv2d_direct import DirectConv2D
     from .matmul_tile import MatmulTile
 
-    return (MatmulTile(),)
+    return (DirectConv2D(), MatmulTile())

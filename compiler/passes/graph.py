@@ -51,6 +51,11 @@ class Node:
         """Type of the value defined here."""
         return self.var.ty
 
+    def renamed(self, names: Mapping[relax.Var, Expr]) -> Node:
+        """This node with variables of its operands replaced; the same object if none is."""
+        value = substitute(self.value, names)
+        return self if value is self.value else Node(self.var, value, self.cast)
+
     def __repr__(self) -> str:
         return f"{self.var.name} = {self.op}"
 
@@ -78,7 +83,8 @@ class Graph:
         self.params: tuple[relax.Var, ...] = tuple(func.params)
         self.outputs = {n.var for n in self.nodes if not isinstance(n.var, relax.DataflowVar)}
         self.changed = False
-        self._builder = relax.BlockBuilder()
+        self._builder = relax.BlockBuilder(mod)
+        self._added: dict[tvm.ir.GlobalVar, tvm.ir.BaseFunc] = {}
         self._renames: dict[relax.Var, Expr] = {}
         self._producers = {n.var: n for n in self.nodes}
         self.uses: dict[relax.Var, int] = {}
@@ -121,7 +127,7 @@ class Graph:
         self._producers = {}
         replaced = False
         for node in before:
-            node = self._renamed(node)
+            node = node.renamed(self._renames)
             value = rule(self, node)
             if value is None:
                 self._append(node)
@@ -157,8 +163,27 @@ class Graph:
         self._append(Node(var, value))
         return var
 
+    def match_cast(self, value: Expr, ty: tvm.ir.Type, name: str = "") -> relax.Var:
+        """Bind `value`, checked at run time to have the type `ty`, to a new variable."""
+        var = relax.DataflowVar(name or "lv", ty)
+        self._append(Node(var, value, ty))
+        return var
+
+    def add_function(self, func: tvm.ir.BaseFunc, name: str) -> tvm.ir.GlobalVar:
+        """Add `func` to the module under a fresh name like `name`; the same function gets the same name."""
+        gvar = self._builder.add_func(func, name)
+        self._added[gvar] = func
+        return gvar
+
+    def take_nodes(self) -> list[Node]:
+        """Empty the graph for a pass that puts all nodes back itself, with `emit` and `keep`, in an order that defines before use."""
+        before, self.nodes = self.nodes, []
+        self._producers = {}
+        self.changed = True
+        return before
+
     def keep(self, node: Node) -> None:
-        """Append `node` as it is (for passes that rebuild the nodes themselves)."""
+        """Put back a node, after `take_nodes`."""
         self._append(node)
 
     def to_module(self) -> tvm.IRModule:
@@ -174,7 +199,8 @@ class Graph:
         blocks[self._position] = relax.DataflowBlock(bindings)
         body = relax.SeqExpr(blocks, func.body.body)
         _update_type(body, func.body.ty)
-        mod = tvm.IRModule(dict(self._mod.functions_items()), attrs=self._mod.attrs, global_infos=self._mod.global_infos)
+        functions = {**dict(self._mod.functions_items()), **self._added}
+        mod = tvm.IRModule(functions, attrs=self._mod.attrs, global_infos=self._mod.global_infos)
         mod[self._gvar] = relax.Function(func.params, body, func.ret_ty, func.is_pure, func.attrs)
         return mod
 
@@ -191,24 +217,6 @@ class Graph:
         self._renames[node.var] = value
         if node.var in self.outputs:
             self._append(Node(node.var, value))
-
-    def _renamed(self, node: Node) -> Node:
-        value = self.substitute(node.value)
-        return node if value is node.value else Node(node.var, value, node.cast)
-
-    def substitute(self, expr: Expr) -> Expr:
-        """`expr` with replaced variables renamed; the same object if it mentions none."""
-        if not self._renames:
-            return expr
-        if isinstance(expr, relax.Var):
-            return self._renames.get(expr, expr)
-        parts = _describe(expr)[1]
-        if not parts or isinstance(expr, GenericConst):
-            return expr
-        renamed = [self.substitute(p) for p in parts]
-        if all(a is b for a, b in zip(parts, renamed, strict=True)):
-            return expr
-        return with_args(expr, renamed)
 
     def _count_uses(self) -> None:
         self.uses = dict.fromkeys(self._producers, 0)
@@ -228,6 +236,21 @@ class Graph:
                 live.update(variables(node.args))
                 kept.append(node)
         return reversed(kept)
+
+
+def substitute(expr: Expr, names: Mapping[relax.Var, Expr]) -> Expr:
+    """`expr` with variables replaced; the same object if it mentions none of them."""
+    if not names:
+        return expr
+    if isinstance(expr, relax.Var):
+        return names.get(expr, expr)
+    parts = _describe(expr)[1]
+    if not parts or isinstance(expr, GenericConst):
+        return expr
+    renamed = [substitute(p, names) for p in parts]
+    if all(a is b for a, b in zip(parts, renamed, strict=True)):
+        return expr
+    return with_args(expr, renamed)
 
 
 def variables(args: Sequence[Expr]) -> Iterator[relax.Var]:

@@ -182,8 +182,7 @@ def _split_part(graph: Graph, node: Node) -> Expr | None:
     value = tensors.array(split.args[0]) if split is not None else None
     if value is None:
         return None
-    parts = split.attrs.indices_or_sections
-    sections = int(parts) if isinstance(parts, int) else list(tensors.ints(parts))
+    sections = tensors.sections(split.attrs.indices_or_sections)
     return _result(node, np.array_split(value, sections, int(split.attrs.axis))[node.value.index])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, KompiloError
+from ..errors import ArtifactError, InputError, KompiloError
 from ..tensor_spec import TensorSpec
 from .tensors import InputSlot, check_shapes, to_array, to_numpy
 
@@ -45,11 +45,23 @@ class Program:
         self._shapes: set[tuple[tuple[int, ...], ...]] | None = set() if is_dynamic(inputs) else None
 
     def function(self) -> Any:
-        """A new VM's entry function with the weights bound: it takes the inputs only."""
-        vm = self._executable["vm_load_executable"]()
+        """A new VM's entry function with the weights bound: it takes the inputs only.
+
+        Raises:
+            ArtifactError: the library holds no VM executable, or no such function.
+        """
+        try:
+            create = self._executable["vm_load_executable"]
+        except AttributeError:
+            raise ArtifactError("the artifact's code is no executable of Kompilo's.") from None
+        vm = create()
         vm["vm_initialization"](_CPU, _DEVICE, _POOLED)
+        try:
+            entry = vm[self._entry]
+        except Exception:  # tvm_ffi raises the type that the C++ side names
+            raise ArtifactError(f"the artifact's code has no function {self._entry!r}.") from None
         if not self.weights:
-            return vm[self._entry]
+            return entry
         # Arguments bound by the VM are not converted again at each call: 10 us less for ResNet-50's hundred weights.
         vm["save_function"](self._entry, _BOUND, True, *self.weights)
         return vm[_BOUND]
@@ -96,7 +108,7 @@ class Execution:
                 result = function(*tensors)
             except Exception as error:  # tvm_ffi raises the type that the C++ side names
                 raise _runtime_error(error) from error
-            if type(result) is not tensor_type:
+            if not isinstance(result, tensor_type):  # `import tvm` puts its own subclass in the place of the type
                 return self._export_all(result)
             address = result.data_ptr()
             for low, high in ranges:

@@ -38,7 +38,7 @@ class Module:
         self.target = target
         self.threads = threads
         self._program = program
-        idle: list[Call] = []  # a list's pop and append are atomic
+        idle: list[Call] = [Execution(program).bind()]  # a list's pop and append are atomic
         self._take_idle, self._make_idle = idle.pop, idle.append
         self._count = len(self.inputs)
         self._output_names = [spec.name for spec in self.outputs]

@@ -99,9 +99,10 @@ def _from_python(value: Any, spec: TensorSpec, dtype: np.dtype) -> np.ndarray:
         raise InputError(f"input {spec.name!r}: expected an array, found {type(value).__name__} ({error}).") from None
     if array.dtype == dtype:
         return array
-    if array.size and not np.can_cast(array.dtype, dtype, "same_kind"):
+    integers = array.dtype.kind in "iu" and dtype.kind in "iu"
+    if array.size and not integers and not np.can_cast(array.dtype, dtype, "same_kind"):
         raise _mismatch(spec, array, f"convert it: np.asarray({spec.name}, {spec.dtype!r}).")
-    if array.size and array.dtype.kind in "iu" and dtype.kind in "iu":
+    if array.size and integers:
         limits = np.iinfo(dtype)
         if not (limits.min <= int(array.min()) and int(array.max()) <= limits.max):
             raise InputError(f"input {spec.name!r}: a number lies outside the range of {spec.dtype}.")

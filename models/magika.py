@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,23 +20,43 @@ CONFIG = WheelMember(
 )
 
 
+KINDS = WheelMember(
+    _WHEEL,
+    "magika/config/content_types_kb.min.json",
+    "75208adba69bc0556403b62b32ef3ccf8b5ce494411780845852e52e6583a10d",
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a file is: a label such as "python", its description, and the model's score for it in [0, 1]."""
+
+    label: str
+    description: str
+    score: float
+
+
 @dataclass(frozen=True)
 class Reader:
-    """How Magika reads a file, from the model's own configuration.
+    """How Magika reads a file and answers, from the configuration that comes with the model.
 
     `begin` and `end` bytes are taken from the first and the last `block` bytes, after white space is stripped at the
-    file's ends; what is missing is filled with `padding`, a token beyond all byte values. `labels[k]` names class k.
+    file's ends; what is missing is filled with `padding`, a token beyond all byte values. `labels[k]` names class k;
+    an answer counts when its score reaches the label's entry in `thresholds`, or `threshold` if it has none.
     """
 
     begin: int
     end: int
     block: int
     padding: int
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    threshold: float = 0.5
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    kinds: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls) -> Reader:
-        """Reads the configuration that comes with the model."""
+        """Reads the configuration; downloads it on first use."""
         config = json.loads(CONFIG.get().read_text())
         return cls(
             begin=config["beg_size"],
@@ -42,6 +64,9 @@ class Reader:
             block=config["block_size"],
             padding=config["padding_token"],
             labels=tuple(config["target_labels_space"]),
+            threshold=config["medium_confidence_threshold"],
+            thresholds=config["thresholds"],
+            kinds=json.loads(KINDS.get().read_text()),
         )
 
     def features(self, content: bytes) -> np.ndarray:
@@ -52,6 +77,14 @@ class Reader:
         tokens[: len(head)] = list(head)
         tokens[len(tokens) - len(tail) :] = list(tail)
         return tokens[None]
+
+    def verdict(self, scores: np.ndarray) -> Verdict:
+        """The answer for one row of the model's output, float32 (labels,); plain text or unknown where it is unsure."""
+        best = int(scores.argmax())
+        label, score = self.labels[best], float(scores[best])
+        if score < self.thresholds.get(label, self.threshold):
+            label = "txt" if self.kinds[label]["is_text"] else "unknown"
+        return Verdict(label, self.kinds[label]["description"], score)
 
 
 def real_inputs() -> list[Arrays]:

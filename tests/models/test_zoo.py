@@ -113,15 +113,16 @@ def test_magika_knows_its_files(zoo_model):
     model = zoo_model("magika")
     from kompilo.models.magika import Reader
 
-    labels = Reader.load().labels
-    result = session(model.path()).run(None, model.real_inputs()[0])[0]
-    assert [labels[k] for k in result.argmax(axis=1)] == ["python", "json", "onnx"]
+    reader = Reader.load()
+    scores = session(model.path()).run(None, model.real_inputs()[0])[0]
+    assert [reader.verdict(row).label for row in scores] == ["python", "json", "onnx"]
+    assert reader.verdict(scores[0] * 0.1).description == "Generic text document"
 
 
 def test_magika_features():
     from kompilo.models.magika import Reader
 
-    reader = Reader(begin=4, end=3, block=8, padding=256, labels=())
+    reader = Reader(begin=4, end=3, block=8, padding=256)
     assert reader.features(b"  abcdefghij  ").tolist() == [[97, 98, 99, 100, 104, 105, 106]]
     assert reader.features(b" ab ").tolist() == [[97, 98, 32, 256, 32, 97, 98]]
     assert reader.features(b"").tolist() == [[256] * 7]

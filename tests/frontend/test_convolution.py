@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
-from op_test import check_op, floats, make_model, reference_outputs
 
 from kompilo.compiler.errors import ModelError
+
+from op_test import check_op, floats, make_model, reference_outputs
 
 CONV = {
     "1x1": ([1, 3, 5, 5], [4, 3, 1, 1], {}),
@@ -17,7 +18,11 @@ CONV = {
     "stride above kernel": ([1, 3, 11, 10], [4, 3, 2, 2], {"strides": [4, 3]}),
     "unequal strides": ([1, 2, 9, 9], [4, 2, 3, 5], {"strides": [1, 3], "pads": [1, 2, 1, 2]}),
     "dilated": ([1, 2, 11, 9], [3, 2, 3, 3], {"dilations": [3, 2]}),
-    "dilated strided padded": ([1, 2, 9, 9], [3, 2, 3, 3], {"dilations": [2, 2], "strides": [2, 1], "pads": [2, 2, 2, 2]}),
+    "dilated strided padded": (
+        [1, 2, 9, 9],
+        [3, 2, 3, 3],
+        {"dilations": [2, 2], "strides": [2, 1], "pads": [2, 2, 2, 2]},
+    ),
     "groups": ([1, 6, 5, 5], [4, 3, 3, 3], {"group": 2}),
     "depthwise": ([1, 4, 6, 6], [4, 1, 3, 3], {"group": 4, "pads": [1, 1, 1, 1]}),
     "depthwise multiplier 2": ([1, 3, 6, 6], [6, 1, 3, 3], {"group": 3}),
@@ -143,7 +148,7 @@ def test_conv_transpose_output_shape(case):
 
 
 ERRORS = {
-    "channels": ([1, 2, 5, 5], [3, 4, 3, 3], {}, "needs 4 channels, found 2"),
+    "channels": ([1, 2, 5, 5], [3, 4, 3, 3], {}, "needs 4 channels on axis 1, found 2"),
     "group": ([1, 4, 5, 5], [3, 2, 3, 3], {"group": 2}, "'group' must divide 3"),
     "kernel": ([1, 2, 3, 5], [3, 2, 5, 3], {}, "spans 5 elements of spatial axis 0, found 3"),
     "kernel_shape": ([1, 2, 5, 5], [3, 2, 3, 3], {"kernel_shape": [2, 2]}, "'kernel_shape' is"),

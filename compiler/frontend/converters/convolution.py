@@ -8,24 +8,14 @@ from typing import TYPE_CHECKING
 from tvm import relax
 
 from ..values import Dim
-from .padding import (
-    all_fixed,
-    auto_pad_mode,
-    pad_spatial,
-    read_window,
-    spatial_list,
-    split_same,
-)
+from .padding import all_fixed, auto_pad_mode, pad_spatial, read_window, spatial_list, split_same
 from .registry import converter
+from .runtime_checks import with_sizes
 
 if TYPE_CHECKING:
     from ..node import Node
 
-_CONV: dict[int, Callable] = {
-    1: relax.op.nn.conv1d,
-    2: relax.op.nn.conv2d,
-    3: relax.op.nn.conv3d,
-}
+_CONV: dict[int, Callable] = {1: relax.op.nn.conv1d, 2: relax.op.nn.conv2d, 3: relax.op.nn.conv3d}
 _CONV_TRANSPOSE: dict[int, Callable] = {
     1: relax.op.nn.conv1d_transpose,
     2: relax.op.nn.conv2d_transpose,
@@ -72,16 +62,6 @@ def _check_operands(node: Node, table: dict[int, Callable]) -> tuple[list[Dim], 
     return data, weight, group
 
 
-def _with_channels(node: Node, shape: list[Dim], channels: int) -> relax.Expr:
-    """Input 0 with `channels` channels; a symbolic count is checked at run time."""
-    data = node.inputs[0]
-    if isinstance(shape[1], int):
-        if shape[1] != channels:
-            raise node.error(f"the input needs {channels} channels, found {shape[1]}")
-        return data
-    return node.bb.match_cast(data, relax.TensorType([shape[0], channels, *shape[2:]], node.dtype(0)))
-
-
 @converter("Conv")
 @converter("FusedConv", domain="com.microsoft")
 def conv(node: Node) -> relax.Expr:
@@ -89,19 +69,13 @@ def conv(node: Node) -> relax.Expr:
     data_shape, weight_shape, group = _check_operands(node, _CONV)
     rank = len(data_shape) - 2
     window = read_window(node, weight_shape[2:], data_shape[2:])
-    data = _with_channels(node, data_shape, weight_shape[1] * group)
+    data = with_sizes(node, 0, {1: weight_shape[1] * group}, "channels")
     if not window.fixed_padding:
         data, window = pad_spatial(node, data, window)
 
     def operator(out_dtype: str | None) -> relax.Expr:
         return _CONV[rank](
-            data,
-            node.inputs[1],
-            window.strides,
-            tuple(window.padding),
-            window.dilations,
-            group,
-            out_dtype=out_dtype,
+            data, node.inputs[1], window.strides, tuple(window.padding), window.dilations, group, out_dtype=out_dtype
         )
 
     out = _add_bias(node, accumulate_wide(node, operator, node.dtype(0)), weight_shape[0], rank)
@@ -122,12 +96,7 @@ def _fused_activation(node: Node, out: relax.Expr) -> relax.Expr:
         "LeakyRelu": lambda: relax.op.nn.leakyrelu(out, params[0]),
         "Clip": lambda: relax.op.clip(out, *params),
         "HardSigmoid": lambda: relax.op.clip(
-            relax.op.add(
-                relax.op.multiply(out, relax.const(params[0], dtype)),
-                relax.const(params[1], dtype),
-            ),
-            0,
-            1,
+            relax.op.add(relax.op.multiply(out, relax.const(params[0], dtype)), relax.const(params[1], dtype)), 0, 1
         ),
     }
     if name not in table:
@@ -140,7 +109,7 @@ def conv_transpose(node: Node) -> relax.Expr:
     """nn.conv{1,2,3}d_transpose; what its padding attributes cannot express becomes a crop or zero padding behind."""
     data_shape, weight_shape, group = _check_operands(node, _CONV_TRANSPOSE)
     rank = len(data_shape) - 2
-    data = _with_channels(node, data_shape, weight_shape[0])
+    data = with_sizes(node, 0, {1: weight_shape[0]}, "channels")
     strides = spatial_list(node, "strides", rank, 1)
     dilations = spatial_list(node, "dilations", rank, 1)
     extents = [(k - 1) * d + 1 for k, d in zip(weight_shape[2:], dilations, strict=True)]
@@ -202,24 +171,14 @@ class _TransposedAxis:
     __slots__ = ("begin", "end", "output_padding", "trim")
 
     def __init__(self, begin: int, end: int, output_padding: int, trim: tuple[int, int]):
-        self.begin, self.end, self.output_padding, self.trim = (
-            begin,
-            end,
-            output_padding,
-            trim,
-        )
+        self.begin, self.end, self.output_padding, self.trim = (begin, end, output_padding, trim)
 
 
 def _transposed_axis(begin: int, end: int, stride: int, extent: int) -> _TransposedAxis:
     # Relax takes padding in [0, extent - 1] and output_padding below the stride.
     pad_begin, pad_end = (min(max(p, 0), extent - 1) for p in (begin, end))
     output_padding = min(max(-end, 0), stride - 1)
-    return _TransposedAxis(
-        pad_begin,
-        pad_end,
-        output_padding,
-        (begin - pad_begin, end - pad_end + output_padding),
-    )
+    return _TransposedAxis(pad_begin, pad_end, output_padding, (begin - pad_begin, end - pad_end + output_padding))
 
 
 def _trim(node: Node, out: relax.Expr, trims: list[tuple[int, int]]) -> relax.Expr:

@@ -41,7 +41,7 @@ def matmul(node: Node) -> relax.Expr:
         raise node.error(f"the operands' shapes {a_shape} and {b_shape} do not fit")
     b = node.inputs[1]
     if None in equal:
-        b = node.bb.match_cast(b, relax.TensorType(wanted, node.dtype(1)))
+        b = node.cast_shape(b, wanted)
     return _matmul(node, node.inputs[0], b)
 
 
@@ -60,10 +60,7 @@ def gemm(node: Node) -> relax.Expr:
     if weight is not None:
         weight = weight.T if trans_b else weight
         if alpha != 1 and is_float(dtype):
-            weight, alpha = (
-                (weight * np.asarray(alpha, weight.dtype)).astype(weight.dtype),
-                1.0,
-            )
+            weight, alpha = ((weight * np.asarray(alpha, weight.dtype)).astype(weight.dtype), 1.0)
         b = relax.const(np.ascontiguousarray(weight))
     else:
         b = node.emit(_op.permute_dims(node.inputs[1], [1, 0])) if trans_b else node.inputs[1]
@@ -157,11 +154,7 @@ def _single(node: Node, x: relax.Expr, labels: Labels, sizes: dict[str, Dim]) ->
 
         def diagonal(data: te.Tensor) -> te.Tensor:
             shape = [data.shape[labels.index(label)] for label in unique]
-            return te.compute(
-                shape,
-                lambda *at: data(*[at[unique.index(label)] for label in labels]),
-                name="diagonal",
-            )
+            return te.compute(shape, lambda *at: data(*[at[unique.index(label)] for label in labels]), name="diagonal")
 
         x = node.te(diagonal, x, name="diagonal")
     shape = [tidy(d) for d in x.ty.shape.values]

@@ -9,10 +9,12 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from ..dtypes import numpy_dtype
+from ..values import static_dim
 from .convolution import per_channel
 from .padding import all_fixed, tidy
 from .reduction import reduce
 from .registry import converter
+from .runtime_checks import with_sizes
 
 if TYPE_CHECKING:
     from ..node import Node
@@ -32,26 +34,17 @@ def batch_normalization(node: Node) -> relax.Expr | tuple[relax.Expr, ...]:
     for i, name in enumerate(_BATCH_NORM_INPUTS, 1):
         if not node.has(i):
             raise node.error(f"input {name!r} is required and was not found")
+    x = with_sizes(node, 0, dict(enumerate(node.shape(1), 1)))
     constants = [node.const(i) for i in range(1, 5)]
     if any(c is None for c in constants):
-        return _scale_and_shift(
-            node,
-            node.inputs[0],
-            [_channels(node, i, trailing) for i in range(1, 5)],
-            epsilon,
-        )
+        return _scale_and_shift(node, x, [_channels(node, i, trailing) for i in range(1, 5)], epsilon)
     scale, shift, mean, var = (c.astype(np.float64) for c in constants)
     factor = scale / np.sqrt(var + epsilon)
     dtype = numpy_dtype(node.dtype(0))
     # spatial=0 of old opsets has statistics of shape (C, D1, ...): no axes to add.
     shape = scale.shape + (1,) * (trailing if scale.ndim == 1 else 0)
-    scaled = _op.multiply(node.inputs[0], relax.const(factor.reshape(shape).astype(dtype)))
-    return node.emit(
-        _op.add(
-            node.emit(scaled),
-            relax.const((shift - mean * factor).reshape(shape).astype(dtype)),
-        )
-    )
+    scaled = _op.multiply(x, relax.const(factor.reshape(shape).astype(dtype)))
+    return node.emit(_op.add(node.emit(scaled), relax.const((shift - mean * factor).reshape(shape).astype(dtype))))
 
 
 def _channels(node: Node, index: int, trailing: int) -> relax.Expr:
@@ -77,12 +70,7 @@ def _batch_norm_training(node: Node, epsilon: float, trailing: int) -> tuple[rel
     x, momentum = node.inputs[0], node.attr("momentum", 0.9)
     axes = [0, *range(2, trailing + 2)]
     _, mean, variance = _centred(node, x, axes)
-    statistics = [
-        per_channel(node, 1, trailing),
-        per_channel(node, 2, trailing),
-        mean,
-        variance,
-    ]
+    statistics = [per_channel(node, 1, trailing), per_channel(node, 2, trailing), mean, variance]
     running = []
     for i, batch in ((3, mean), (4, variance)):
         dtype = node.dtype(i)
@@ -97,37 +85,34 @@ def _centred(node: Node, x: relax.Expr, axes: list[int]) -> tuple[relax.Expr, re
     """x - mean, the mean and the variance over `axes` (kept). Two passes: E[x^2] - E[x]^2 cancels badly."""
     mean = reduce(node, "mean", x, axes, keepdims=True)
     deviation = node.emit(_op.subtract(x, mean))
-    return (
-        deviation,
-        mean,
-        reduce(
-            node,
-            "mean",
-            node.emit(_op.multiply(deviation, deviation)),
-            axes,
-            keepdims=True,
-        ),
-    )
+    return (deviation, mean, reduce(node, "mean", node.emit(_op.multiply(deviation, deviation)), axes, keepdims=True))
 
 
 @converter("InstanceNormalization")
 def instance_normalization(node: Node) -> relax.Expr:
     rank = node.rank(0)
-    deviation, _, variance = _centred(node, node.inputs[0], list(range(2, rank)))
+    x = with_sizes(node, 0, {1: node.shape(1)[0]}, "channels")
+    deviation, _, variance = _centred(node, x, list(range(2, rank)))
     unit = node.emit(_op.multiply(deviation, _inverse_deviation(node, variance, node.attr("epsilon", 1e-5))))
     scaled = node.emit(_op.multiply(unit, per_channel(node, 1, rank - 2)))
     return node.emit(_op.add(scaled, per_channel(node, 2, rank - 2)))
 
 
+def _fit_scale(node: Node, axes: list[int]) -> relax.Expr:
+    """Input 0, its symbolic sizes on `axes` fixed to those of a scale (input 1) that spans them."""
+    scale = node.shape(1)
+    sizes = dict(zip(axes, scale, strict=True)) if len(scale) == len(axes) else {}
+    return with_sizes(node, 0, {a: s for a, s in sizes.items() if s != 1})
+
+
 @converter("LayerNormalization")
 @converter("LayerNormalization", domain="com.microsoft")
-def layer_normalization(
-    node: Node,
-) -> relax.Expr | tuple[relax.Expr, relax.Expr, relax.Expr]:
+def layer_normalization(node: Node) -> relax.Expr | tuple[relax.Expr, relax.Expr, relax.Expr]:
     """nn.layer_norm over the trailing axes; the formula where Mean and InvStdDev are wanted or the scale broadcasts."""
-    x, epsilon, shape = node.inputs[0], node.attr("epsilon", 1e-5), node.shape(0)
-    rank, dtype = len(shape), node.dtype(0)
+    rank, dtype, epsilon = node.rank(0), node.dtype(0), node.attr("epsilon", 1e-5)
     axes = list(range(node.axis(node.attr("axis", -1), rank), rank))
+    x = _fit_scale(node, axes)
+    shape = [static_dim(d) for d in x.ty.shape.values]
     wide = "float32" if node.attr("stash_type", 1) == 1 and dtype in ("float16", "bfloat16") else dtype
     normalized = shape[axes[0] :]
     plain = node.num_outputs == 1 and wide == dtype and node.shape(1) == normalized
@@ -145,20 +130,17 @@ def layer_normalization(
     out = node.emit(_op.multiply(deviation, inverse))
     out = out if wide == dtype else node.emit(_op.astype(out, dtype))
     out = node.emit(_op.multiply(out, node.inputs[1]))
-    return (
-        (node.emit(_op.add(out, node.inputs[2])) if node.has(2) else out),
-        mean,
-        inverse,
-    )
+    return ((node.emit(_op.add(out, node.inputs[2])) if node.has(2) else out), mean, inverse)
 
 
 @converter("RMSNormalization", since=23)
 @converter("SimplifiedLayerNormalization")
 def rms_normalization(node: Node) -> relax.Expr:
     """nn.rms_norm over the trailing axes; the formula where the scale broadcasts or a 16-bit type is widened."""
-    x, epsilon, shape = node.inputs[0], node.attr("epsilon", 1e-5), node.shape(0)
-    rank, dtype = len(shape), node.dtype(0)
+    rank, dtype, epsilon = node.rank(0), node.dtype(0), node.attr("epsilon", 1e-5)
     axes = list(range(node.axis(node.attr("axis", -1), rank), rank))
+    x = _fit_scale(node, axes)
+    shape = [static_dim(d) for d in x.ty.shape.values]
     wide = "float32" if node.attr("stash_type", 1) == 1 and dtype in ("float16", "bfloat16") else dtype
     # TVM's rms_norm cannot be lowered when it normalises over all axes.
     if wide == dtype and axes[0] > 0 and node.shape(1) == shape[axes[0] :]:
@@ -173,12 +155,14 @@ def rms_normalization(node: Node) -> relax.Expr:
 @converter("GroupNormalization", since=18)
 def group_normalization(node: Node) -> relax.Expr:
     """Normalise each group of channels; scale and bias are per group before opset 21, per channel since."""
-    shape, groups, dtype = node.shape(0), node.required("num_groups"), node.dtype(0)
+    groups, dtype = node.required("num_groups"), node.dtype(0)
+    x = node.inputs[0] if node.opset < 21 else with_sizes(node, 0, {1: node.shape(1)[0]}, "channels")
+    shape = [static_dim(d) for d in x.ty.shape.values]
     channels = shape[1]
     if not isinstance(channels, int) or groups < 1 or channels % groups:
         raise node.error(f"attribute 'num_groups' must divide the channel count {channels}, found {groups}")
     wide = "float32" if node.attr("stash_type", 1) == 1 and dtype in ("float16", "bfloat16") else dtype
-    x = node.inputs[0] if wide == dtype else node.emit(_op.astype(node.inputs[0], wide))
+    x = x if wide == dtype else node.emit(_op.astype(x, wide))
     x = node.emit(_op.reshape(x, [shape[0], groups, tidy(math.prod(shape[2:]) * (channels // groups))]))
     deviation, _, variance = _centred(node, x, [2])
     out = node.emit(_op.multiply(deviation, _inverse_deviation(node, variance, node.attr("epsilon", 1e-5))))
@@ -195,11 +179,7 @@ def group_normalization(node: Node) -> relax.Expr:
 def lrn(node: Node) -> relax.Expr:
     """x / (bias + alpha / size * sum of squares over `size` neighbouring channels)^beta, as one elementwise kernel."""
     size, dtype = node.required("size"), node.dtype(0)
-    alpha, beta, bias = (
-        node.attr("alpha", 1e-4),
-        node.attr("beta", 0.75),
-        node.attr("bias", 1.0),
-    )
+    alpha, beta, bias = (node.attr("alpha", 1e-4), node.attr("beta", 0.75), node.attr("bias", 1.0))
     if size < 1:
         raise node.error(f"attribute 'size' must be positive, found {size}")
     before = (size - 1) // 2
@@ -211,10 +191,7 @@ def lrn(node: Node) -> relax.Expr:
             return tirx.if_then_else(inside, value * value, tirx.const(0, dtype))
 
         def element(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> tirx.PrimExpr:
-            total = sum(
-                (square(n, c + k - before, at) for k in range(size)),
-                tirx.const(0, dtype),
-            )
+            total = sum((square(n, c + k - before, at) for k in range(size)), tirx.const(0, dtype))
             base = tirx.const(bias, dtype) + tirx.const(alpha / size, dtype) * total
             return x(n, c, *at) * _negative_power(base, beta, dtype)
 

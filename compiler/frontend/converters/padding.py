@@ -81,13 +81,7 @@ class Window:
         where that would depend on a symbolic size."""
         ends = []
         for out, stride, extent, size, begin, end in zip(
-            self.out,
-            self.strides,
-            self.extent,
-            self.size,
-            self.begin,
-            self.end,
-            strict=True,
+            self.out, self.strides, self.extent, self.size, self.begin, self.end, strict=True
         ):
             if all_fixed((out, size, begin, end)):
                 ends.append(max(end, (out - 1) * stride + extent - size - begin))

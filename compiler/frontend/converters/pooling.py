@@ -17,16 +17,8 @@ from .registry import converter
 if TYPE_CHECKING:
     from ..node import Node
 
-_MAX_POOL: dict[int, Callable] = {
-    1: relax.op.nn.max_pool1d,
-    2: relax.op.nn.max_pool2d,
-    3: relax.op.nn.max_pool3d,
-}
-_AVG_POOL: dict[int, Callable] = {
-    1: relax.op.nn.avg_pool1d,
-    2: relax.op.nn.avg_pool2d,
-    3: relax.op.nn.avg_pool3d,
-}
+_MAX_POOL: dict[int, Callable] = {1: relax.op.nn.max_pool1d, 2: relax.op.nn.max_pool2d, 3: relax.op.nn.max_pool3d}
+_AVG_POOL: dict[int, Callable] = {1: relax.op.nn.avg_pool1d, 2: relax.op.nn.avg_pool2d, 3: relax.op.nn.avg_pool3d}
 _WHOLE_POWERS = range(1, 9)
 
 
@@ -39,12 +31,7 @@ def _read(node: Node) -> Window:
 
 def _relax_pool(table: dict[int, Callable], node: Node, window: Window, **attrs: bool) -> relax.Expr:
     return table[window.rank](
-        node.inputs[0],
-        window.kernel,
-        window.strides,
-        tuple(window.padding),
-        window.dilations,
-        **attrs,
+        node.inputs[0], window.kernel, window.strides, tuple(window.padding), window.dilations, **attrs
     )
 
 
@@ -215,14 +202,7 @@ def _divide_by_count(node: Node, total: relax.Expr, window: Window, include_pad:
 
         return te.compute(total.shape, value, name="pool_average")
 
-    return node.te(
-        compute,
-        total,
-        list(window.size),
-        list(window.begin),
-        list(window.end),
-        name="pool_average",
-    )
+    return node.te(compute, total, list(window.size), list(window.begin), list(window.end), name="pool_average")
 
 
 def _max_pool_indices(node: Node, window: Window) -> tuple[relax.Expr, relax.Expr]:
@@ -250,10 +230,7 @@ def _max_pool_indices(node: Node, window: Window) -> tuple[relax.Expr, relax.Exp
             position = _position(window, begin, at, axes)
             inside = _inside(position, x.shape[2:])
             value = tirx.if_then_else(inside, x(n, c, *position), least)
-            return first_max(
-                (tirx.if_then_else(inside, _flat(axes, window.kernel), none), value),
-                axis=axes,
-            )
+            return first_max((tirx.if_then_else(inside, _flat(axes, window.kernel), none), value), axis=axes)
 
         def index(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> tirx.PrimExpr:
             element = _unflat(place(n, c, *at), window.kernel)
@@ -263,18 +240,9 @@ def _max_pool_indices(node: Node, window: Window) -> tuple[relax.Expr, relax.Exp
 
         shape = (x.shape[0], x.shape[1], *out)
         place, value = te.compute(shape, candidate, name="max_pool")
-        return [
-            te.compute(shape, lambda *i: value(*i), name="value"),
-            te.compute(shape, index, name="index"),
-        ]
+        return [te.compute(shape, lambda *i: value(*i), name="value"), te.compute(shape, index, name="index")]
 
-    both = node.te(
-        compute,
-        node.inputs[0],
-        list(window.begin),
-        list(window.out),
-        name="max_pool_indices",
-    )
+    both = node.te(compute, node.inputs[0], list(window.begin), list(window.out), name="max_pool_indices")
     return node.emit(relax.TupleGetItem(both, 0)), node.emit(relax.TupleGetItem(both, 1))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tvm import relax, te, topi
+from tvm import relax, te, tirx, topi
 
 from ..dtypes import is_float, numpy_dtype
 from .registry import converter
@@ -53,8 +53,21 @@ def reduce(node: Node, kind: str, x: relax.Expr, axes: list[int], keepdims: bool
     wide = "int8" if dtype == "bool" else wide
     if wide:
         x = node.emit(relax.op.astype(x, wide))
+    if kind == "mean" and not is_float(dtype):
+        return _integer_mean(node, x, axes, keepdims)
     out = node.emit(_RELAX[kind](x, axes, keepdims))
     return node.emit(relax.op.astype(out, dtype)) if wide else out
+
+
+def _integer_mean(node: Node, x: relax.Expr, axes: list[int], keepdims: bool) -> relax.Expr:
+    """The sum divided by the count, rounded toward zero. (Relax's mean of int32 comes out as int64.)"""
+
+    def mean(x: te.Tensor) -> te.Tensor:
+        count = tirx.const(1, "int64") * math.prod(x.shape[a] for a in axes)
+        total = topi.sum(x, axes, keepdims)
+        return te.compute(total.shape, lambda *at: tirx.truncdiv(total(*at), count.astype(x.dtype)), name="mean")
+
+    return node.te(mean, x, name="integer_mean")
 
 
 def _fixed(dim: object) -> int | None:

@@ -16,16 +16,7 @@ from ..ratio import Ratio
 from ..values import Dim
 from .padding import all_fixed, tidy
 from .registry import converter
-from .resize_taps import (
-    COORDINATES,
-    NEAREST,
-    AxisGeometry,
-    NumpyArithmetic,
-    Sampling,
-    Taps,
-    TirArithmetic,
-    axis_taps,
-)
+from .resize_taps import COORDINATES, NEAREST, AxisGeometry, NumpyArithmetic, Sampling, Taps, TirArithmetic, axis_taps
 
 if TYPE_CHECKING:
     from ..node import Node

@@ -32,11 +32,7 @@ def _hardmax(node: Node, x: relax.Expr, axis: int) -> relax.Expr:
     def mark(x: te.Tensor, first: te.Tensor) -> te.Tensor:
         def element(*at: tirx.Var) -> tirx.PrimExpr:
             place = first(*[0 if i == axis else a for i, a in enumerate(at)])
-            return tirx.Select(
-                place == at[axis].astype("int64"),
-                tirx.const(1, x.dtype),
-                tirx.const(0, x.dtype),
-            )
+            return tirx.Select(place == at[axis].astype("int64"), tirx.const(1, x.dtype), tirx.const(0, x.dtype))
 
         return te.compute(x.shape, element, name="hardmax")
 
@@ -81,9 +77,5 @@ def _register(op_type: str, rows: Rows) -> None:
         return _flattened(node, rows)
 
 
-for _op_type, _rows in {
-    "Softmax": _softmax,
-    "LogSoftmax": _log_softmax,
-    "Hardmax": _hardmax,
-}.items():
+for _op_type, _rows in {"Softmax": _softmax, "LogSoftmax": _log_softmax, "Hardmax": _hardmax}.items():
     _register(_op_type, _rows)

@@ -68,7 +68,7 @@ def import_model(model: ModelLike, inputs: Shapes | None = None) -> ImportedMode
             results = [bb.emit_output(v.expr(bb)) for v in values]
         bb.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
     names = [info.name for info in source.proto.graph.output]
-    outputs = tuple(_output_spec(n, v) for n, v in zip(names, values, strict=True))
+    outputs = tuple(_output_spec(n, v, symbols) for n, v in zip(names, values, strict=True))
     return ImportedModel(bb.get(), tuple(specs), outputs, source.provenance)
 
 
@@ -112,5 +112,5 @@ def _convert(
     return values
 
 
-def _output_spec(name: str, value: Value) -> TensorSpec:
-    return TensorSpec(name, tuple(dim_text(d) for d in value.shape), value.dtype)
+def _output_spec(name: str, value: Value, symbols: Symbols) -> TensorSpec:
+    return TensorSpec(name, tuple(dim_text(symbols.simplify(d)) for d in value.shape), value.dtype)

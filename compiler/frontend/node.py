@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, numpy_helper
-from tvm import relax
+from tvm import relax, tirx
 
 from ..errors import ModelError
 from .symbols import Symbols
@@ -120,7 +120,7 @@ class Node:
         shape = self.value(index).shape
         if shape is None:
             raise self.error(f"input {index} has a shape that depends on data, which this operator does not support")
-        return list(shape)
+        return [self.symbols.simplify(d) for d in shape]
 
     def rank(self, index: int) -> int:
         return len(self.shape(index))
@@ -141,6 +141,19 @@ class Node:
     def te(self, function: Callable, *args: Any, name: str) -> relax.Var:
         """Append a call of a tensor-expression function (TE tensors in, TE tensor or tensors out)."""
         return self.bb.emit_te(function, *args, primfunc_name_hint=name)
+
+    def cast_shape(self, expr: relax.Expr, wanted: Sequence[Dim]) -> relax.Expr:
+        """`expr` with the sizes `wanted`: itself where they can be proved, else behind a check when the model runs.
+
+        A bare variable is written as `n * 1`: TVM takes a variable in a cast for a definition, replaces it everywhere,
+        and overflows its stack when the size it is defined as mentions the same variable.
+        """
+        shape = Value(expr=expr).shape
+        if shape is not None and self.symbols.same_shape(shape, wanted):
+            return expr
+        one = tirx.IntImm("int64", 1)
+        sizes = [tirx.Mul(d, one) if isinstance(d, tirx.Var) else d for d in wanted]
+        return self.bb.match_cast(expr, relax.TensorType(sizes, expr.ty.dtype))
 
     def error(self, message: str, hint: str | None = None) -> ModelError:
         """An error to raise; names the operator and the node."""

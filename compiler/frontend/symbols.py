@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tvm import ir, sym, tirx
 
+from .bounds import lower_bound
 from .values import Dim, static_dim
 
 # A dimension is at least one and below 10**9, the smallest of the numbers that exporters write for "to the end" of a
@@ -47,9 +48,14 @@ class Symbols:
         if isinstance(a, int) and isinstance(b, int):
             return a < b
         a, b = _exprs(a, b)
-        if self._analyzer.can_prove(tirx.LT(a, b)):
+        if self._analyzer.can_prove(tirx.LT(a, b)) or self._at_least(b - a, 1):
             return True
-        return False if self._analyzer.can_prove(tirx.GE(a, b)) else None
+        return False if self._analyzer.can_prove(tirx.GE(a, b)) or self._at_least(a - b, 0) else None
+
+    def _at_least(self, expr: ir.Expr, limit: int) -> bool:
+        """Sizes are whole numbers: one that is above limit - 1 is at least limit."""
+        bound = lower_bound(self._analyzer.simplify(expr), _LEAST, _MOST)
+        return bound is not None and bound > limit - 1
 
     def same_shape(self, a: Sequence[Dim], b: Sequence[Dim]) -> bool:
         return len(a) == len(b) and all(self.equal(x, y) is True for x, y in zip(a, b, strict=True))
@@ -67,10 +73,14 @@ class Symbols:
         return self.simplify(tirx.truncdiv(*_exprs(a, b)))
 
     def minimum(self, a: Dim, b: Dim) -> Dim:
-        return min(a, b) if isinstance(a, int) and isinstance(b, int) else self.simplify(tirx.min(*_exprs(a, b)))
+        if self.less(b, a) is False:
+            return a
+        return b if self.less(a, b) is False else self.simplify(tirx.min(*_exprs(a, b)))
 
     def maximum(self, a: Dim, b: Dim) -> Dim:
-        return max(a, b) if isinstance(a, int) and isinstance(b, int) else self.simplify(tirx.max(*_exprs(a, b)))
+        if self.less(a, b) is False:
+            return a
+        return b if self.less(b, a) is False else self.simplify(tirx.max(*_exprs(a, b)))
 
 
 def _exprs(a: Dim, b: Dim) -> tuple[ir.Expr, ir.Expr]:

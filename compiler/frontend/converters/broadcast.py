@@ -37,7 +37,7 @@ def broadcast_operands(node: Node, operands: Sequence[relax.Expr]) -> list[relax
         for axis, size in enumerate(shape):
             position = rank - len(shape) + axis
             sizes[position], agreed[axis] = _agree(node, sizes[position], size)
-        result.append(_cast_shape(node, operand, shape, agreed))
+        result.append(node.cast_shape(operand, agreed))
     # A fixed size that came later also holds for the operands before it.
     return [fit(node, e, sizes) for e in result]
 
@@ -68,13 +68,7 @@ def fit(node: Node, expr: relax.Expr, sizes: Sequence[Dim]) -> relax.Expr:
     shape = shape_of(expr)
     behind = sizes[len(sizes) - len(shape) :]
     wanted = [s if isinstance(s, int) and s == 1 else size for s, size in zip(shape, behind, strict=True)]
-    return _cast_shape(node, expr, shape, wanted)
-
-
-def _cast_shape(node: Node, expr: relax.Expr, shape: list[Dim], wanted: list[Dim]) -> relax.Expr:
-    if all(node.symbols.equal(a, b) is True for a, b in zip(shape, wanted, strict=True)):
-        return expr
-    return node.bb.match_cast(expr, relax.TensorType(wanted, expr.ty.dtype))
+    return node.cast_shape(expr, wanted)
 
 
 def same_sizes(node: Node, operands: Sequence[relax.Expr], skip_axis: int) -> list[relax.Expr]:
@@ -94,5 +88,5 @@ def same_sizes(node: Node, operands: Sequence[relax.Expr], skip_axis: int) -> li
     result = []
     for operand, shape in zip(operands, shapes, strict=True):
         wanted = [shape[a] if a == skip_axis else size for a, size in enumerate(sizes)]
-        result.append(_cast_shape(node, operand, shape, wanted))
+        result.append(node.cast_shape(operand, wanted))
     return result

@@ -263,3 +263,15 @@ def test_damage_anywhere_is_refused_or_harmless(path, data):
 def test_public_names():
     assert kompilo.load is load
     assert module.load is load
+
+
+def test_an_error_in_the_virtual_machine_is_one_sentence():
+    """The signature promises more than the code keeps; the model goes on working."""
+    artifact = affine()
+    loose = (dataclasses.replace(artifact.inputs[0], shape=("A", "B")),)
+    model = load(Artifact(loose, artifact.outputs, artifact.targets, artifact.weights, {}), threads=1)
+    for _ in range(3):
+        with pytest.raises(KompiloError, match="the model cannot run on these inputs: .*shape") as caught:
+            model(X[:3])
+        assert "\n" not in str(caught.value)
+        np.testing.assert_array_equal(model(X), affine_result(X))

@@ -1,0 +1,234 @@
+"""Reads a PrimFunc made of perfect loop nests (what TE and FuseTIR produce) as a list of stages.
+
+A stage computes one buffer, element by element: `buffer[axes] = value`, or for a reduction
+`buffer[axes] = combine over reduce of value`. Everything the generic rules do is a choice of loops around such values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tvm_ffi
+from tvm import ir, tirx
+from tvm.ir import TensorLoad
+from tvm.ir import prim
+from tvm.s_tir import SBlock, SBlockRealize
+
+from ....compiler.schedule import vector_math
+from .loops import Index, as_int
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """A loop of a stage."""
+
+    var: tirx.Var
+    extent: Index
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """`combine` is a key of COMBINERS for a reduction over `reduce`, None for a plain map."""
+
+    buffer: tirx.Buffer
+    axes: tuple[Axis, ...]
+    value: tirx.Expr
+    reduce: tuple[Axis, ...] = ()
+    combine: str | None = None
+    init: tirx.Expr | None = None
+
+    @property
+    def all_axes(self) -> tuple[Axis, ...]:
+        """Spatial and reduction axes."""
+        return (*self.axes, *self.reduce)
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """The stages of a function in order; `temporaries` are the buffers that are not parameters."""
+
+    func: tirx.PrimFunc
+    stages: tuple[Stage, ...]
+    temporaries: frozenset[tirx.Buffer]
+
+
+COMBINERS: dict[str, Callable[[Any, Any], Any]] = {
+    "Add": lambda a, b: a + b,
+    "Mul": lambda a, b: a * b,
+    "Max": tirx.max,
+    "Min": tirx.min,
+    "And": tirx.all,
+    "Or": tirx.any,
+}
+# Reductions that may start from any value without counting it twice; the others only from their neutral element.
+_NEUTRAL = {"Add": 0.0, "Mul": 1.0}
+
+
+def read_program(func: tirx.PrimFunc) -> Program | None:
+    """The stages of `func`, or None if it is anything but perfect nests of one store each."""
+    root = func.body
+    if not isinstance(root, SBlockRealize) or root.block.match_buffers or root.block.init is not None:
+        return None
+    body = root.block.body
+    stages = []
+    for statement in body.seq if isinstance(body, tirx.SeqStmt) else [body]:
+        stage = _read_stage(statement)
+        if stage is None:
+            return None
+        stages.append(stage)
+    temporaries = frozenset(root.block.alloc_buffers)
+    if any(
+        not _plain(b) for b in (*(p for p in func.params if isinstance(p, tirx.Buffer)), *temporaries)
+    ) or not _each_written_once(stages):
+        return None
+    return Program(func, tuple(stages), temporaries)
+
+
+def loads(expr: tirx.Expr) -> list[TensorLoad]:
+    """All loads in `expr`, also those inside indices; each occurrence once."""
+    found: list[TensorLoad] = []
+    tvm_ffi.structural_walk(expr, (TensorLoad, found.append), order="post")
+    return found
+
+
+def map_loads(expr: tirx.Expr, change: Callable[[TensorLoad], tirx.Expr]) -> tirx.Expr:
+    """`expr` with every load replaced by `change(load)`, innermost first."""
+    return tvm_ffi.structural_map(expr, (TensorLoad, change), order="post")
+
+
+def substitute(expr: tirx.Expr, values: dict[tirx.Var, tirx.Expr]) -> tirx.Expr:
+    """`expr` with variables replaced."""
+    return tvm_ffi.structural_map(expr, (ir.Var, lambda v: values.get(v, v)), order="post") if values else expr
+
+
+def _plain(buffer: tirx.Buffer) -> bool:
+    offset = as_int(buffer.elem_offset) if buffer.elem_offset is not None else 0
+    return not buffer.strides and (not isinstance(offset, int) or offset == 0)
+
+
+def _each_written_once(stages: list[Stage]) -> bool:
+    written: set[tirx.Buffer] = set()
+    for stage in stages:
+        if stage.buffer in written or any(load.source in (stage.buffer,) for load in loads(stage.value)):
+            return False
+        written.add(stage.buffer)
+    return True
+
+
+def _read_stage(statement: tirx.Stmt) -> Stage | None:
+    loops = []
+    while isinstance(statement, tirx.For):
+        if as_int(statement.min) != 0 or statement.kind != tirx.ForKind.SERIAL:
+            return None
+        loops.append(statement.loop_var)
+        statement = statement.body
+    if not isinstance(statement, SBlockRealize) or as_int(statement.predicate) != 1:
+        return None
+    block = statement.block
+    if block.alloc_buffers or block.match_buffers or not isinstance(block.body, tirx.BufferStore):
+        return None
+    if len(statement.iter_values) != len(loops) or any(
+        not v.same_as(var) for v, var in zip(statement.iter_values, loops, strict=True)
+    ):
+        return None
+    return _stage_of_block(block)
+
+
+def _stage_of_block(block: SBlock) -> Stage | None:
+    spatial, reduce = [], []
+    for iteration in block.iter_vars:
+        if as_int(iteration.dom.min) != 0 or iteration.var.ty.dtype != "int64":
+            return None
+        axis = Axis(iteration.var, as_int(iteration.dom.extent))
+        (reduce if iteration.iter_type == tirx.IterVar.CommReduce else spatial).append(axis)
+    store = block.body
+    if len(store.indices) != len(spatial) or any(
+        not i.same_as(a.var) for i, a in zip(store.indices, spatial, strict=True)
+    ):
+        return None
+    if not reduce:
+        return Stage(store.buffer, tuple(spatial), fast_math(store.value)) if block.init is None else None
+    return _reduction(block, store, tuple(spatial), tuple(reduce))
+
+
+def _reduction(
+    block: SBlock, store: tirx.BufferStore, axes: tuple[Axis, ...], reduce: tuple[Axis, ...]
+) -> Stage | None:
+    kind = type(store.value).__name__
+    if kind not in COMBINERS or not isinstance(block.init, tirx.BufferStore):
+        return None
+    init = block.init.value
+    neutral = _NEUTRAL.get(kind)
+    if neutral is not None and (not isinstance(init, (tirx.IntImm, tirx.FloatImm)) or init.value != neutral):
+        return None
+    for own, term in ((store.value.a, store.value.b), (store.value.b, store.value.a)):
+        is_own = isinstance(own, TensorLoad) and own.source.same_as(store.buffer)
+        if is_own and all(i.same_as(a.var) for i, a in zip(own.indices, axes, strict=True)):
+            return Stage(store.buffer, axes, fast_math(term), reduce, kind, init)
+    return None
+
+
+def with_value(stage: Stage, value: tirx.Expr) -> Stage:
+    """`stage` computing `value` instead."""
+    return replace(stage, value=value)
+
+
+_FAST: dict[str, Callable[[Any], Any]] = {
+    "tirx.exp": vector_math.exp,
+    "tirx.log": vector_math.log,
+    "tirx.tanh": vector_math.tanh,
+    "tirx.erf": vector_math.erf,
+    "tirx.sigmoid": vector_math.sigmoid,
+}
+_FAST_DTYPES = ("float32", "float16")
+
+
+def fast_math(value: tirx.Expr) -> tirx.Expr:
+    """`value` with calls into libm replaced by polynomials, and small constant powers by products."""
+
+    def change(call: ir.Call) -> tirx.Expr:
+        name = getattr(call.op, "name", "")
+        if name in _FAST and str(call.ty.dtype) in _FAST_DTYPES:
+            return _FAST[name](call.args[0])
+        if name == "tirx.pow" and isinstance(call.args[1], tirx.FloatImm):
+            return _power(call, call.args[0], call.args[1].value)
+        return call
+
+    return tvm_ffi.structural_map(value, (ir.Call, change), order="post")
+
+
+def _power(call: ir.Call, base: tirx.Expr, exponent: float) -> tirx.Expr:
+    if exponent in (2.0, 3.0):
+        return vector_math.bind(base, lambda v: v * v if exponent == 2.0 else v * v * v)
+    return {1.0: base, 0.5: tirx.sqrt(base)}.get(exponent, call)
+
+
+def is_conditional(value: tirx.Expr) -> bool:
+    """Whether `value` contains an `if_then_else`, whose branches must not be evaluated needlessly."""
+    found: list[bool] = []
+
+    def visit(call: ir.Call) -> None:
+        if getattr(call.op, "name", "").endswith("if_then_else"):
+            found.append(True)
+
+    tvm_ffi.structural_walk(value, (ir.Call, visit), order="post")
+    return bool(found)
+
+
+_CHEAP = (prim.Add, prim.Sub, prim.Mul, prim.Max, prim.Min, prim.Cast, prim.Select)
+_EXPENSIVE = (prim.Div, prim.Let)
+
+
+def cost(value: tirx.Expr) -> int:
+    """Rough cost of one evaluation in simple vector instructions, index arithmetic not counted."""
+    total = 0
+
+    def visit(node: Any) -> None:
+        nonlocal total
+        if str(node.ty.dtype).startswith(("float", "bfloat", "int8", "uint8", "bool", "int32")):
+            total += 8 if isinstance(node, (*_EXPENSIVE, ir.Call)) else 1
+
+    tvm_ffi.structural_walk(value, ((*_CHEAP, *_EXPENSIVE, ir.Call), visit), order="post")
+    return total

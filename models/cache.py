@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..compiler.errors import ModelError, UsageError
+from ..compiler.knobs import Knobs
 
 
 def cache_dir() -> Path:
     """$KOMPILO_CACHE, or ~/.cache/kompilo; created on first use. UsageError when it cannot be written."""
-    root = Path(os.environ.get("KOMPILO_CACHE") or Path.home() / ".cache" / "kompilo").expanduser()
+    root = Knobs.from_environment().cache
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -234,8 +235,11 @@ def _relax_attributes(sampling: Sampling, geometry: dict[int, AxisGeometry], rep
                 "rounding_method": "floor",
             }
         return None
-    same = sampling.coordinates in ("half_pixel", "asymmetric") and sampling.mode == "linear"
-    if not same or sampling.antialias:
+    if sampling.mode != "linear" or sampling.antialias:
+        return None
+    # resize2d cannot be lowered with asymmetric coordinates of symbolic sizes.
+    fixed = all_fixed([d for g in geometry.values() for d in (g.size, g.out)])
+    if sampling.coordinates != "half_pixel" and not (fixed and sampling.coordinates == "asymmetric"):
         return None
     for g in geometry.values():
         # resize2d takes the scale out / size; a scale whose product with the size was rounded down is another one.
@@ -318,21 +322,18 @@ def _constant_tables(taps: Taps, out: int) -> list[relax.Expr]:
 
 
 def _weighted_sum(x: te.Tensor, at: list, taps: list[tuple[int, Taps]], work: str, sampling: Sampling) -> tirx.PrimExpr:
-    """The sum over all taps of the product of their weights and x, innermost axis first; cast to x's dtype."""
+    """The sum over all taps of the product of their weights and x, last axis fastest; cast to x's dtype."""
 
-    def over(remaining: list[tuple[int, Taps]], at: list) -> tirx.PrimExpr:
-        if not remaining:
-            return x(*at).astype(work)
-        (axis, own), rest = remaining[0], remaining[1:]
-        values = [over(rest, [*at[:axis], index, *at[axis + 1 :]]) for index in own.index]
-        if own.weight is None:
-            return values[0]
-        total = values[0] * own.weight[0].astype(work)
-        for value, weight in zip(values[1:], own.weight[1:], strict=True):
-            total = total + value * weight.astype(work)
-        return total
-
-    value, dtype = over(taps, at), str(x.dtype)
+    terms = []
+    for choice in itertools.product(*[range(len(own.index)) for _, own in taps]):
+        source, weight = list(at), None
+        for (axis, own), t in reversed(list(zip(taps, choice, strict=True))):
+            source[axis] = own.index[t]
+            if own.weight is not None:
+                weight = own.weight[t] if weight is None else weight * own.weight[t]
+        value = x(*source).astype(work)
+        terms.append(value if weight is None else weight.astype(work) * value)
+    value, dtype = sum(terms[1:], terms[0]), str(x.dtype)
     if dtype != work:
         value = value.astype(dtype)
     if sampling.crops:

@@ -26,6 +26,10 @@ class NumpyArithmetic:
         return np.asarray(value, np.float32)
 
     @staticmethod
+    def double(value: Any) -> Number:
+        return np.asarray(value, np.float64)
+
+    @staticmethod
     def integer(value: Number) -> Any:
         return np.asarray(value).astype(np.int64)
 
@@ -42,6 +46,10 @@ class TirArithmetic:
     @staticmethod
     def real(value: Any) -> Number:
         return tirx.const(value, "float32") if isinstance(value, (int, float)) else value.astype("float32")
+
+    @staticmethod
+    def double(value: Any) -> Number:
+        return tirx.const(value, "float64") if isinstance(value, float) else value.astype("float64")
 
     @staticmethod
     def integer(value: Number) -> Any:
@@ -100,7 +108,9 @@ def _half_pixel(m: Arithmetic, x: Number, scale: Number, size: Number, out: Numb
 def _half_pixel_symmetric(m: Arithmetic, x: Number, scale: Number, size: Number, out: Number, roi: tuple) -> Number:
     adjustment = out / (scale * size)
     offset = size / m.real(2.0) * (m.real(1.0) - adjustment)
-    return offset + (x + m.real(0.5)) / scale - m.real(0.5)
+    # ONNX Runtime adds in double here, and a coordinate next to a whole number shows it.
+    exact = m.double(offset) + (m.double(x) + m.double(0.5)) / m.double(scale) - m.double(0.5)
+    return m.real(exact)
 
 
 def _pytorch_half_pixel(m: Arithmetic, x: Number, scale: Number, size: Number, out: Number, roi: tuple) -> Number:

@@ -50,8 +50,6 @@ def vm_finalize() -> list[tvm.ir.transform.Pass]:
 def build(mod: tvm.ir.IRModule, target: Target) -> Built:
     """Lower, compile and link `mod` (all PrimFuncs scheduled, weights already parameters)."""
     with target.tvm_target(), tvm.transform.PassContext(opt_level=3):
-        # Reshapes become views here: they are no operators any more.
-        mod = transform.RewriteDataflowReshape()(mod)
         operators = describe_operators(mod)
         planned = tvm.transform.Sequential(vm_lowering())(mod)
         memory = describe_memory(planned)

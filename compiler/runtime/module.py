@@ -28,7 +28,9 @@ class Module:
     Calls may come from many threads at once: each call takes an idle execution (a virtual machine with its buffers) or
     makes one, so there are as many as there were calls at the same time; code and weights are shared. TVM keeps a pool
     of workers for every thread that calls, so a server with many threads should load with `threads=1`. In a forked
-    child the thread that forked runs kernels without a pool; its other threads run as usual.
+    child the thread that forked runs kernels without a pool; its other threads run as usual. Such a child, if its
+    parent had called with several threads before the fork, must leave through os._exit, as multiprocessing's do: TVM
+    joins the pool's workers at exit, and those did not survive the fork.
     """
 
     def __init__(self, artifact: Artifact, target: TargetCode, program: Program, threads: int) -> None:

@@ -1,9 +1,10 @@
 """Transcendental functions of float32 as branch-free polynomials, so that the loop around them vectorises.
 
-TVM's own `tirx.exp` and friends become scalar calls into libm: 16 calls for one AVX-512 vector. The functions here take and
-return scalar TIR expressions made of adds, multiplies (LLVM contracts them into FMAs), one division at most and integer
-shifts. Every intermediate value is bound with `Let`: expressions are trees, and a value used twice would otherwise be
-copied, doubling with every nested function. Other dtypes than float32 fall back to TVM's intrinsics (float16 and bfloat16
+TVM's own `tirx.exp` and friends become scalar calls into libm: 16 calls for one AVX-512 vector. The functions here take
+and return scalar TIR expressions made of adds, multiplies (LLVM contracts them into FMAs), one division at most and
+integer shifts. Values used more than twice are bound with `Let`: expressions are trees, and every use of a value is a copy of
+it, which multiplies with nesting. But no more than needed, because passes of TVM visit the body of a Let twice, so that
+their time doubles with each nested Let. Other dtypes than float32 fall back to TVM's intrinsics (float16 and bfloat16
 are computed in float32).
 
 NaN gives NaN and infinities give the limits. Errors are against the exact value, over all of float32, as measured with
@@ -162,8 +163,8 @@ def _dispatch(x: PrimExpr, fast: Function, intrinsic: Function) -> PrimExpr:
     x = _expr(x)
     dtype = str(x.ty.dtype)
     if dtype in ("float16", "bfloat16"):
-        return bind(x.astype("float32"), fast).astype(dtype)
-    return bind(x, fast) if dtype == "float32" else intrinsic(x)
+        return fast(x.astype("float32")).astype(dtype)
+    return fast(x) if dtype == "float32" else intrinsic(x)
 
 
 def _f32(value: float) -> PrimExpr:
@@ -183,30 +184,28 @@ def _horner(coefficients: Sequence[float], x: PrimExpr, scale: float = 1.0) -> P
 
 
 def _clamp(x: PrimExpr, low: float, high: float) -> PrimExpr:
-    """x limited to [low, high]; NaN stays NaN, which min and max would not promise. `x` must be a variable."""
-    floor = tirx.Select(x < _f32(low), _f32(low), x)
-    return bind(floor, lambda v: tirx.Select(v > _f32(high), _f32(high), v))
+    """x limited to [low, high]; NaN stays NaN because it is the second operand: LLVM gets `a > b ? a : b`."""
+    return tirx.max(_f32(low), tirx.min(_f32(high), x))
 
 
 def _exp(x: PrimExpr) -> PrimExpr:
     """2^k * e^r with x = k ln(2) + r.
 
-    Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits of the sum. The added 126 makes those bits, moved
-    to the exponent's place, the float 2^(k-1): k = 128 is still finite there, k = -126 gives exact zero. The missing
-    factor 2 is in the coefficients, so that overflow to infinity happens in the last multiplication.
+    Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits of the sum. The added 126 makes those bits,
+    moved to the exponent's place, the float 2^(k-1): k = 128 is still finite there, k = -126 gives exact zero. The
+    missing factor 2 is in the coefficients, so that overflow to infinity happens in the last multiplication.
     """
     magic = _f32(1.5 * 2**23 + 126)
 
-    def reduce(v: PrimExpr) -> PrimExpr:
-        return bind(v * _f32(1 / math.log(2)) + magic, lambda shifted: scale(v, shifted))
-
     def scale(v: PrimExpr, shifted: PrimExpr) -> PrimExpr:
         k = shifted - magic
-        r = bind(k, lambda q: (v + q * _f32(-_LN2_HIGH)) + q * _f32(-_LN2_LOW))
+        r = (v + k * _f32(-_LN2_HIGH)) + k * _f32(-_LN2_LOW)
         power = tirx.reinterpret("float32", tirx.shift_left(tirx.reinterpret("int32", shifted), _i32(23)))
         return bind(r, lambda u: _horner(_EXP, u, scale=2.0)) * power
 
-    return bind(x, lambda v: bind(_clamp(v, -87.4, 89.0), reduce))
+    return bind(
+        _clamp(x, -87.4, 89.0), lambda v: bind(v * _f32(1 / math.log(2)) + magic, lambda shifted: scale(v, shifted))
+    )
 
 
 def _odd_rational(x: PrimExpr, limit: float, p: Sequence[float], q: Sequence[float]) -> PrimExpr:
@@ -215,40 +214,30 @@ def _odd_rational(x: PrimExpr, limit: float, p: Sequence[float], q: Sequence[flo
     def ratio(v: PrimExpr) -> PrimExpr:
         return bind(v * v, lambda s: v * _horner(p, s) / _horner(q, s))
 
-    value = bind(_clamp(x, -limit, limit), ratio)
-    return bind(value, lambda v: _clamp(v, -1.0, 1.0))
+    return _clamp(bind(_clamp(x, -limit, limit), ratio), -1.0, 1.0)
 
 
 def _log(x: PrimExpr) -> PrimExpr:
-    """k ln(2) + log(1 + f) with x = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2); subnormal x is scaled up by 2^23 first."""
+    """k ln(2) + log(1 + f) with x = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2); subnormal x is scaled up by 2^23."""
+    return bind(x, _log_of_variable)
+
+
+def _log_of_variable(x: PrimExpr) -> PrimExpr:
     tiny = x < _f32(2.0**-126)
     bits = tirx.reinterpret("int32", tirx.Select(tiny, x * _f32(2.0**23), x))
     # Subtracting sqrt(1/2)'s bits moves the exponent's step from powers of two to sqrt(1/2) times them.
     root_bits = _i32(0x3F3504F3)
 
-    def split(b: PrimExpr) -> PrimExpr:
-        offset = b - root_bits
+    def split(offset: PrimExpr) -> PrimExpr:
         mantissa = tirx.bitwise_and(offset, _i32(0x007FFFFF)) + root_bits
-        exponent = tirx.shift_right(offset, _i32(23)).astype("float32")
-        k = exponent + tirx.Select(tiny, _f32(-23.0), _f32(0.0))
-        return bind(
-            k,
-            lambda e: bind(
-                tirx.reinterpret("float32", mantissa) - _f32(1.0),
-                lambda f: series(e, f),
-            ),
-        )
+        k = tirx.shift_right(offset, _i32(23)).astype("float32") + tirx.Select(tiny, _f32(-23.0), _f32(0.0))
+        return bind(tirx.reinterpret("float32", mantissa) - _f32(1.0), lambda f: series(k, f))
 
     def series(k: PrimExpr, f: PrimExpr) -> PrimExpr:
-        square = bind(
-            f * f,
-            lambda s: s * f * _horner(_LOG, f) + k * _f32(_LN2_LOW) - _f32(0.5) * s,
-        )
-        return square + f + k * _f32(_LN2_HIGH)
+        correction = f * f * (f * _horner(_LOG, f) - _f32(0.5)) + k * _f32(_LN2_LOW)
+        return correction + f + k * _f32(_LN2_HIGH)
 
-    inf = _f32(math.inf)
-    finite = bind(bits, split)
     # NaN fails `x < inf` and comes out as x, like +inf.
-    positive = tirx.Select(x < inf, finite, x)
-    at_most_zero = tirx.Select(x < _f32(0.0), _f32(math.nan), -inf)
+    positive = tirx.Select(x < _f32(math.inf), bind(bits - root_bits, split), x)
+    at_most_zero = tirx.Select(x < _f32(0.0), _f32(math.nan), _f32(-math.inf))
     return tirx.Select(x <= _f32(0.0), at_most_zero, positive)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,11 +59,18 @@ class PassRunner:
 
     knobs: Knobs
 
-    def run(self, mod: tvm.IRModule, passes: Iterable[Pass]) -> tuple[tvm.IRModule, list[PassRecord]]:
-        """The rewritten module and a record of each pass; PassError names the pass that broke the IR."""
+    def run(
+        self, mod: tvm.IRModule, passes: Sequence[Pass], report: Callable[[str, int, int], None] | None = None
+    ) -> tuple[tvm.IRModule, list[PassRecord]]:
+        """The rewritten module and a record of each pass; PassError names the pass that broke the IR.
+
+        `report(name, done, total)` is called as each pass starts.
+        """
         records: list[PassRecord] = []
         self._dump(0, "input", mod, changed=True)
         for number, graph_pass in enumerate(passes, start=1):
+            if report is not None:
+                report(graph_pass.name, number - 1, len(passes))
             start = time.perf_counter()
             after = _run_one(graph_pass, mod)
             seconds = time.perf_counter() - start
@@ -86,7 +93,7 @@ class PassRunner:
         (folder / f"{number:02d}_{name}.txt").write_text(text)
 
 
-def run_passes(mod: tvm.IRModule, passes: Iterable[Pass], knobs: Knobs | None = None) -> tvm.IRModule:
+def run_passes(mod: tvm.IRModule, passes: Sequence[Pass], knobs: Knobs | None = None) -> tvm.IRModule:
     """`mod` after all `passes`; `knobs` default to the environment's. Raises PassError as `PassRunner.run` does."""
     return PassRunner(knobs or Knobs.from_environment()).run(mod, passes)[0]
 

@@ -12,7 +12,8 @@ from tvm.relax import Expr
 from . import tensors
 from .base import Pass
 from .graph import Graph, Node, typed, with_args
-from .linear import LINEAR_OPS, Linear, channel_values, linear, scaled_weight
+from .linear import LINEAR_OPS, Linear, bias_of_shift, channel_values, linear, scaled_weight
+from .rebuild import CONVOLUTIONS
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class FoldScaleShift(Pass):
     Before:  c = conv2d(x, w); a = add(c, b); m = multiply(a, s); y = add(m, t)      b, s, t of shape (C, 1, 1) or (1,)
     After:   c = conv2d(x, w * s);            y = add(c, b * s + t)
     and      m = multiply(x, s); y = conv2d(m, w)   ->   y = conv2d(x, w * s)        along the input channels
+    and      a = add(x, t); y = conv2d(a, w)        ->   y = add(conv2d(x, w), sum of w * t)      without padding
 
     Needs: channels-first layouts, commutative operators with their constant second (Simplify sees to that). Each value in
     between must have one use. All is computed in float64 and rounded once; a fold that would overflow is left alone.
@@ -34,7 +36,7 @@ class FoldScaleShift(Pass):
         graph = Graph.of(mod)
         if graph is None:
             return mod
-        rules = {op: (scale_before,) for op in LINEAR_OPS}
+        rules = {op: (scale_before, shift_before) for op in LINEAR_OPS}
         graph.apply({**rules, "multiply": (scale_behind, scale_behind_shift), "add": (shift_behind_shift,)})
         return graph.to_module()
 
@@ -75,6 +77,29 @@ def scale_before(graph: Graph, node: Node) -> Expr | None:
     factor = channel_values(known, op.in_axis, op.in_channels, tensors.rank(scale.var))
     weight = None if factor is None else scaled_weight(op, factor, op.in_factor)
     return None if weight is None else typed(with_args(node.value, [scale.args[0], weight]), node.ty)
+
+
+def shift_before(graph: Graph, node: Node) -> Expr | None:
+    """linear(add(x, t), w) -> add(linear(x, w), sum of w * t) where every output sees whole windows"""
+    shift = graph.producer(node.args[0], "add") if graph.sole_use(node.args[0]) else None
+    op = linear(node) if shift is not None else None
+    known = tensors.array(shift.args[1]) if op is not None else None
+    if known is None or not _sees_whole_windows(node) or not _same_type(shift.args[0], shift.var):
+        return None
+    offset = channel_values(known, op.in_axis, op.in_channels, tensors.rank(shift.var))
+    if offset is None or (node.op == "matmul" and op.weight.ndim != 2) or not np.all(np.isfinite(offset)):
+        return None
+    with np.errstate(all="ignore"):
+        bias = bias_of_shift(op, offset)
+    if not np.all(np.isfinite(bias)):
+        return None
+    call = with_args(node.value, [shift.args[0], node.args[1]])
+    return _add_bias(graph.emit(call, node.var.name, node.ty), op, bias)
+
+
+def _sees_whole_windows(node: Node) -> bool:
+    """Whether no output element of a convolution reads padding, and none of a transposed one misses taps."""
+    return node.op == "matmul" or (node.op in CONVOLUTIONS and not any(tensors.ints(node.attrs.padding)))
 
 
 def _anchor(graph: Graph, expr: Expr) -> tuple[Node, Linear] | tuple[None, None]:

@@ -112,6 +112,14 @@ def channel_values(value: np.ndarray, axis: int, channels: int, ndim: int) -> np
     return np.broadcast_to(flat, (channels,)) if flat.size in (1, channels) else None
 
 
+def bias_of_shift(op: Linear, offset: np.ndarray) -> np.ndarray:
+    """What adding `offset` (one number per input channel) to the data of a convolution or 2-D matmul adds to each output channel."""
+    terms = op.weight.reshape(op.weight_view).astype(np.float64) * offset.reshape(op.in_factor)
+    kept = {k for k, size in enumerate(op.out_factor) if size != 1}
+    total = terms.sum(axis=tuple(k for k in range(terms.ndim) if k not in kept))
+    return np.broadcast_to(total.reshape(-1), (op.out_channels,))
+
+
 def scaled_weight(op: Linear, factor: np.ndarray, shape: tuple[int, ...]) -> Expr | None:
     """The weights times `factor` (float64, reshaped to `shape`), rounded once; None if that is not finite.
 

@@ -47,6 +47,35 @@ def reshape_of_reshape(graph: Graph, node: Node) -> Expr | None:
     return relax.op.reshape(inner.args[0], dims)
 
 
+def slice_of_permute(graph: Graph, node: Node) -> Expr | None:
+    """strided_slice(permute_dims(x, p)) -> permute_dims(strided_slice(x), p): less is moved, and matmuls take in permutes"""
+    inner = graph.producer(node.args[0], "permute_dims")
+    if inner is None or not isinstance(node.args[1], Tuple) or tensors.shape(node.var) is None:
+        return None
+    ndim = tensors.rank(inner.var)
+    order = tensors.permutation(inner.attrs, ndim)
+    axes = [order[int(a) % ndim] for a in node.args[1].fields]
+    part = relax.op.strided_slice(inner.args[0], axes, *node.args[2:], assume_inbound=bool(node.attrs.assume_inbound))
+    return relax.op.permute_dims(graph.emit(part), order)
+
+
+def squeeze_of_permute(graph: Graph, node: Node) -> Expr | None:
+    """reshape(permute_dims(x, p)) that drops one axis of size one -> permute_dims(reshape(x), p without it)"""
+    inner = graph.producer(node.args[0], "permute_dims") if graph.sole_use(node.args[0]) else None
+    dims, wide = tensors.shape(node.var), tensors.shape(node.args[0])
+    if inner is None or dims is None or wide is None or len(wide) != len(dims) + 1:
+        return None
+    order = tensors.permutation(inner.attrs, len(wide))
+    for k, size in enumerate(wide):
+        if tensors.is_one(size) and tensors.same_dims((*wide[:k], *wide[k + 1 :]), dims):
+            source = tensors.shape(inner.args[0])
+            dropped = order[k]
+            rest = [a - (a > dropped) for a in order if a != dropped]
+            narrow = graph.emit(relax.op.reshape(inner.args[0], (*source[:dropped], *source[dropped + 1 :])))
+            return relax.op.permute_dims(narrow, rest)
+    return None
+
+
 def identity_permute(_: Graph, node: Node) -> Expr | None:
     """permute_dims(x, (0, 1, 2)) -> x"""
     ndim = tensors.rank(node.var)
@@ -141,14 +170,14 @@ def trivial_pool(_: Graph, node: Node) -> Expr | None:
 
 
 MOVEMENT_RULES: dict[str, tuple[Rule, ...]] = {
-    "reshape": (no_movement, reshape_of_reshape),
+    "reshape": (no_movement, reshape_of_reshape, squeeze_of_permute),
     "expand_dims": (as_reshape,),
     "squeeze": (as_reshape,),
     "flatten": (as_reshape,),
     "nn.batch_flatten": (as_reshape,),
     "permute_dims": (identity_permute, permute_of_permute),
     "broadcast_to": (no_movement,),
-    "strided_slice": (full_slice,),
+    "strided_slice": (full_slice, slice_of_permute),
     "split": (no_movement,),
     "astype": (no_cast,),
     "concat": (concat_of_one, concat_of_concat),

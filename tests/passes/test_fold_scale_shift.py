@@ -48,6 +48,22 @@ def test_scale_before(kind):
     assert "multiply" not in ops(after)
 
 
+@pytest.mark.parametrize("kind", ["conv2d grouped", "conv3d", "matmul"])
+@pytest.mark.parametrize("scalar", [False, True])
+def test_shift_before_without_padding(kind, scalar):
+    dims, anchor, _, spatial = ANCHORS[kind]
+    shift = const(0.5) if scalar else per_channel(1, dims[-1 - spatial], spatial)
+    after = check(build([f32(*dims)], lambda x: anchor(op.add(x, shift))), FoldScaleShift())
+    assert ops(after) == [ops(build([f32(*dims)], anchor))[0], "add"]
+
+
+@pytest.mark.parametrize("kind", ["conv2d", "conv2d_transpose", "batched weights"])
+def test_shift_before_padding_stays(kind):
+    dims, anchor, *_ = ANCHORS[kind]
+    mod = build([f32(*dims)], lambda x: anchor(op.add(x, const(0.5))))
+    assert apply(mod, FoldScaleShift()).same_as(mod)
+
+
 def test_scalar_scale_on_both_sides():
     mod = build([f32(1, 4, 7, 7)], lambda x: op.multiply(ANCHORS["conv2d"][1](op.multiply(x, const(0.25))), const([[3.0]])))
     assert ops(check(mod, FoldScaleShift())) == ["nn.conv2d"]

@@ -48,6 +48,10 @@ CASES = {
     "concat of concat": (lambda x: op.concat([op.concat([x, x], 1), x], 1), ["concat"]),
     "full slice": (lambda x: op.nn.relu(op.strided_slice(x, [1], [0], [3])), ["nn.relu"]),
     "part slice stays": (lambda x: op.strided_slice(x, [1], [0], [2]), ["strided_slice"]),
+    "slice of permute": (
+        lambda x: op.reshape(op.strided_slice(op.permute_dims(x, (1, 3, 0, 2)), [0], [1], [2]), (4, 1, 4)),
+        ["strided_slice", "reshape", "permute_dims"],
+    ),
     "split of one": (lambda x: op.nn.relu(op.split(x, 1, 1)), ["nn.relu"]),
     "same cast": (lambda x: op.nn.relu(op.astype(x, "float32")), ["nn.relu"]),
     "real cast stays": (lambda x: op.astype(x, "int32"), ["astype"]),

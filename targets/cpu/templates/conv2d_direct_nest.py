@@ -8,15 +8,14 @@ from tvm import tirx
 from tvm.tirx import For, ForKind, PrimFunc, Stmt
 
 from ....compiler.schedule.op_spec import OpSpec
+from .conv_borders import Borders, border_runs, kernel_range
 from .conv_operands import Operands
 from .conv_shape import ConvShape
 from .index_math import (
-    bound,
     bound_all,
     ceil_div,
     floor_div,
     floor_mod,
-    maximum,
     minimum,
     ramp,
     ranged,
@@ -27,9 +26,6 @@ from .packing import BlockedWeights
 from .stage import Stage
 from .tile_builder import RegisterTile
 from .tir_loops import Index, i64, local, seq, store
-
-# For every kernel column the range of a tile's pixels whose input exists; None where all of them do.
-Borders = tuple[tuple[int, int], ...] | None
 
 
 @dataclass(frozen=True)
@@ -229,23 +225,18 @@ class DirectNest:
         """A register tile: `pixels` output pixels from column `col` of the item's row `y` on."""
         tile = RegisterTile(pixels, work.vectors, self.weights.lanes)
 
-        def body(at: list[Index]) -> Stmt:
-            row, col, channel, slot = at
-            begin = tile.zero() if work.sums is None else tile.load(work.sums, slot)
+        row, channel = item.row + y, work.channel
+        slot = (y * self.row_pixels + (col - item.tile * self.blocking.tile)) * tile.width
+        begin = tile.zero() if work.sums is None else tile.load(work.sums, slot)
 
-            def write(value: tirx.Expr, p: Index, c: Index) -> Stmt:
-                return self.operands.write(value, item.batch, row, col + p, channel + c)
+        def write(value: tirx.Expr, p: Index, c: Index) -> Stmt:
+            return self.operands.write(value, item.batch, row, col + p, channel + c)
 
-            if work.last:
-                end = tile.finish(write, work.channels, len(self.op.epilogue))
-            else:
-                end = tile.save(work.sums, slot)
-            return seq(tile.declare(), begin, self._reduce(tile, item, y, col, edges, work), end)
-
-        slot = (
-            (y * self.row_pixels + (col - item.tile * self.blocking.tile)) * tile.width if work.sums is not None else 0
-        )
-        return bound_all(["row", "col", "channel", "slot"], [item.row + y, col, work.channel, slot], body)
+        if work.last:
+            end = tile.finish(write, work.channels, len(self.op.epilogue))
+        else:
+            end = tile.save(work.sums, slot)
+        return seq(tile.declare(), begin, self._reduce(tile, item, y, col, edges, work), end)
 
     def _reduce(self, tile: RegisterTile, item: _Item, y: Index, col: Index, edges: Borders, work: _Pass) -> Stmt:
         """Accumulate the tile over the kernel's rows; rows outside the image are left out."""
@@ -258,7 +249,9 @@ class DirectNest:
             )
         else:
             top = (item.row + y) * conv.stride[0] - conv.pad[0]
-            low, count = self._kernel_rows(top)
+            low, count = 0, kernel_h
+            if conv.padded[0]:
+                low, count = kernel_range(top, self.in_h, kernel_h, conv.dilation[0])
             base = (item.batch * self.in_h + top) * self.row_pitch + (col * conv.stride[1] - conv.pad[1]) * self.pitch
             base = base + item.group * conv.group_in
         base = base + work.chunk * chunk
@@ -271,22 +264,14 @@ class DirectNest:
 
         return ranged("kh", low, count, row)
 
-    def _kernel_rows(self, top: Index) -> tuple[Index, Index]:
-        """First kernel row inside the image and their number, for a window that starts at image row `top`."""
-        kernel_h, step = self.conv.kernel[0], self.conv.dilation[0]
-        if not self.conv.padded[0]:
-            return 0, kernel_h
-        low = maximum(0, ceil_div(0 - top, step))
-        high = minimum(kernel_h, ceil_div(self.in_h - top, step))
-        return low, maximum(0, high - low)
-
     def _reduce_row(self, tile: RegisterTile, base: Index, weights: Index, edges: Borders) -> Stmt:
         """Accumulate the tile over one kernel row; `base` and `weights` are the offsets of its first operands."""
         conv, chunk = self.conv, self.conv.group_in // self.weights.chunks
         step = conv.stride[1] * self.pitch
 
         def reduce(offset: Index, length: int, at: Index, begin: int = 0, end: int | None = None) -> Stmt:
-            def multiply_add(x: Index, w: Index) -> Stmt:
+            def multiply_add(k: Index) -> Stmt:
+                x, w = base + offset + k, weights + (at + k) * tile.width
                 return tile.multiply_add(
                     lambda p: tirx.BufferLoad(self.source, [x + p * step]),
                     lambda v, lanes: tirx.BufferLoad(self.operands.weights, [ramp(w + v, lanes)]),
@@ -294,11 +279,7 @@ class DirectNest:
                     end,
                 )
 
-            def at_depth(k: Index) -> Stmt:
-                data, weight = base + offset + k, weights + (at + k) * tile.width
-                return bound("x", data, lambda x: bound("w", weight, lambda w: multiply_add(x, w)))
-
-            return ranged("k", 0, length, at_depth)
+            return ranged("k", 0, length, multiply_add)
 
         kernel_w = conv.kernel[1]
         if edges is not None:
@@ -312,29 +293,3 @@ class DirectNest:
             # Neighbouring pixels and channels follow each other in the data as in the weights: one loop for both.
             return reduce(0, kernel_w * chunk, 0)
         return ranged("kw", 0, kernel_w, lambda kw: reduce(kw * (conv.dilation[1] * self.pitch), chunk, kw * chunk))
-
-
-def border_runs(conv: ConvShape, tile: int) -> list[tuple[int, int, int, Borders]]:
-    """The tiles of a padded output row of static width, as runs of equal ones: (first pixel, tiles, pixels of a tile, borders)."""
-    width, out_w = int(conv.size[1]), int(conv.out_size[1])
-    runs: list[tuple[int, int, int, Borders]] = []
-    for start in range(0, out_w, tile):
-        pixels = min(tile, out_w - start)
-        edges = tuple(
-            _valid_pixels(start, pixels, conv.stride[1], kw * conv.dilation[1] - conv.pad[1], width)
-            for kw in range(conv.kernel[1])
-        )
-        borders = None if all(e == (0, pixels) for e in edges) else edges
-        if runs and runs[-1][2:] == (pixels, borders):
-            first, count, _, _ = runs[-1]
-            runs[-1] = (first, count + 1, pixels, borders)
-        else:
-            runs.append((start, 1, pixels, borders))
-    return runs
-
-
-def _valid_pixels(start: int, pixels: int, stride: int, shift: int, width: int) -> tuple[int, int]:
-    """The range of p in [0, pixels) with 0 <= (start + p) * stride + shift < width."""
-    low = max(0, -((start * stride + shift) // stride))
-    high = min(pixels, -(-(width - shift) // stride) - start)
-    return (low, high) if low < high else (0, 0)

@@ -7,7 +7,9 @@ from ....compiler.schedule.template import Template
 
 def templates() -> tuple[Template, ...]:
     """Instances of all CPU templates, most specific first."""
+    from .conv2d_depthwise import DepthwiseConv2D
     from .conv2d_direct import DirectConv2D
     from .matmul_tile import MatmulTile
+    from .pool2d import Pool2D
 
-    return (DirectConv2D(), MatmulTile())
+    return (DepthwiseConv2D(), DirectConv2D(), MatmulTile(), Pool2D())

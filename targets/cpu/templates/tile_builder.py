@@ -108,11 +108,14 @@ class RegisterTile:
         return self._each(one, begin, end)
 
     def multiply_add(self, value: Scalar, weights: Vector, begin: int = 0, end: int | None = None) -> Stmt:
-        """accumulator(p, c) += value(p) * weights(c, lanes) for the pixels in [begin, end) and every vector at channel c."""
+        """accumulator(p, c) += value(p) * weights(c, lanes), for the pixels in [begin, end) and every vector at channel c."""
+        return self.accumulate(lambda p, c: splat(value(p), self.lanes) * weights(c, self.lanes), begin, end)
+
+    def accumulate(self, term: Callable[[Index, Index], tirx.Expr], begin: int = 0, end: int | None = None) -> Stmt:
+        """accumulator(p, c) += term(p, c), a vector, for the pixels in [begin, end) and every vector at channel c."""
 
         def step(bank: tirx.Buffer, q: Index, p: Index, c: Index) -> Stmt:
-            product = splat(value(p), self.lanes) * weights(c, self.lanes)
-            return self._set(bank, q, c, self._get(bank, q, c) + product)
+            return self._set(bank, q, c, self._get(bank, q, c) + term(p, c))
 
         return self._each(step, begin, end)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import tvm
 import tvm_ffi
@@ -128,12 +129,13 @@ def collapse(stage: Stage, position: tirx.Expr) -> tuple[Stage, tirx.Expr]:
 
 
 def _join(
-    axes: list[Axis], k: int, value: tirx.Expr, position: tirx.Expr
-) -> tuple[list[Axis], tirx.Expr, tirx.Expr] | None:
+    axes: list[Axis], k: int, value: tirx.Expr, position: tirx.Expr | None
+) -> tuple[list[Axis], tirx.Expr, tirx.Expr | None] | None:
     """Axes k-1 and k as one, if every access strides through both evenly."""
     outer, inner = axes[k - 1], axes[k]
     analyzer = analyzer_for(axes)
-    for index in [position, *(x.indices[0] for x in loads(value))]:
+    flat = [x.indices[0] for x in loads(value) if len(x.indices) == 1]
+    for index in flat if position is None else [position, *flat]:
         far, near = stride(index, outer, analyzer), stride(index, inner, analyzer)
         if far is None or near is None or not analyzer.can_prove_equal(i64(far), i64(near) * i64(inner.extent)):
             return None
@@ -143,7 +145,37 @@ def _join(
     # Both strides agree, so that the whole way can be attributed to the inner axis.
     both = {outer.var: i64(0), inner.var: var}
     fused = Axis(var, product([outer.extent, inner.extent]))
-    return [*axes[: k - 1], fused, *axes[k + 1 :]], substitute(value, both), substitute(position, both)
+    moved = None if position is None else substitute(position, both)
+    return [*axes[: k - 1], fused, *axes[k + 1 :]], substitute(value, both), moved
+
+
+def collapse_reduction(stage: Stage, inner: frozenset[tirx.Buffer]) -> Stage:
+    """Join neighbouring reduction axes that all reads walk through as one, and drop those of extent 1.
+
+    Reads from `inner` keep their coordinates, so axes they use stay apart.
+    """
+    axes = list(stage.reduce)
+    value = stage.value
+    if len(axes) > 1:
+        for axis in [a for a in axes if isinstance(a.extent, int) and a.extent == 1]:
+            value = substitute(value, {axis.var: i64(0)})
+            axes.remove(axis)
+    axes = axes or [stage.reduce[-1]]
+    kept = [x for x in loads(value) if x.source in inner]
+    k = len(axes) - 1
+    while k > 0:
+        pair = axes[k - 1 : k + 1]
+        used = any(uses(i, a.var) for x in kept for i in x.indices for a in pair)
+        joined = None if used else _join_all([*stage.axes, *axes], len(stage.axes) + k, value)
+        if joined:
+            axes, value = joined[0][len(stage.axes) :], joined[1]
+        k -= 1
+    return replace(stage, reduce=tuple(axes), value=value)
+
+
+def _join_all(axes: list[Axis], k: int, value: tirx.Expr) -> tuple[list[Axis], tirx.Expr] | None:
+    joined = _join(axes, k, value, None)
+    return (joined[0], joined[1]) if joined else None
 
 
 def breakpoints(value: tirx.Expr, axis: Axis, axes: Sequence[Axis]) -> list[int]:

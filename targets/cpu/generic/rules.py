@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from tvm import tirx
+from tvm.s_tir import SBlock, SBlockRealize
 
 from ....compiler.schedule.target_spec import CpuSpec
 from .access import Views
+from .groups import Group, group_stages
 from .inline import inline_maps
 from .loops import seq
 from .maps import emit_map
-from .program import read_program
+from .program import Program, loads, read_program
+from .reductions import emit_group
 
 
 def schedule_program(func: tirx.PrimFunc, spec: CpuSpec) -> tuple[tirx.PrimFunc, str] | None:
@@ -18,16 +21,36 @@ def schedule_program(func: tirx.PrimFunc, spec: CpuSpec) -> tuple[tirx.PrimFunc,
     if program is None:
         return None
     program = inline_maps(program)
-    if any(stage.reduce for stage in program.stages):
-        return None
+    groups = group_stages(program, 4 * spec.cores)
     views = Views()
-    whole = [s.buffer for s in program.stages if s.buffer in program.temporaries]
+    inner = {g: _private(g, program) for g in groups}
+    private = frozenset().union(*inner.values())
+    whole = [s.buffer for s in program.stages if s.buffer in program.temporaries and s.buffer not in private]
     allocations = [views.allocate(b) for b in whole]
-    statements = [emit_map(stage, views, spec) for stage in program.stages]
+    statements = []
+    for group in groups:
+        if len(group.stages) == 1 and not group.stages[0].reduce:
+            statements.append(emit_map(group.stages[0], views, spec))
+        else:
+            statements.append(emit_group(group, inner[group], views, spec))
     body = seq([*allocations, *views.declarations, *statements])
-    return finished(func, body), "map"
+    return finished(func, body), _name(program)
+
+
+def _private(group: Group, program: Program) -> frozenset[tirx.Buffer]:
+    """Temporaries of `group` that no other stage reads."""
+    outside = [s for s in program.stages if s not in group.stages]
+    read = {load.source for s in outside for load in loads(s.value)}
+    return frozenset(s.buffer for s in group.stages if s.buffer in program.temporaries and s.buffer not in read)
+
+
+def _name(program: Program) -> str:
+    """Rule name for reports: "map", "reduction", or "chain" for reductions and maps in turn (softmax, LayerNorm)."""
+    reductions = sum(1 for s in program.stages if s.reduce)
+    return "map" if not reductions else "reduction" if reductions == 1 else "chain"
 
 
 def finished(func: tirx.PrimFunc, body: tirx.Stmt) -> tirx.PrimFunc:
-    """`func` with `body` instead of its blocks."""
-    return func.with_body(body).with_attr("tirx.is_scheduled", True)
+    """`func` with `body` instead of its blocks. A block remains around it: passes over Relax look for one."""
+    root = SBlockRealize([], True, SBlock([], [], [], "root", body))
+    return func.with_body(root).with_attr("tirx.is_scheduled", True)

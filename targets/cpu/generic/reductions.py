@@ -1,0 +1,353 @@
+"""Loops for groups of stages with reductions, tile by tile (see groups.py and tiles.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tvm import tirx
+from tvm.ir import TensorLoad
+from tvm.tirx import Stmt
+
+from ....compiler.schedule.target_spec import CpuSpec
+from .access import Views, analyzer_for, collapse_reduction, flat_index, stride
+from .groups import Group
+from .loops import (
+    Index,
+    ceildiv,
+    floordiv,
+    floormod,
+    i64,
+    loop,
+    minimum,
+    nest,
+    parallel_nest,
+    product,
+    seq,
+    static,
+    strip_mine,
+    unrolled,
+    vector,
+)
+from .maps import estimate, task_count
+from .program import COMBINERS, Axis, Stage, cost, loads, map_loads, substitute, with_value
+from .tiles import Tiling, choose_tiling
+
+# Scratch up to this many bytes lives on the stack.
+_STACK_BYTES = 16 * 1024
+
+
+def emit_group(group: Group, inner: frozenset[tirx.Buffer], views: Views, spec: CpuSpec) -> Stmt:
+    """The loops of `group`. Buffers in `inner` are needed by nobody else and kept per tile."""
+    flat = [_flatten_external(s, inner, views) for s in group.stages]
+    tiling = choose_tiling(group, flat, spec)
+    work = sum(estimate([a.extent for a in s.all_axes]) * (1 + cost(s.value)) for s in group.stages)
+    tasks = task_count(work, spec)
+    last = group.shared[-1].extent if group.shared else 1
+    if not tiling.strip or static(last):
+        return _TileEmitter(group, flat, inner, views, tiling).emit(tasks)
+    # An unknown extent: whole vectors first, then single elements.
+    whole = floordiv(last, tiling.lanes)
+    single = Tiling(tuple(1 for _ in tiling.blocks), 1, strip=True)
+    return seq(
+        [
+            _TileEmitter(group, flat, inner, views, tiling).emit(tasks, count=whole),
+            _TileEmitter(group, flat, inner, views, single).emit(
+                1, count=floormod(last, tiling.lanes), first=whole * tiling.lanes
+            ),
+        ]
+    )
+
+
+def _flatten_external(stage: Stage, inner: frozenset[tirx.Buffer], views: Views) -> Stage:
+    """Loads from buffers outside the group through flat views; those from `inner` keep their coordinates."""
+    analyzer = analyzer_for(stage.all_axes)
+
+    def change(load: TensorLoad) -> tirx.Expr:
+        if load.source in inner:
+            return load
+        index = analyzer.simplify(flat_index(load.source, load.indices))
+        return tirx.BufferLoad(views.view(load.source), [index])
+
+    flat = with_value(stage, map_loads(stage.value, change))
+    return collapse_reduction(flat, inner) if stage.reduce else flat
+
+
+class _TileEmitter:
+    """Writes the loops over tiles, and inside them those of each stage."""
+
+    def __init__(
+        self, group: Group, flat: Sequence[Stage], inner: frozenset[tirx.Buffer], views: Views, tiling: Tiling
+    ) -> None:
+        self.group, self.flat, self.views, self.tiling = group, flat, views, tiling
+        self.number = {s.buffer: k for k, s in enumerate(group.stages) if s.buffer in inner}
+        self.scratch = {b: self._scratch(b, k) for b, k in self.number.items()}
+
+    def emit(self, tasks: int, count: Index = None, first: Index = 0) -> Stmt:
+        """Loops over all tiles; `count` strips from coordinate `first` on where the last extent is not known."""
+        extents: list[Index] = [
+            ceildiv(a.extent, b) for a, b in zip(self.group.shared, self.tiling.blocks, strict=True)
+        ]
+        if count is not None:
+            extents[-1] = count
+
+        def body(tile: list[Index]) -> Stmt:
+            bases = []
+            for axis, block, t in zip(self.group.shared, self.tiling.blocks, tile, strict=True):
+                exact = block == 1 or not static(axis.extent) or axis.extent % block == 0
+                bases.append(t * block if exact else minimum(t * block, axis.extent - block))
+            if count is not None:
+                bases[-1] = bases[-1] + first
+            return seq([self._stage(k, bases) for k in range(len(self.flat))])
+
+        return parallel_nest(extents, tasks, body, self._with_scratch)
+
+    def _with_scratch(self, body: Stmt) -> Stmt:
+        return seq([*(tirx.AllocBuffer(b) for b in self.scratch.values()), body])
+
+    def _scratch(self, buffer: tirx.Buffer, number: int) -> tirx.Buffer:
+        size = product(self._scratch_shape(number))
+        nbytes = size * 8 if static(size) else None
+        scope = "local" if nbytes is not None and nbytes <= _STACK_BYTES else "global"
+        return tirx.decl_buffer([i64(size)], buffer.dtype, f"{buffer.name}_tile", scope=scope)
+
+    def _order(self, number: int) -> list[tuple[int, Index]]:
+        """Axes of a stage inside a tile with their extents there: unshared ones first, then blocks, the strip last."""
+        stage, places = self.group.stages[number], self.group.places[number]
+        local = [(k, a.extent) for k, a in enumerate(stage.axes) if k not in places]
+        return local + [(k, b) for k, b in zip(places, self.tiling.blocks, strict=True) if b != 1]
+
+    def _scratch_shape(self, number: int) -> list[Index]:
+        return [extent for _, extent in self._order(number)]
+
+    def _scratch_load(self, load: TensorLoad, at: dict[tirx.Var, Index]) -> tirx.Expr:
+        number = self.number[load.source]
+        places = self.group.places[number]
+        position: Index = 0
+        for k, extent in self._order(number):
+            index = load.indices[k]
+            # A shared axis is read at the reader's own coordinate: inside the tile that is its loop variable.
+            here = at[index] if k in places else substitute(index, {v: i64(i) for v, i in at.items()})
+            position = position * extent + here
+        return tirx.BufferLoad(self.scratch[load.source], [i64(position)])
+
+    def _value(self, number: int, at: dict[tirx.Var, Index], bases: list[Index]) -> tirx.Expr:
+        """The value of a stage at tile coordinates `at` (one per axis that has a loop inside the tile)."""
+        stage = self.flat[number]
+        inside = {a.var: at.get(a.var, 0) for a in stage.all_axes}
+        absolute = {a.var: i64(inside[a.var]) for a in stage.all_axes}
+        for place, base in zip(self.group.places[number], bases, strict=True):
+            var = self.group.stages[number].axes[place].var
+            absolute[var] = i64(inside[var] + base)
+        tokens: dict[tirx.Var, tirx.Expr] = {}
+
+        def change(load: TensorLoad) -> tirx.Expr:
+            if load.source not in self.number:
+                return load
+            # A stand-in, so that the coordinates inside the tile are not rewritten as absolute ones.
+            token = tirx.Var("token", load.ty.dtype)
+            tokens[token] = self._scratch_load(load, inside)
+            return token
+
+        return substitute(substitute(map_loads(stage.value, change), absolute), tokens)
+
+    def _store(self, number: int, at: dict[tirx.Var, Index], bases: list[Index], value: tirx.Expr) -> Stmt:
+        stage = self.group.stages[number]
+        if stage.buffer in self.scratch:
+            position: Index = 0
+            for k, extent in self._order(number):
+                position = position * extent + at.get(stage.axes[k].var, 0)
+            return tirx.BufferStore(self.scratch[stage.buffer], value, [i64(position)])
+        base = dict(zip(self.group.places[number], bases, strict=True))
+        indices = [i64(at.get(a.var, 0) + base.get(k, 0)) for k, a in enumerate(stage.axes)]
+        return tirx.BufferStore(self.views.view(stage.buffer), value, [flat_index(stage.buffer, indices)])
+
+    def _stage(self, number: int, bases: list[Index]) -> Stmt:
+        """All of a stage that belongs to the tile at `bases`."""
+        stage = self.group.stages[number]
+        axes = [(stage.axes[k], extent) for k, extent in self._order(number)]
+        if stage.reduce:
+            return self._reduction(number, axes, bases)
+
+        def body(outer: list[Index], loops: Sequence[tuple[Axis, Index]], i: Index) -> Stmt:
+            at = dict(zip((a.var for a, _ in loops), [*outer, i], strict=True))
+            return self._store(number, at, bases, self._value(number, at, bases))
+
+        if not axes:
+            return self._store(number, {}, bases, self._value(number, {}, bases))
+        *outer, (inner, extent) = axes
+        lanes = self.tiling.lanes if self._contiguous(number, inner) else 1
+        return nest(
+            [e for _, e in outer],
+            lambda at: (
+                strip_mine(extent, lanes, lambda i: body(at, axes, i))
+                if lanes > 1
+                else loop(extent, lambda i: body(at, axes, i))
+            ),
+        )
+
+    def _contiguous(self, number: int, axis: Axis) -> bool:
+        """Whether all external reads of a stage advance by one element or none along `axis`."""
+        stage = self.flat[number]
+        analyzer = analyzer_for(stage.all_axes)
+        steps = [stride(x.indices[0], axis, analyzer) for x in loads(stage.value) if x.source not in self.number]
+        return all(static(s) and s in (0, 1) for s in steps)
+
+    def _reduction(self, number: int, axes: Sequence[tuple[Axis, Index]], bases: list[Index]) -> Stmt:
+        stage = self.flat[number]
+        places = self.group.places[number]
+        blocked = sum(1 for b in self.tiling.blocks if b != 1)
+        outer, tile = (axes[: len(axes) - blocked], axes[len(axes) - blocked :]) if places else (axes, [])
+
+        def body(index: list[Index]) -> Stmt:
+            at = dict(zip((a.var for a, _ in outer), index, strict=True))
+            if tile:
+                return self._accumulate_strip(number, tile, at, bases)
+            if self._reduces_along_vectors(stage):
+                return self._accumulate_lanes(number, at, bases)
+            return self._accumulate_scalar(number, at, bases)
+
+        return nest([e for _, e in outer], body)
+
+    def _reduces_along_vectors(self, stage: Stage) -> bool:
+        inner = stage.reduce[-1]
+        if self.tiling.lanes < 2 or (static(inner.extent) and inner.extent < 2 * self.tiling.lanes):
+            return False
+        analyzer = analyzer_for(stage.all_axes)
+        steps = [stride(x.indices[0], inner, analyzer) for x in loads(stage.value) if x.source not in self.number]
+        return all(static(s) and s in (0, 1) for s in steps)
+
+    def _accumulate_strip(
+        self, number: int, tile: Sequence[tuple[Axis, Index]], at: dict[tirx.Var, Index], bases: list[Index]
+    ) -> Stmt:
+        """All results of the tile in registers while the reduction runs."""
+        stage = self.flat[number]
+        extents = [int(e) for _, e in tile]
+        registers = _registers(stage, product(extents))
+
+        def each(body: Callable[[dict[tirx.Var, Index], Index], Stmt]) -> Stmt:
+            *rows, width = extents
+
+            def point(row: list[Index], i: Index) -> Stmt:
+                flat: Index = 0
+                for r, e in zip([*row, i], extents, strict=True):
+                    flat = flat * e + r
+                return body({**at, **dict(zip((a.var for a, _ in tile), [*row, i], strict=True))}, flat)
+
+            def level(done: list[Index]) -> Stmt:
+                if len(done) < len(rows):
+                    return unrolled(rows[len(done)], lambda r: level([*done, r]))
+                lanes = min(self.tiling.lanes, width)
+                return unrolled(width // lanes, lambda u: vector(lanes, lambda k: point(done, u * lanes + k)))
+
+            return level([])
+
+        def step(k: list[Index]) -> Stmt:
+            reduce = dict(zip((a.var for a in stage.reduce), k, strict=True))
+            return each(lambda p, r: registers.combine(r, self._value(number, {**p, **reduce}, bases)))
+
+        return seq(
+            [
+                registers.allocate(),
+                each(lambda p, r: registers.initialise(r)),
+                nest([a.extent for a in stage.reduce], step),
+                each(lambda p, r: self._store(number, p, bases, registers.load(r))),
+            ]
+        )
+
+    def _accumulate_lanes(self, number: int, at: dict[tirx.Var, Index], bases: list[Index]) -> Stmt:
+        """One result: partial results in the lanes of up to four vectors, combined at the end."""
+        stage, lanes = self.flat[number], self.tiling.lanes
+        *outer, inner = stage.reduce
+        extent = inner.extent
+        vectors = 4 if not static(extent) or extent >= 8 * lanes else max(1, min(4, extent // lanes))
+        width = vectors * lanes
+        registers = _registers(stage, width)
+
+        def combine(k: list[Index], i: Index, register: Index) -> Stmt:
+            reduce = dict(zip((a.var for a in stage.reduce), [*k, i], strict=True))
+            return registers.combine(register, self._value(number, {**at, **reduce}, bases))
+
+        def row(k: list[Index]) -> Stmt:
+            parts = [
+                loop(
+                    floordiv(extent, width),
+                    lambda j: unrolled(
+                        vectors,
+                        lambda u: vector(lanes, lambda l: combine(k, j * width + u * lanes + l, u * lanes + l)),
+                    ),
+                )
+            ]
+            done = floordiv(extent, width) * width
+            if not static(extent):
+                parts.append(loop(floormod(extent, width), lambda j: combine(k, done + j, 0)))
+                return seq(parts)
+            register = 0
+            while done < extent:
+                count = min(lanes, extent - done)
+                parts.append(vector(count, lambda l, d=done, r=register: combine(k, d + l, r + l)))
+                done, register = done + count, register + lanes
+            return seq(parts)
+
+        tree: list[Stmt] = []
+        size = width
+        while size > 1:
+            half = size // 2
+            fold = min(half, lanes)
+            for start in range(0, half, fold):
+                tree.append(
+                    vector(fold, lambda l, s=start, h=half: registers.combine(s + l, registers.load(s + l + h)))
+                )
+            if size % 2:
+                tree.append(registers.combine(0, registers.load(size - 1)))
+            size = half
+        return seq(
+            [
+                registers.allocate(),
+                unrolled(vectors, lambda u: vector(lanes, lambda l: registers.initialise(u * lanes + l))),
+                nest([a.extent for a in outer], row),
+                *tree,
+                self._store(number, at, bases, registers.load(0)),
+            ]
+        )
+
+    def _accumulate_scalar(self, number: int, at: dict[tirx.Var, Index], bases: list[Index]) -> Stmt:
+        stage = self.flat[number]
+        registers = _registers(stage, 1)
+
+        def step(k: list[Index]) -> Stmt:
+            reduce = dict(zip((a.var for a in stage.reduce), k, strict=True))
+            return registers.combine(0, self._value(number, {**at, **reduce}, bases))
+
+        return seq(
+            [
+                registers.allocate(),
+                registers.initialise(0),
+                nest([a.extent for a in stage.reduce], step),
+                self._store(number, at, bases, registers.load(0)),
+            ]
+        )
+
+
+class _Registers:
+    """Accumulators of a reduction: a small array that LLVM keeps in registers."""
+
+    def __init__(self, stage: Stage, size: int) -> None:
+        self.stage = stage
+        self.buffer = tirx.decl_buffer((i64(size),), stage.buffer.dtype, "acc", scope="local")
+
+    def allocate(self) -> Stmt:
+        return tirx.AllocBuffer(self.buffer)
+
+    def load(self, index: Index) -> tirx.Expr:
+        return tirx.BufferLoad(self.buffer, [i64(index)])
+
+    def initialise(self, index: Index) -> Stmt:
+        return tirx.BufferStore(self.buffer, self.stage.init, [i64(index)])
+
+    def combine(self, index: Index, value: tirx.Expr) -> Stmt:
+        merged = COMBINERS[self.stage.combine](self.load(index), value)
+        return tirx.BufferStore(self.buffer, merged, [i64(index)])
+
+
+def _registers(stage: Stage, size: Index) -> _Registers:
+    return _Registers(stage, int(size))

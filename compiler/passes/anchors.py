@@ -70,6 +70,25 @@ def _conv2d_transpose(call: tvm.ir.Call, _: Producers) -> Anchor | None:
     return Anchor("conv2d_transpose", (call.args[0], call.args[1]), attrs)
 
 
+def _pool2d(mode: str) -> Callable[[tvm.ir.Call, Producers], Anchor | None]:
+    def read(call: tvm.ir.Call, _: Producers) -> Anchor | None:
+        a = call.attrs
+        if a.layout != "NHWC" or a.out_layout != "NHWC":
+            return None
+        attrs = {
+            "mode": mode,
+            "pool_size": _ints(a.pool_size),
+            "strides": _ints(a.strides),
+            "padding": _ints(a.padding),
+            "dilation": _ints(a.dilation),
+            "ceil_mode": int(a.ceil_mode),
+            "count_include_pad": int(a.count_include_pad),
+        }
+        return Anchor("pool2d", (call.args[0],), attrs)
+
+    return read
+
+
 def _matmul(call: tvm.ir.Call, producers: Producers) -> Anchor | None:
     if any(len(x.ty.shape) < 2 for x in call.args[:2]):
         return None
@@ -92,6 +111,8 @@ def _look_through_permute(expr: relax.Expr, producers: Producers) -> tuple[relax
 ANCHORS: dict[str, Callable[[tvm.ir.Call, Producers], Anchor | None]] = {
     "nn.conv2d": _conv2d,
     "nn.conv2d_transpose": _conv2d_transpose,
+    "nn.max_pool2d": _pool2d("max"),
+    "nn.avg_pool2d": _pool2d("avg"),
     "matmul": _matmul,
 }
 

@@ -30,4 +30,8 @@ def _matmul(op: OpSpec) -> int:
     return 2 * int(op.inputs[0].shape[op.ints("lhs_perm")[-1]])
 
 
-_PER_OUTPUT = {"conv2d": _conv2d, "conv2d_transpose": _conv2d_transpose, "matmul": _matmul}
+def _pool2d(op: OpSpec) -> int:
+    return prod(op.ints("pool_size"))
+
+
+_PER_OUTPUT = {"conv2d": _conv2d, "conv2d_transpose": _conv2d_transpose, "matmul": _matmul, "pool2d": _pool2d}

@@ -1,4 +1,4 @@
-"""Every environment variable that Kompilo reads, typed, in one place. Nothing else in the project reads the environment."""
+"""Every environment variable that Kompilo reads, typed; nothing else in the project reads the environment."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Knobs:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Knobs:
-        """Read the knobs from `environment` (default: the process's); UsageError names a variable that cannot be read."""
+        """The knobs of `environment` (default: the process's); UsageError names a variable that cannot be read."""
         env = os.environ if environment is None else environment
         values: dict[str, Any] = {}
         for field in fields(cls):

@@ -23,9 +23,9 @@ class PassError(Exception):
 class Pass(ABC):
     """A rewrite of a whole module that keeps its meaning.
 
-    Subclasses are frozen dataclasses whose fields are the pass's options; their docstring is the contract: what must hold
-    before, and what becomes of it. `run` returns the very same object when there was nothing to do, and never changes the
-    module it was given.
+    Subclasses are frozen dataclasses whose fields are the pass's options; their docstring is the contract: what must
+    hold before, and what becomes of it. `run` returns the very same object when there was nothing to do, and never
+    changes the module it was given.
     """
 
     name: str = field(default="", init=False)

@@ -29,13 +29,13 @@ class ChooseLayout(Pass):
     After:   x1 = permute_dims(x, (0, 2, 3, 1)); y1 = conv2d(x1, w, data_layout="NHWC"); z1 = add(y1, b of shape (C,));
              u = mean(relu(z1), (1, 2))
 
-    Every operator that can work on either storage (elementwise ones, poolings, reductions, concat, reshapes that keep batch
-    and channels, channel shuffles, PrimFuncs of tensor expressions, ...) is a two-way choice; a tensor whose maker and users
-    differ is transposed once. The assignment with the fewest transposed elements is a minimum cut, found exactly. Inputs,
-    outputs and operators without a plan stay channels-first. Kernel layouts stay OIHW and IOHW.
+    Every operator that can work on either storage (elementwise ones, poolings, reductions, concat, reshapes that keep
+    batch and channels, channel shuffles, PrimFuncs of tensor expressions, ...) is a two-way choice; a tensor whose
+    maker and users differ is transposed once. The assignment with the fewest transposed elements is a minimum cut,
+    found exactly. Inputs, outputs and operators without a plan stay channels-first. Kernel layouts stay OIHW and IOHW.
 
-    Needs channels-first convolutions; models without conv2d are returned as they are. Simplify afterwards merges what is
-    left of reshapes and permute_dims.
+    Needs channels-first convolutions; models without conv2d are returned as they are. Simplify afterwards merges what
+    is left of reshapes and permute_dims.
     """
 
     name: str = field(default="choose_layout", init=False)
@@ -119,11 +119,11 @@ class _Chosen:
 
 
 def _choose(graph: Graph, plans: _Plans) -> _Chosen:
-    """The cheapest assignment. "last" is the source side, so that ties keep elementwise operators with their convolution."""
+    """The cheapest assignment; "last" is the source side, so that ties keep epilogues with their convolution."""
     cut = MinCut()
     fixed = {Side.FIRST: MinCut.SINK, Side.LAST: MinCut.SOURCE}
     reads: dict[relax.Var, int] = {}
-    makes: dict[relax.Var, int] = {p: MinCut.SINK for p in graph.params}
+    makes: dict[relax.Var, int] = dict.fromkeys(graph.params, MinCut.SINK)
     users: dict[relax.Var, set[int]] = {v: {MinCut.SINK} for v in graph.outputs}
     for node in graph.nodes:
         plan = plans[node]
@@ -265,4 +265,3 @@ def _constant_last(expr: GenericConst, align: int | None) -> Expr:
     while align is not None and moved.ndim > 1 and moved.shape[0] == 1:
         moved = moved[0]
     return tensors.constant(moved)
-

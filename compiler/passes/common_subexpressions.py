@@ -24,7 +24,7 @@ _IMPURE = frozenset(("call_pure_packed", "call_dps_packed", "call_inplace_packed
 
 @dataclass(frozen=True)
 class CommonSubexpressions(Pass):
-    """Replace a value by an earlier one that the same operator computed from the same operands with the same attributes.
+    """Replace a value by an earlier one of the same operator, operands and attributes.
 
     Before:  a = relu(x); b = relu(x); y = add(a, b)
     After:   a = relu(x); y = add(a, a)

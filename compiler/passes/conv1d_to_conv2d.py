@@ -112,4 +112,3 @@ def with_height(dims: Sequence[tensors.Dim]) -> tuple[tensors.Dim, ...]:
 
 def _concat_parts(node: Node) -> list[Expr]:
     return list(node.args[0].fields) if isinstance(node.args[0], relax.Tuple) else []
-

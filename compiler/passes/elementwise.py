@@ -1,4 +1,4 @@
-"""Relax operators that compute each output element from the elements at the same (broadcast) place of their operands."""
+"""Relax operators whose output elements depend on the operands' elements at the same (broadcast) place only."""
 
 from __future__ import annotations
 
@@ -9,18 +9,80 @@ from . import tensors
 from .graph import Node
 
 UNARY = frozenset(
-    (
-        "abs acos acosh asin asinh atan atanh bitwise_not ceil cos cosh erf exp floor isfinite isinf isnan log logical_not "
-        "negative round rsqrt sigmoid sign sin sinh sqrt square tan tanh trunc astype clip nn.relu nn.relu6 nn.leakyrelu "
-        "nn.gelu nn.gelu_tanh nn.selu nn.silu nn.softplus"
-    ).split()
+    [
+        "abs",
+        "acos",
+        "acosh",
+        "asin",
+        "asinh",
+        "atan",
+        "atanh",
+        "bitwise_not",
+        "ceil",
+        "cos",
+        "cosh",
+        "erf",
+        "exp",
+        "floor",
+        "isfinite",
+        "isinf",
+        "isnan",
+        "log",
+        "logical_not",
+        "negative",
+        "round",
+        "rsqrt",
+        "sigmoid",
+        "sign",
+        "sin",
+        "sinh",
+        "sqrt",
+        "square",
+        "tan",
+        "tanh",
+        "trunc",
+        "astype",
+        "clip",
+        "nn.relu",
+        "nn.relu6",
+        "nn.leakyrelu",
+        "nn.gelu",
+        "nn.gelu_tanh",
+        "nn.selu",
+        "nn.silu",
+        "nn.softplus",
+    ]
 )
 BROADCASTING = frozenset(
-    (
-        "add subtract multiply divide power maximum minimum equal not_equal less less_equal greater greater_equal mod "
-        "floor_mod floor_divide logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor left_shift right_shift "
-        "atan2 log_add_exp where"
-    ).split()
+    [
+        "add",
+        "subtract",
+        "multiply",
+        "divide",
+        "power",
+        "maximum",
+        "minimum",
+        "equal",
+        "not_equal",
+        "less",
+        "less_equal",
+        "greater",
+        "greater_equal",
+        "mod",
+        "floor_mod",
+        "floor_divide",
+        "logical_and",
+        "logical_or",
+        "logical_xor",
+        "bitwise_and",
+        "bitwise_or",
+        "bitwise_xor",
+        "left_shift",
+        "right_shift",
+        "atan2",
+        "log_add_exp",
+        "where",
+    ]
 )
 ELEMENTWISE = UNARY | BROADCASTING
 

@@ -24,9 +24,9 @@ class FoldPad(Pass):
     Before:  p = nn.pad(x, (0, 0, 0, 0, 1, 1, 1, 1)); y = conv2d(p, w, padding=(0, 0, 0, 0))
     After:   y = conv2d(x, w, padding=(1, 1, 1, 1))
 
-    Only non-negative constant padding of spatial axes: zeros ahead of convolutions; zeros ahead of an average pooling that
-    counts its padding, or has none; ahead of a maximum pooling the lowest number, or zeros behind a non-negative value when
-    each window keeps at least one real element. Needs channels-first layouts.
+    Only non-negative constant padding of spatial axes: zeros ahead of convolutions; zeros ahead of an average pooling
+    that counts its padding, or has none; ahead of a maximum pooling the lowest number, or zeros behind a non-negative
+    value when each window keeps at least one real element. Needs channels-first layouts.
     """
 
     name: str = field(default="fold_pad", init=False)
@@ -36,7 +36,7 @@ class FoldPad(Pass):
         graph = Graph.of(mod)
         if graph is None:
             return mod
-        rules = {op: (pad_then_convolution,) for op in CONVOLUTIONS}
+        rules = dict.fromkeys(CONVOLUTIONS, (pad_then_convolution,))
         rules |= {op: (pad_then_average if "avg" in op else pad_then_maximum,) for op in POOLS}
         graph.apply(rules)
         return graph.to_module()
@@ -68,7 +68,9 @@ def pad_then_maximum(graph: Graph, node: Node) -> Expr | None:
     size = len(widths) // 2
     total = [w + p for w, p in zip(widths, tensors.ints(a.padding), strict=True)]
     kernel = tensors.ints(a.pool_size) * 2
-    real = all(w < k for w, k in zip(total, kernel, strict=True)) and all(d == 1 for d in tensors.ints(a.dilation)[:size])
+    real = all(w < k for w, k in zip(total, kernel, strict=True)) and all(
+        d == 1 for d in tensors.ints(a.dilation)[:size]
+    )
     if value <= LOWEST or (value == 0 and real and _is_non_negative(graph, pad.args[0])):
         return _merged(node, pad.args[0], widths)
     return None
@@ -81,7 +83,7 @@ def _zero_pad(graph: Graph, node: Node) -> tuple[Expr, list[int]] | None:
 
 
 def _spatial_widths(pad: Node) -> list[int] | None:
-    """Widths as convolutions list them (all begins, then all ends); None if batch, channels or by cropping are concerned."""
+    """Widths as convolutions list them: begins, then ends; None if batch or channels are padded, or any is negative."""
     widths = tensors.ints(pad.attrs.pad_width)
     if pad.attrs.pad_mode != "constant" or any(widths[:4]) or min(widths) < 0:
         return None
@@ -96,5 +98,3 @@ def _is_non_negative(graph: Graph, expr: Expr) -> bool:
 def _merged(node: Node, data: Expr, widths: list[int], **changes: object) -> Expr:
     padding = [w + p for w, p in zip(widths, tensors.ints(node.attrs.padding), strict=True)]
     return typed(rebuild(node, [data, *node.args[1:]], padding=padding, **changes), node.ty)
-
-

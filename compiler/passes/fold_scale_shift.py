@@ -25,8 +25,8 @@ class FoldScaleShift(Pass):
     and      m = multiply(x, s); y = conv2d(m, w)   ->   y = conv2d(x, w * s)        along the input channels
     and      a = add(x, t); y = conv2d(a, w)        ->   y = add(conv2d(x, w), sum of w * t)      without padding
 
-    Needs: channels-first layouts, commutative operators with their constant second (Simplify sees to that). Each value in
-    between must have one use. All is computed in float64 and rounded once; a fold that would overflow is left alone.
+    Needs: channels-first layouts, commutative operators with their constant second (Simplify sees to that). Each value
+    in between must have one use. All is computed in float64 and rounded once; a fold that would overflow is left alone.
     """
 
     name: str = field(default="fold_scale_shift", init=False)
@@ -36,7 +36,7 @@ class FoldScaleShift(Pass):
         graph = Graph.of(mod)
         if graph is None:
             return mod
-        rules = {op: (scale_before, shift_before) for op in LINEAR_OPS}
+        rules = dict.fromkeys(LINEAR_OPS, (scale_before, shift_before))
         graph.apply({**rules, "multiply": (scale_behind, scale_behind_shift), "add": (shift_behind_shift,)})
         return graph.to_module()
 

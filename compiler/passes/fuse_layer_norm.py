@@ -25,8 +25,8 @@ class FuseLayerNorm(Pass):
              y = add(multiply(divide(d, sqrt(add(v, 1e-5))), gamma), beta)
     After:   y = nn.layer_norm(x, gamma, beta, axes=(-1,), epsilon=1e-5)
 
-    Also with rsqrt or a reciprocal square root. Scale and shift are taken in as far as they are constants that vary along
-    the normalised axes only. Needs constants second in commutative operators (Simplify sees to that).
+    Also with rsqrt or a reciprocal square root. Scale and shift are taken in as far as they are constants that vary
+    along the normalised axes only. Needs constants second in commutative operators (Simplify sees to that).
     """
 
     name: str = field(default="fuse_layer_norm", init=False)
@@ -52,7 +52,7 @@ def normalisation(graph: Graph, node: Node) -> Expr | None:
 
 
 def _variance_and_epsilon(graph: Graph, op: str, deviation: Expr) -> tuple[Node, float] | None:
-    """The variance v and epsilon e with `deviation` = sqrt(v + e) for a division, or its inverse for a multiplication."""
+    """v and e where `deviation` is sqrt(v + e) for a division, or the inverse of that for a multiplication."""
     made = graph.producer(deviation)
     if op == "multiply" and made is not None and made.op == "divide" and tensors.scalar(made.args[0]) == 1:
         made, op = graph.producer(made.args[1]), "divide"

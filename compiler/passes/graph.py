@@ -1,7 +1,7 @@
 """A light view of the dataflow block of `main` that passes read and rewrite.
 
-Relax's own mutators re-infer the type of every call they touch (1 ms for each convolution or pooling); here a value keeps
-its variable and type when its definition is replaced by an equal one, so that only real changes cost anything.
+Relax's own mutators re-infer the type of every call they touch (1 ms for each convolution or pooling); here a value
+keeps its variable and type when its definition is replaced by an equal one, so that only real changes cost anything.
 
     graph = Graph.of(mod)
     graph.sweep(rule)                 # rule(graph, node) -> None (keep), or an equal value to take the node's place
@@ -27,8 +27,8 @@ class Node:
     """One binding: `var` is defined as `value`.
 
     `op` is the Relax operator's name without "relax." for calls ("nn.conv2d", "call_tir"), else "tuple", "get_item",
-    "alias" (another variable or a constant), "match_cast" or "other". `args` are a call's arguments, a tuple's fields or
-    the one operand.
+    "alias" (another variable or a constant), "match_cast" or "other". `args` are a call's arguments, a tuple's fields
+    or the one operand.
     """
 
     __slots__ = ("args", "cast", "op", "value", "var")
@@ -77,9 +77,7 @@ class Graph:
     def __init__(self, mod: tvm.IRModule, gvar: tvm.ir.GlobalVar, func: relax.Function, position: int):
         self._mod, self._gvar, self._func, self._position = mod, gvar, func, position
         block = func.body.blocks[position]
-        self.nodes = [
-            Node(b.var, b.value, b.ty if isinstance(b, relax.MatchCast) else None) for b in block.bindings
-        ]
+        self.nodes = [Node(b.var, b.value, b.ty if isinstance(b, relax.MatchCast) else None) for b in block.bindings]
         self.params: tuple[relax.Var, ...] = tuple(func.params)
         self.outputs = {n.var for n in self.nodes if not isinstance(n.var, relax.DataflowVar)}
         self.changed = False
@@ -103,12 +101,12 @@ class Graph:
     # Reading
 
     def producer(self, expr: Expr, *ops: str) -> Node | None:
-        """The node that defines `expr`, if it is a variable of this block (and, when `ops` are given, defined by one of them)."""
+        """The node that defines `expr` in this block, if any; with `ops` given, only if it is one of those."""
         node = self._producers.get(expr) if isinstance(expr, relax.Var) else None
         return node if node is not None and (not ops or node.op in ops) else None
 
     def sole_use(self, expr: Expr) -> bool:
-        """Whether `expr` is a value of this block that one place uses. Values made during a sweep count as used once."""
+        """Whether one place uses the value `expr` of this block. Values made during a sweep count as used once."""
         return isinstance(expr, relax.Var) and expr in self._producers and self.uses.get(expr, 1) == 1
 
     def function(self, name: tvm.ir.GlobalVar) -> tvm.ir.BaseFunc:
@@ -120,8 +118,8 @@ class Graph:
     def sweep(self, rule: Rule) -> bool:
         """Visit all nodes in order, their arguments already rewritten; whether anything was replaced.
 
-        `rule` returns None to keep the node, a variable or constant to use in its place, or a new call (a tuple, ...) that
-        has the same type. It may `emit` values that the new call needs.
+        `rule` returns None to keep the node, a variable or constant to use in its place, or a new call (a tuple, ...)
+        that has the same type. It may `emit` values that the new call needs.
         """
         before, self.nodes = self.nodes, []
         self._producers = {}
@@ -139,7 +137,7 @@ class Graph:
         return replaced
 
     def apply(self, rules: Mapping[str, Sequence[Rule]], limit: int = 10) -> bool:
-        """Sweep with the table `rules` (operator name -> rules tried in order) until nothing changes, `limit` times at most."""
+        """Sweep with `rules` (operator name -> rules, tried in order) until nothing changes, `limit` times at most."""
 
         def rule(graph: Graph, node: Node) -> Expr | None:
             for candidate in rules.get(node.op, ()):
@@ -176,7 +174,7 @@ class Graph:
         return gvar
 
     def take_nodes(self) -> list[Node]:
-        """Empty the graph for a pass that puts all nodes back itself, with `emit` and `keep`, in an order that defines before use."""
+        """Empty the graph, for a pass that puts all nodes back itself with `emit` and `keep`, definitions first."""
         before, self.nodes = self.nodes, []
         self._producers = {}
         self.changed = True
@@ -192,7 +190,8 @@ class Graph:
         if not self.changed and len(nodes) == len(self.nodes):
             return self._mod
         bindings = [
-            relax.VarBinding(n.var, n.value) if n.cast is None else relax.MatchCast(n.var, n.value, n.cast) for n in nodes
+            relax.VarBinding(n.var, n.value) if n.cast is None else relax.MatchCast(n.var, n.value, n.cast)
+            for n in nodes
         ]
         func = self._func
         blocks = list(func.body.blocks)

@@ -192,7 +192,7 @@ def _reduction(_: Graph, node: Node) -> Plan | None:
 
 
 def _reshape(graph: Graph, node: Node) -> Plan | None:
-    """Free where nothing but sizes of one moves; tied where batch and channels stay, so that only the axes behind regroup."""
+    """Free where only sizes of one move; tied where batch and channels stay and the axes behind regroup."""
     source, dims = tensors.shape(node.args[0]), tensors.shape(node.var)
     if source is None or dims is None or not isinstance(node.args[0], relax.Var):
         return None
@@ -211,7 +211,7 @@ def _reshape(graph: Graph, node: Node) -> Plan | None:
 
 
 def _shuffle(graph: Graph, node: Node) -> Plan | None:
-    """Channel shuffle: reshape (N, G, C/G, ...), swap axes 1 and 2, reshape back; "last" swaps the two innermost axes."""
+    """Channel shuffle: reshape to (N, G, C/G, ...), swap axes 1 and 2, reshape back; "last" swaps the innermost two."""
     swap = graph.producer(node.args[0], "permute_dims") if graph.sole_use(node.args[0]) else None
     split = graph.producer(swap.args[0], "reshape") if swap is not None and graph.sole_use(swap.args[0]) else None
     if split is None:

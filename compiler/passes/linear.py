@@ -94,7 +94,7 @@ LINEAR_OPS = tuple(_READERS)
 
 
 def linear(node: Node) -> Linear | None:
-    """What is known of a convolution (channels first) or matmul whose second operand is a float constant; None otherwise."""
+    """The facts of a convolution (channels first) or matmul whose second operand is a float constant, else None."""
     reader = _READERS.get(node.op)
     weight = tensors.array(node.args[1]) if reader is not None else None
     if weight is None or not tensors.is_float(node.var) or tensors.dtype(node.args[1]) != tensors.dtype(node.var):
@@ -105,7 +105,7 @@ def linear(node: Node) -> Linear | None:
 
 
 def channel_values(value: np.ndarray, axis: int, channels: int, ndim: int) -> np.ndarray | None:
-    """`value` as a vector of `channels` float64 numbers if, broadcast against rank `ndim`, it varies along `axis` only."""
+    """`value` as `channels` float64 numbers if, broadcast against rank `ndim`, it varies along `axis` only."""
     if value.ndim > ndim or any(s != 1 for k, s in enumerate(value.shape) if k - value.ndim != axis):
         return None
     flat = value.reshape(-1).astype(np.float64)
@@ -113,7 +113,7 @@ def channel_values(value: np.ndarray, axis: int, channels: int, ndim: int) -> np
 
 
 def bias_of_shift(op: Linear, offset: np.ndarray) -> np.ndarray:
-    """What adding `offset` (one number per input channel) to the data of a convolution or 2-D matmul adds to each output channel."""
+    """What each output channel gains when `offset`, a number per input channel, is added to the data."""
     terms = op.weight.reshape(op.weight_view).astype(np.float64) * offset.reshape(op.in_factor)
     kept = {k for k, size in enumerate(op.out_factor) if size != 1}
     total = terms.sum(axis=tuple(k for k in range(terms.ndim) if k not in kept))
@@ -129,7 +129,10 @@ def scaled_weight(op: Linear, factor: np.ndarray, shape: tuple[int, ...]) -> Exp
     expr, out = tensors.blank(op.weight.shape, element) if element != "bfloat16" else (None, np.empty_like(op.weight))
     with np.errstate(all="ignore"):
         np.multiply(
-            op.weight.reshape(op.weight_view), factor.reshape(shape), out=out.reshape(op.weight_view), casting="same_kind"
+            op.weight.reshape(op.weight_view),
+            factor.reshape(shape),
+            out=out.reshape(op.weight_view),
+            casting="same_kind",
         )
         finite = np.isfinite(np.sum(out, dtype=np.float64))
     if not finite:

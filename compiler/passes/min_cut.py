@@ -26,14 +26,14 @@ class MinCut:
         return len(self._edges) - 1
 
     def cost(self, tail: int, head: int, amount: int, back: int = 0) -> None:
-        """Pay `amount` if `tail` is on the source side and `head` on the sink side, and `back` if it is the other way round."""
+        """Pay `amount` if `tail` is a source and `head` a sink choice, and `back` if it is the other way round."""
         for end, target, capacity in ((tail, head, amount), (head, tail, back)):
             self._edges[end].append(len(self._targets))
             self._targets.append(target)
             self._capacity.append(capacity)
 
     def solve(self) -> list[bool]:
-        """For each choice whether it is on the source side in a cheapest solution; among equals, as many as possible are."""
+        """Which choices a cheapest solution puts on the source side: as many as possible among equals."""
         while (levels := self._levels())[self.SINK] >= 0:
             cursor = [0] * len(self._edges)
             while self._push(levels, cursor):

@@ -14,10 +14,17 @@ nn = relax.op.nn
 
 _CONV = ("strides", "padding", "dilation", "groups", "data_layout", "kernel_layout", "out_layout", "out_dtype")
 _POOL = ("pool_size", "strides", "padding", "dilation", "ceil_mode", "count_include_pad", "layout", "out_layout")
-_RESIZE = (
-    "roi layout method coordinate_transformation_mode rounding_method cubic_alpha cubic_exclude extrapolation_value "
-    "out_dtype"
-).split()
+_RESIZE = [
+    "roi",
+    "layout",
+    "method",
+    "coordinate_transformation_mode",
+    "rounding_method",
+    "cubic_alpha",
+    "cubic_exclude",
+    "extrapolation_value",
+    "out_dtype",
+]
 
 CONVOLUTIONS = ("nn.conv1d", "nn.conv2d", "nn.conv3d")
 TRANSPOSED = ("nn.conv1d_transpose", "nn.conv2d_transpose", "nn.conv3d_transpose")

@@ -15,8 +15,8 @@ def _last(n: tirx.Var, c: tirx.Var, h: tirx.Var, w: tirx.Var) -> tuple[tirx.Var,
 def channels_last(func: tirx.PrimFunc, params: Collection[int]) -> tirx.PrimFunc | None:
     """`func` with the buffers of its parameters at `params`, each (N, C, H, W), stored and declared as (N, H, W, C).
 
-    Intermediate buffers of four dimensions and the loops over four spatial axes follow, so that the innermost loop runs over
-    neighbouring elements. None if TVM cannot transform it.
+    Intermediate buffers of four dimensions and the loops over four spatial axes follow, so that the innermost loop
+    runs over neighbouring elements. None if TVM cannot transform it.
     """
     schedule = s_tir.Schedule(func)
     wanted = {func.params[k].name for k in params}
@@ -34,8 +34,10 @@ def channels_last(func: tirx.PrimFunc, params: Collection[int]) -> tirx.PrimFunc
     return schedule.mod["main"]
 
 
-def _relayout_buffers(schedule: s_tir.Schedule, block: s_tir.schedule.SBlockRV, wanted: set[str], own: set[str]) -> None:
-    """Transform buffers as they are met, striking them from `wanted`; intermediate ones are transformed where written."""
+def _relayout_buffers(
+    schedule: s_tir.Schedule, block: s_tir.schedule.SBlockRV, wanted: set[str], own: set[str]
+) -> None:
+    """Transform buffers as they are met, striking them from `wanted`; intermediate ones where they are written."""
     for kind in ("read", "write"):
         regions = schedule.get(block).reads if kind == "read" else schedule.get(block).writes
         for index, region in enumerate(regions):

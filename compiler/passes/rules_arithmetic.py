@@ -15,10 +15,26 @@ from . import tensors
 from .graph import Graph, Node, Rule
 from .rules_constant import clip_bounds, is_constant
 
-BROADCASTING = (
-    "add subtract multiply divide power maximum minimum equal not_equal less less_equal greater greater_equal "
-    "logical_and logical_or floor_divide floor_mod where"
-).split()
+BROADCASTING = [
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "power",
+    "maximum",
+    "minimum",
+    "equal",
+    "not_equal",
+    "less",
+    "less_equal",
+    "greater",
+    "greater_equal",
+    "logical_and",
+    "logical_or",
+    "floor_divide",
+    "floor_mod",
+    "where",
+]
 
 
 def _replaces(expr: Expr, node: Node) -> bool:
@@ -55,9 +71,9 @@ def constant_second(_: Graph, node: Node) -> Expr | None:
 def divide_by_constant(_: Graph, node: Node) -> Expr | None:
     """x / c -> x * (1 / c) for float constants
 
-    Exact for powers of two; else the reciprocal's rounding adds half an ulp to the quotient's (1 ulp in all). float16 and
-    bfloat16 have no ulp to spare: there only powers of two qualify. Reciprocals that overflow or are subnormal stay;
-    x / 0 is x * inf for every x (and TVM cannot compile a division by a literal 0).
+    Exact for powers of two; else the reciprocal's rounding adds half an ulp to the quotient's (1 ulp in all). float16
+    and bfloat16 have no ulp to spare: there only powers of two qualify. Reciprocals that overflow or are subnormal
+    stay; x / 0 is x * inf for every x (and TVM cannot compile a division by a literal 0).
     """
     known = tensors.array(node.args[1])
     if known is None or not tensors.is_float(node.var) or is_constant(node.args[0]):
@@ -100,7 +116,8 @@ def multiply_chain(graph: Graph, node: Node) -> Expr | None:
 
 
 def add_chain(graph: Graph, node: Node) -> Expr | None:
-    """(x + a) + b -> x + (a + b) for float constants that do not cancel (adding and removing a large number rounds on purpose)"""
+    """(x + a) + b -> x + (a + b) for float constants that do not cancel (adding and removing a large number rounds on
+    purpose)"""
     inner, a, b = _constant_chain(graph, node)
     if inner is None:
         return None
@@ -243,7 +260,7 @@ def _broadcast_shape_is(args: list[Expr], dims: tuple[tensors.Dim, ...]) -> bool
 
 _BUILD = {op: getattr(relax.op, op) for op in BROADCASTING}
 
-ARITHMETIC_RULES: dict[str, tuple[Rule, ...]] = {op: (broadcast_operand,) for op in BROADCASTING}
+ARITHMETIC_RULES: dict[str, tuple[Rule, ...]] = dict.fromkeys(BROADCASTING, (broadcast_operand,))
 for _op, _rules in {
     "add": (constant_second, neutral(0, True), add_chain),
     "subtract": (neutral(0, False), subtract_constant),

@@ -21,7 +21,8 @@ def _same_shape(node: Node) -> bool:
 
 
 def no_movement(_: Graph, node: Node) -> Expr | None:
-    """reshape(x, shape of x) -> x, and the same for broadcast_to, split into one part, a full strided_slice with steps of one"""
+    """reshape(x, shape of x) -> x, and the same for broadcast_to, split into one part, a full strided_slice with steps
+    of one"""
     return node.args[0] if _same_shape(node) and tensors.dtype(node.args[0]) == tensors.dtype(node.var) else None
 
 
@@ -48,7 +49,8 @@ def reshape_of_reshape(graph: Graph, node: Node) -> Expr | None:
 
 
 def slice_of_permute(graph: Graph, node: Node) -> Expr | None:
-    """strided_slice(permute_dims(x, p)) -> permute_dims(strided_slice(x), p): less is moved, and matmuls take in permutes"""
+    """strided_slice(permute_dims(x, p)) -> permute_dims(strided_slice(x), p): less is moved, and matmuls take in
+    permutes"""
     inner = graph.producer(node.args[0], "permute_dims")
     if inner is None or not isinstance(node.args[1], Tuple) or tensors.shape(node.var) is None:
         return None
@@ -184,7 +186,7 @@ MOVEMENT_RULES: dict[str, tuple[Rule, ...]] = {
     "get_item": (item_of_tuple,),
     "nn.pad": (no_pad,),
     "alias": (forward_alias,),
-    **{op: (reduction_of_ones,) for op in ("mean", "sum", "max", "min", "prod")},
+    **dict.fromkeys(("mean", "sum", "max", "min", "prod"), (reduction_of_ones,)),
     **{f"nn.{kind}_pool{n}d": (trivial_pool,) for kind in ("max", "avg") for n in (1, 2, 3)},
 }
 

@@ -32,8 +32,8 @@ class Simplify(Pass):
     Before:  y = reshape(x, (2, 6)); z = reshape(y, (3, 4)); w = multiply(z, 1.0); v = relu(relu(w))
     After:   z = reshape(x, (3, 4)); v = relu(z)
 
-    Needs nothing; types of surviving values stay as they are. The rules stand in rules_constant.py (known operands, with
-    numpy), rules_movement.py (reshape, permute_dims, slices, ...) and rules_arithmetic.py.
+    Needs nothing; types of surviving values stay as they are. The rules stand in rules_constant.py (known operands,
+    with numpy), rules_movement.py (reshape, permute_dims, slices, ...) and rules_arithmetic.py.
     """
 
     name: str = field(default="simplify", init=False)

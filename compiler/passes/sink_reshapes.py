@@ -1,4 +1,4 @@
-"""Move reshapes behind the elementwise operators that follow them, so that these fuse with the anchor before."""
+"""Move reshapes and permutes behind elementwise operators, so that these fuse with the anchor before them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,12 @@ class SinkReshapes(Pass):
     Before:  y = conv2d(x, w); r = reshape(y, (N, L, C)); z = add(r, b of shape (C,)); v = relu(z)
     After:   y = conv2d(x, w); z = add(y, b); v = relu(z); r = reshape(v, (N, L, C))
 
-    Only behind convolutions and matmuls and their elementwise users. The other operands must be constants that mean the same
-    in the anchor's shape, values moved by an equal reshape, or values of the reshaped shape (which are reshaped back).
+    Only behind convolutions and matmuls and their elementwise users. The other operands must be constants that mean
+    the same in the anchor's shape, values moved by an equal reshape, or values of the reshaped shape (which are
+    reshaped back).
+
+    Likewise op(permute_dims(x), scalar) -> permute_dims(op(x, scalar)) anywhere: matmuls read and write through
+    permutes that are next to them.
     """
 
     name: str = field(default="sink_reshapes", init=False)
@@ -33,8 +37,23 @@ class SinkReshapes(Pass):
         graph = Graph.of(mod)
         if graph is None:
             return mod
-        graph.apply(dict.fromkeys(ELEMENTWISE, (_Sinker().sink,)))
+        graph.apply(dict.fromkeys(ELEMENTWISE, (_Sinker().sink, sink_permute)))
         return graph.to_module()
+
+
+def sink_permute(graph: Graph, node: Node) -> Expr | None:
+    """op(permute_dims(x), scalar) -> permute_dims(op(x, scalar))"""
+    operands = tensor_operands(node)
+    tensor = [o for o in operands if tensors.scalar(o) is None]
+    permute = graph.producer(tensor[0], "permute_dims") if len(tensor) == 1 and graph.sole_use(tensor[0]) else None
+    source = tensors.shape(permute.args[0]) if permute is not None else None
+    if source is None or tensors.rank(node.var) != len(source):
+        return None
+    ty = relax.TensorType(source, tensors.dtype(node.var))
+    value = graph.emit(
+        on_operands(node, [permute.args[0] if o is tensor[0] else o for o in operands]), node.var.name, ty
+    )
+    return relax.op.permute_dims(value, tensors.permutation(permute.attrs, len(source)))
 
 
 class _Sinker:
@@ -50,6 +69,8 @@ class _Sinker:
         source = next((s for s in sources if s is not None), None)
         if source is None:
             return None
+        if any(s is None and self._in_epilogue(graph, o) for o, s in zip(operands, sources, strict=True)):
+            return None  # it fuses with the other operand's anchor as it is
         inner = tensors.shape(source)
         moved = [
             s if s is not None and tensors.same_dims(tensors.shape(s), inner) else _in_shape(graph, o, dims, inner)
@@ -72,6 +93,7 @@ class _Sinker:
         return reshape.args[0] if self._in_epilogue(graph, reshape.args[0]) else None
 
     def _in_epilogue(self, graph: Graph, value: Expr) -> bool:
+        """Whether `value` is an anchor's result or computed elementwise from one."""
         node = graph.producer(value)
         if node is None:
             return False
@@ -83,8 +105,10 @@ class _Sinker:
         return self.epilogue[node.var]
 
 
-def _in_shape(graph: Graph, operand: Expr, dims: tuple[tensors.Dim, ...], inner: tuple[tensors.Dim, ...]) -> Expr | None:
-    """`operand`, which broadcasts against `dims`, as something that broadcasts alike against `inner`; None if there is none."""
+def _in_shape(
+    graph: Graph, operand: Expr, dims: tuple[tensors.Dim, ...], inner: tuple[tensors.Dim, ...]
+) -> Expr | None:
+    """What broadcasts against `inner` as `operand` does against `dims`, or None."""
     own = tensors.shape(operand)
     if own is None:
         return None

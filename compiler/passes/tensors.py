@@ -15,7 +15,7 @@ Dim = int | tirx.Expr
 
 
 def shape(expr: relax.Expr) -> tuple[Dim, ...] | None:
-    """The dimensions of a tensor, known ones as ints and symbolic ones as expressions; None if not even the rank's sizes are known."""
+    """The dimensions of a tensor: ints where known, else expressions; None if the shape is not known at all."""
     return _shape_of_variable(expr) if isinstance(expr, relax.Var) else _dims(expr.ty)
 
 
@@ -141,6 +141,6 @@ def scalar_of(value: float, like: relax.Expr) -> GenericConst:
 
 
 def blank(dims: Sequence[int], element: str) -> tuple[GenericConst, np.ndarray]:
-    """A new constant and a writable view of its memory, to fill before the constant is used: saves a copy of large weights."""
+    """A new constant and a view to fill it through before it is used: saves a copy of large weights."""
     expr = relax.const(tvm.runtime.empty(tuple(dims), element))
     return expr, np.from_dlpack(expr.value)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import tvm
+from tvm import relax
+
 from kompilo.compiler.knobs import Knobs
 from kompilo.compiler.passes.base import Pass, PassRunner
 from kompilo.compiler.passes.graph import Graph
-from tvm import relax
 
 Body = Callable[..., "relax.Expr | Sequence[relax.Expr]"]
 
@@ -65,7 +66,8 @@ def run(mod: tvm.IRModule, *inputs: np.ndarray) -> list[np.ndarray]:
 
 
 def inputs_for(mod: tvm.IRModule, sizes: dict[str, int] | None = None, seed: int = 0) -> list[np.ndarray]:
-    """Random inputs for `main`: uniform in (-1, 1) for floats, small integers otherwise; `sizes` binds symbolic dimensions."""
+    """Random inputs for `main`: uniform in (-1, 1) for floats, small integers otherwise; `sizes` binds symbolic
+    dimensions."""
     rng = np.random.default_rng(seed)
     arrays = []
     for param in mod["main"].params:

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tvm import relax, te, tirx
+
 from kompilo.compiler.passes.choose_layout import ChooseLayout
 from kompilo.compiler.passes.graph import Graph
 from kompilo.compiler.passes.simplify import Simplify
+
 from support import apply, build, check, const, f32, inputs_for, ops, random, run
-from tvm import relax, te, tirx
 
 op = relax.op
 
@@ -177,15 +179,23 @@ def test_matmul_models_are_untouched():
     assert apply(mod, ChooseLayout()).same_as(mod)
 
 
-UNARY = [op.nn.relu, op.sigmoid, lambda x: op.add(x, random(7, 8, 1, 1)), lambda x: op.multiply(x, random(8, 1, 8, 1, 1))]
+UNARY = [
+    op.nn.relu,
+    op.sigmoid,
+    lambda x: op.add(x, random(7, 8, 1, 1)),
+    lambda x: op.multiply(x, random(8, 1, 8, 1, 1)),
+]
 
 
 @st.composite
 def graphs(draw):
-    """A random function of one (2, 8, 6, 6) image: each step takes earlier tensors and makes one of that shape again."""
+    """A random function of one (2, 8, 6, 6) image: each step takes earlier tensors and makes one of that shape
+    again."""
     steps = []
     for count in range(1, draw(st.integers(2, 7)) + 1):
-        kind = draw(st.sampled_from(("conv", "pool", "unary", "add", "concat", "shuffle", "gate", "cumsum", "te", "flat")))
+        kind = draw(
+            st.sampled_from(("conv", "pool", "unary", "add", "concat", "shuffle", "gate", "cumsum", "te", "flat"))
+        )
         steps.append((kind, draw(st.integers(0, count - 1)), draw(st.integers(0, count - 1)), draw(st.integers(0, 3))))
     return steps, draw(st.lists(st.integers(0, len(steps)), min_size=1, max_size=3, unique=True))
 

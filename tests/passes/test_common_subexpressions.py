@@ -1,10 +1,12 @@
 """CommonSubexpressions: equal values are computed once, unequal ones never merged."""
 
 import numpy as np
+from tvm import relax
+
 from kompilo.compiler.passes.common_subexpressions import CommonSubexpressions
 from kompilo.compiler.passes.simplify import Simplify
+
 from support import build, check, const, f32, ops, random
-from tvm import relax
 
 op = relax.op
 

@@ -1,10 +1,12 @@
 """Conv1dToConv2d: every one-dimensional operator, and that elementwise operators stay fusible."""
 
 import pytest
+from tvm import relax, tirx
+
 from kompilo.compiler.passes.conv1d_to_conv2d import Conv1dToConv2d
 from kompilo.compiler.passes.simplify import Simplify
+
 from support import build, check, f32, ops, random
-from tvm import relax, tirx
 
 op = relax.op
 

@@ -1,9 +1,11 @@
 """FoldPad: pads move into convolutions and poolings only where the numbers stay the same."""
 
 import pytest
-from kompilo.compiler.passes.fold_pad import FoldPad
-from support import build, check, f32, ops, random
 from tvm import relax
+
+from kompilo.compiler.passes.fold_pad import FoldPad
+
+from support import build, check, f32, ops, random
 
 op = relax.op
 SPATIAL = [0, 0, 0, 0, 1, 2, 3, 0]

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from tvm import relax
+
 from kompilo.compiler.passes.fold_scale_shift import FoldScaleShift
 from kompilo.compiler.passes.simplify import Simplify
+
 from support import apply, build, check, const, f32, ops, random
-from tvm import relax
 
 op = relax.op
 
@@ -22,7 +24,12 @@ ANCHORS = {
     "conv2d depthwise": ((1, 4, 7, 7), lambda x: op.nn.conv2d(x, random(0, 8, 1, 3, 3), groups=4), 8, 2),
     "conv3d": ((1, 2, 4, 4, 4), lambda x: op.nn.conv3d(x, random(0, 3, 2, 2, 2, 2)), 3, 3),
     "conv2d_transpose": ((1, 4, 5, 5), lambda x: op.nn.conv2d_transpose(x, random(0, 4, 3, 2, 2), strides=2), 3, 2),
-    "conv2d_transpose grouped": ((1, 4, 5, 5), lambda x: op.nn.conv2d_transpose(x, random(0, 4, 3, 2, 2), groups=2), 6, 2),
+    "conv2d_transpose grouped": (
+        (1, 4, 5, 5),
+        lambda x: op.nn.conv2d_transpose(x, random(0, 4, 3, 2, 2), groups=2),
+        6,
+        2,
+    ),
     "matmul": ((2, 3, 5), lambda x: op.matmul(x, random(0, 5, 6)), 6, 0),
     "batched weights": ((2, 3, 5), lambda x: op.matmul(x, random(0, 2, 5, 6)), 6, 0),
 }
@@ -34,7 +41,9 @@ def test_batch_norm_behind_a_biased_anchor(kind):
 
     def body(x):
         biased = op.add(anchor(x), per_channel(1, channels, spatial))
-        return op.nn.relu(op.add(op.multiply(biased, per_channel(2, channels, spatial)), per_channel(3, channels, spatial)))
+        return op.nn.relu(
+            op.add(op.multiply(biased, per_channel(2, channels, spatial)), per_channel(3, channels, spatial))
+        )
 
     after = check(build([f32(*dims)], body), FoldScaleShift())
     assert ops(after) == [ops(build([f32(*dims)], anchor))[0], "add", "nn.relu"]
@@ -44,7 +53,9 @@ def test_batch_norm_behind_a_biased_anchor(kind):
 def test_scale_before(kind):
     dims, anchor, _, spatial = ANCHORS[kind]
     channels = dims[-1 - spatial]
-    after = check(build([f32(*dims)], lambda x: anchor(op.multiply(x, per_channel(1, channels, spatial)))), FoldScaleShift())
+    after = check(
+        build([f32(*dims)], lambda x: anchor(op.multiply(x, per_channel(1, channels, spatial)))), FoldScaleShift()
+    )
     assert "multiply" not in ops(after)
 
 
@@ -65,7 +76,9 @@ def test_shift_before_padding_stays(kind):
 
 
 def test_scalar_scale_on_both_sides():
-    mod = build([f32(1, 4, 7, 7)], lambda x: op.multiply(ANCHORS["conv2d"][1](op.multiply(x, const(0.25))), const([[3.0]])))
+    mod = build(
+        [f32(1, 4, 7, 7)], lambda x: op.multiply(ANCHORS["conv2d"][1](op.multiply(x, const(0.25))), const([[3.0]]))
+    )
     assert ops(check(mod, FoldScaleShift())) == ["nn.conv2d"]
 
 

@@ -1,11 +1,13 @@
 """FuseLayerNorm: the spellings that exporters use, and what only looks like one."""
 
 import pytest
+from tvm import relax
+
 from kompilo.compiler.passes.common_subexpressions import CommonSubexpressions
 from kompilo.compiler.passes.fuse_layer_norm import FuseLayerNorm
 from kompilo.compiler.passes.simplify import Simplify
+
 from support import build, check, const, f32, ops, random
-from tvm import relax
 
 op = relax.op
 

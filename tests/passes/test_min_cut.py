@@ -4,6 +4,7 @@ from itertools import product
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kompilo.compiler.passes.min_cut import INFINITE, MinCut
 
 
@@ -30,7 +31,8 @@ def test_cheapest_and_largest_source_side(network):
     for edge in edges:
         cut.cost(*edge)
     found = cut.solve()
-    assert found[MinCut.SOURCE] and not found[MinCut.SINK]
+    assert found[MinCut.SOURCE]
+    assert not found[MinCut.SINK]
     all_sides = [[True, False, *rest] for rest in product([False, True], repeat=count)]
     least = min(total(edges, sides) for sides in all_sides)
     assert total(edges, found) == least

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
-from kompilo.compiler.passes.simplify import Simplify
-from support import apply, build, check, const, f32, ops, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tvm import relax, tirx
+
+from kompilo.compiler.passes.simplify import Simplify
+
+from support import apply, build, check, const, f32, ops, run
 
 op = relax.op
 
@@ -40,7 +44,9 @@ CASES = {
     "maximum 0": (lambda x: op.maximum(x, const(0.0)), ["nn.relu"]),
     "min of max": (lambda x: op.minimum(op.maximum(x, const(-0.5)), const(0.25)), ["clip"]),
     "clip of clip": (
-        lambda x: op.clip(op.clip(x, relax.prim_value(-0.5), relax.prim_value(0.5)), relax.prim_value(0.0), relax.prim_value(6.0)),
+        lambda x: op.clip(
+            op.clip(x, relax.prim_value(-0.5), relax.prim_value(0.5)), relax.prim_value(0.0), relax.prim_value(6.0)
+        ),
         ["clip"],
     ),
     "clip of relu": (lambda x: op.clip(op.nn.relu(x), relax.prim_value(-1.0), relax.prim_value(0.5)), ["clip"]),
@@ -107,3 +113,30 @@ def test_output_that_is_an_input():
 def test_large_broadcasts_are_not_folded():
     mod = build([f32(512, 512)], lambda x: op.nn.relu(op.concat([x, op.broadcast_to(const([[1.0]]), (512, 512))])))
     assert "broadcast_to" in ops(apply(mod, Simplify()))
+
+
+SCALARS = st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.25, 1.0, 3.0])
+STEPS = {
+    "add": lambda x, c, d: op.add(x, const(c)),
+    "flipped add": lambda x, c, d: op.add(channel(c, d, 1), x),
+    "subtract": lambda x, c, d: op.subtract(x, channel(c, d, 0)),
+    "multiply": lambda x, c, d: op.multiply(x, channel(c, d, 1)),
+    "divide": lambda x, c, d: op.divide(x, const(c or 7.0)),
+    "maximum": lambda x, c, d: op.maximum(x, const(c)),
+    "minimum": lambda x, c, d: op.minimum(const(d), x),
+    "clip": lambda x, c, d: op.clip(x, relax.prim_value(min(c, d)), relax.prim_value(max(c, d))),
+    "relu": lambda x, c, d: op.nn.relu(x),
+    "negative": lambda x, c, d: op.negative(x),
+    "square": lambda x, c, d: op.power(x, const(2.0)),
+}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(sorted(STEPS)), SCALARS, SCALARS), min_size=2, max_size=7))
+def test_random_chains_keep_their_value(steps):
+    def body(x):
+        for name, c, d in steps:
+            x = relax.BlockBuilder.current().emit(STEPS[name](x, c, d))
+        return x
+
+    check(build([f32(1, 3, 4, 4)], body), Simplify(), rtol=1e-4, atol=1e-4)

@@ -30,8 +30,6 @@ class Legalize(Pass):
                 transform.AnnotateTIROpPattern(),
                 transform.FuseOps(),
                 transform.FuseTIR(),
-                # Reshapes become views. It reads sblocks, so it must run before the functions are scheduled.
-                transform.RewriteDataflowReshape(),
                 transform.DeadCodeElimination(),
             ]
         )

@@ -19,6 +19,7 @@ from .own_outputs import OwnOutputs
 from .schedule_functions import ScheduleFunctions
 from .select_templates import SelectTemplates
 from .simplify import Simplify
+from .view_reshapes import ViewReshapes
 
 if TYPE_CHECKING:
     import tvm
@@ -47,7 +48,7 @@ PHASES: tuple[Phase, ...] = (
     # Anchors with their epilogues become kernels of the target's templates.
     ("select", lambda target: [SelectTemplates(Selector(target))]),
     # Everything else becomes TIR, fused along elementwise and reduction chains, then scheduled by generic rules.
-    ("legalize", lambda target: [Legalize(target)]),
+    ("legalize", lambda target: [Legalize(target), ViewReshapes()]),
     ("schedule", lambda target: [ScheduleFunctions(target)]),
 )
 

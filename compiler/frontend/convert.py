@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -45,6 +46,13 @@ class Scope:
             raise KeyError(name)
         return self._outer[name]
 
+    def given(self, name: str) -> Value:
+        """The tensor `name`; ModelError where it is an input that the caller of a function left out."""
+        value = self[name]
+        if value is None:
+            raise ModelError(f"Tensor {name!r} is an output, but stands for an omitted input.")
+        return value
+
     def __setitem__(self, name: str, value: Value | None) -> None:
         self._values[name] = value
 
@@ -73,13 +81,13 @@ def convert_graph(graph: onnx.GraphProto, scope: Scope, context: Context) -> lis
                 f"Two initializers are named {tensor.name!r}." if tensor.name else "An initializer has no name."
             )
         stored.add(tensor.name)
-        scope.store(tensor.name, lambda t=tensor: context.decode(t))
+        scope.store(tensor.name, partial(context.decode, tensor))
     if graph.sparse_initializer:
         raise ModelError(f"Initializer {graph.sparse_initializer[0].values.name!r} is sparse, which is not supported.")
     outputs = [info.name for info in graph.output]
     own = stored | {info.name for info in graph.input}
     convert_nodes(ordered_nodes(graph.node, own, outputs, scope), scope, context)
-    return [scope[name] for name in outputs]
+    return [scope.given(name) for name in outputs]
 
 
 def convert_nodes(nodes: Iterable[NodeProto], scope: Scope, context: Context) -> None:

@@ -44,11 +44,11 @@ def ordered_nodes(
     return order
 
 
-class _Known:
+class _Known(Container[str]):
     def __init__(self, own: set[str], outer: Container[str]):
         self._own, self._outer = own, outer
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._own or name in self._outer
 
 

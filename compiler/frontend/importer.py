@@ -113,4 +113,4 @@ def _convert(
 
 
 def _output_spec(name: str, value: Value, symbols: Symbols) -> TensorSpec:
-    return TensorSpec(name, tuple(dim_text(symbols.simplify(d)) for d in value.shape), value.dtype)
+    return TensorSpec(name, tuple(dim_text(symbols.simplify(d)) for d in value.shape or ()), value.dtype)

@@ -77,7 +77,10 @@ class Node:
 
     def has(self, index: int) -> bool:
         """Whether input `index` is given."""
-        return index < len(self.values) and self.values[index] is not None
+        return self._given(index) is not None
+
+    def _given(self, index: int) -> Value | None:
+        return self.values[index] if index < len(self.values) else None
 
     def attr(self, name: str, default: Any = None) -> Any:
         """The decoded attribute: int, float, str, a list of these, or a numpy array; `default` when absent."""
@@ -98,19 +101,21 @@ class Node:
 
     def value(self, index: int) -> Value:
         """Input `index`; ModelError when it is omitted."""
-        if not self.has(index):
+        value = self._given(index)
+        if value is None:
             raise self.error(f"input {index} is required and was not found")
-        return self.values[index]
+        return value
 
     def const(self, index: int) -> np.ndarray | None:
         """The content of input `index` if it is known at compile time, else None (also when it is omitted)."""
-        return self.values[index].array if self.has(index) else None
+        value = self._given(index)
+        return None if value is None else value.array
 
     def dims(self, index: int) -> list[Dim] | None:
         """The elements of an integer scalar or vector input, each an int or a symbolic size; None if unknown."""
-        if not self.has(index):
+        value = self._given(index)
+        if value is None:
             return None
-        value = self.values[index]
         if value.array is not None:
             return [int(e) for e in value.array.reshape(-1)]
         return list(value.elements.reshape(-1)) if value.elements is not None else None

@@ -30,17 +30,18 @@ def input_signature(graph: onnx.GraphProto, shapes: Shapes | None) -> list[Tenso
     """
     constants = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
     infos = [info for info in graph.input if info.name not in constants]
-    _check_names(graph, [info.name for info in infos], shapes or {})
-    declared = _declared_dims(infos, shapes or {})
+    shapes = shapes or {}
+    _check_names(graph, [info.name for info in infos], shapes)
+    declared = _declared_dims(infos, shapes)
     bindings = _Bindings()
     for info in infos:
-        if info.name in (shapes or {}):
+        if info.name in shapes:
             bindings.unify_shape(info.name, declared[info.name], list(shapes[info.name]))
     names = _Identifiers()
     specs = []
     for info in infos:
         dims = [bindings.resolve(d) for d in declared[info.name]]
-        dtype = dtype_name(info.type.tensor_type.elem_type)
+        dtype = dtype_name(info.type.tensor_type.elem_type) or ""
         specs.append(
             TensorSpec(
                 info.name,
@@ -101,7 +102,7 @@ class _Bindings:
     """What each open dimension is bound to: a size, or another dimension's name."""
 
     def __init__(self) -> None:
-        self._bound: dict[_Key, int | str] = {}
+        self._bound: dict[_Key, int | _Key] = {}
 
     def resolve(self, dim: int | _Key) -> int | _Key:
         while not isinstance(dim, int) and dim in self._bound:

@@ -45,29 +45,34 @@ class Value:
             self.shape, self.dtype = list(array.shape), str(array.dtype)
         elif elements is not None:
             self.shape, self.dtype = list(elements.shape), dtype or "int64"
-        else:
+        elif expr is not None:
             shape = expr.ty.shape
             self.shape = [static_dim(d) for d in shape.values] if isinstance(shape, relax.ShapeExpr) else None
             self.dtype = str(expr.ty.dtype)
+        else:
+            raise ValueError("a value needs content, elements or an expression")
 
     def expr(self, bb: relax.BlockBuilder) -> relax.Expr:
         """The tensor as a Relax expression (constants become `relax.const`; made once)."""
         if self._expr is None:
-            self._expr = constant(self.array) if self.array is not None else _elements_tensor(self, bb)
+            if self.array is not None:
+                self._expr = constant(self.array)
+            elif self.elements is not None:
+                self._expr = _elements_tensor(self.elements, self.dtype, bb)
         return self._expr
 
 
-def _elements_tensor(value: Value, bb: relax.BlockBuilder) -> relax.Expr:
+def _elements_tensor(elements: np.ndarray, dtype: str, bb: relax.BlockBuilder) -> relax.Expr:
     """A tensor made at run time from symbolic sizes."""
-    flat = list(value.elements.reshape(-1))
+    flat = list(elements.reshape(-1))
     sizes = [getattr(e, "num", e) for e in flat]
     shape = bb.normalize(relax.ShapeExpr([tirx.IntImm("int64", int(s)) if isinstance(s, int) else s for s in sizes]))
     tensor = bb.emit(relax.op.shape_to_tensor(shape))
-    if value.elements.ndim != 1:
-        tensor = bb.emit(relax.op.reshape(tensor, list(value.elements.shape)))
-    if value.dtype != "int64":
-        tensor = bb.emit(relax.op.astype(tensor, value.dtype))
-    divisors = np.array([getattr(e, "den", 1) for e in flat]).reshape(value.elements.shape)
+    if elements.ndim != 1:
+        tensor = bb.emit(relax.op.reshape(tensor, list(elements.shape)))
+    if dtype != "int64":
+        tensor = bb.emit(relax.op.astype(tensor, dtype))
+    divisors = np.array([getattr(e, "den", 1) for e in flat]).reshape(elements.shape)
     if np.all(divisors == 1):
         return tensor
-    return bb.emit(relax.op.divide(tensor, constant(divisors.astype(value.dtype))))
+    return bb.emit(relax.op.divide(tensor, constant(divisors.astype(dtype))))

@@ -65,7 +65,7 @@ def _agree(node: Node, so_far: Dim, size: Dim) -> tuple[Dim, Dim]:
 
 def fit(node: Node, expr: relax.Expr, sizes: Sequence[Dim]) -> relax.Expr:
     """`expr` with `sizes` on its trailing axes, except where its own size is 1."""
-    shape = shape_of(expr)
+    shape = _known_shape(node, expr)
     behind = sizes[len(sizes) - len(shape) :]
     wanted = [s if isinstance(s, int) and s == 1 else size for s, size in zip(shape, behind, strict=True)]
     return node.cast_shape(expr, wanted)

@@ -106,9 +106,9 @@ def one_hot(node: Node) -> relax.Expr:
 def trilu(node: Node) -> relax.Expr:
     """Keeps the upper or lower triangle of the last two axes; `k` moves the diagonal up."""
     upper = bool(node.attr("upper", 1))
-    if node.has(1) and node.const(1) is None:
-        raise node.error("k must be known at compile time")
-    k = int(node.const(1).reshape(-1)[0]) if node.has(1) else 0
+    (k,) = required_dims(node, 1, "k") if node.has(1) else (0,)
+    if not isinstance(k, int):
+        raise node.error("k must be a fixed number")
     zero = tirx.const(0, node.dtype(0))
 
     def compute(x: te.Tensor) -> te.Tensor:
@@ -130,7 +130,7 @@ def eye_like(node: Node) -> relax.Expr | np.ndarray:
     if dtype is None or len(shape) != 2:
         raise node.error("expected a matrix and a supported dtype")
     if all(isinstance(d, int) for d in shape):
-        return np.eye(*shape, k, dtype=numpy_dtype(dtype))
+        return np.eye(int(shape[0]), int(shape[1]), k, dtype=numpy_dtype(dtype))
     one, zero = tirx.const(1, dtype), tirx.const(0, dtype)
     return node.te(
         lambda sizes: te.compute(sizes, lambda i, j: tirx.Select(tirx.EQ(j - i, as_expr(k)), one, zero)),

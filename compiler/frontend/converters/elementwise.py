@@ -222,8 +222,8 @@ def clip(node: Node) -> relax.Expr:
     """Bounds known at compile time become a `clip`; others a minimum and a maximum."""
     low, high = (node.const(i) for i in (1, 2))
     if all(node.const(i) is not None or not node.has(i) for i in (1, 2)):
-        bounds = (None if b is None else b.reshape(-1)[0].item() for b in (low, high))
-        return clamp(node.inputs[0], *bounds, node.dtype(0))
+        least, most = (None if b is None else b.reshape(-1)[0].item() for b in (low, high))
+        return clamp(node.inputs[0], least, most, node.dtype(0))
     result = node.inputs[0]
     for index, bound in ((1, op.maximum), (2, op.minimum)):
         if node.has(index):

@@ -145,7 +145,7 @@ def unsqueeze(node: Node) -> relax.Expr:
     given = node.dims(1) if node.has(1) else node.attr("axes")
     if given is None:
         raise node.error("axes must be known at compile time")
-    axes = axes_of(node, 1, len(shape) + len(given))
+    axes = axes_of(node, 1, len(shape) + len(given)) or []
     rest = iter(shape)
     return reshaped(node, node.inputs[0], [1 if i in axes else next(rest) for i in range(len(shape) + len(axes))])
 

@@ -10,7 +10,7 @@ from tvm.tirx import DeclBuffer, PrimFunc, Stmt
 from ....compiler.schedule.epilogue import apply_epilogue
 from ....compiler.schedule.op_spec import OpSpec, TensorType
 from ....compiler.tensor_spec import Dim
-from .conv_shape import ignores_pixels
+from .conv_shape import ignores_pixels, is_column
 from .tir_loops import Index, i64, seq, store
 
 # Small kernels stay serial: waking the other threads takes 2 to 4 microseconds, this many FLOPs of one core.
@@ -26,7 +26,8 @@ class Operands:
     def __init__(self, op: OpSpec, packed: Mapping[int, int], flatten: bool = False):
         self.op = op
         self.flatten = flatten
-        self._symbols: dict[str, tirx.Var] = {}
+        self._column = op.kind == "conv2d" and is_column(op)
+        self._symbols: dict[str, tirx.Expr] = {}
         self._views: dict[int, tirx.Buffer] = {}
         self._declarations: list[Stmt] = []
         self.params = [
@@ -48,6 +49,13 @@ class Operands:
             return i64(batch) * height * width
         return self._symbols.setdefault(dim, tirx.Var(dim, "int64"))
 
+    def define(self, name: str, value: Index) -> Dim:
+        """A dimension of size `value`: an int, or `name` as the name of a symbolic one."""
+        if isinstance(value, int):
+            return value
+        self._symbols[name] = value
+        return name
+
     def flat(self, k: int) -> tirx.Buffer:
         """Parameter k as a one-dimensional array."""
         k = k % len(self.params)
@@ -62,6 +70,7 @@ class Operands:
 
     def write(self, value: tirx.Expr, batch: Index, row: Index, col: Index, channel: Index) -> Stmt:
         """Apply the epilogue to the anchor's `value` at one output element and store the result."""
+        row, col = (col, row) if self._column and not self.flatten else (row, col)
         indices = [i64(batch), i64(row), i64(col), i64(channel)]
         result = apply_epilogue(self.op, value, indices, lambda k, at: self._read(k, at, i64(col)))
         if not self.flatten:

@@ -76,7 +76,7 @@ def conv_shape(op: OpSpec) -> ConvShape | None:
     if min(top, left, bottom, right) < 0 or 0 in (channels, out_channels, *weight.shape, *op.anchor_type.shape):
         return None
     stride, dilation = op.ints("strides"), op.ints("dilation")
-    return ConvShape(
+    shape = ConvShape(
         batch=batch,
         size=(height, width),
         channels=channels,
@@ -88,6 +88,27 @@ def conv_shape(op: OpSpec) -> ConvShape | None:
         padded=(top + bottom > 0, left + right > 0),
         dilation=(dilation[0], dilation[1]),
         groups=op.ints("groups")[0],
+    )
+    return _lying_down(shape) if is_column(op) else shape
+
+
+def is_column(op: OpSpec) -> bool:
+    """Whether data and result are one pixel wide. In memory such a column is a row, and tiles want long rows."""
+    data, weight, result = op.inputs[0].shape, op.inputs[1].shape, op.anchor_type.shape
+    wide = (data[2], result[2], weight[3]) != (1, 1, 1) or any(op.ints("padding")[1::2])
+    return not wide and data[1] != 1
+
+
+def _lying_down(shape: ConvShape) -> ConvShape:
+    return replace(
+        shape,
+        size=shape.size[::-1],
+        out_size=shape.out_size[::-1],
+        kernel=shape.kernel[::-1],
+        stride=shape.stride[::-1],
+        pad=shape.pad[::-1],
+        padded=shape.padded[::-1],
+        dilation=shape.dilation[::-1],
     )
 
 

@@ -25,6 +25,10 @@ _CHANGES = {
 }
 
 
+# Divisions of axes undone per stage.
+_MAX_SPLITS = 4
+
+
 class Views:
     """One-dimensional views of the buffers of a function; `declarations` must precede their use."""
 
@@ -101,6 +105,48 @@ def used_outside_loads(value: tirx.Expr, var: tirx.Var) -> bool:
     """Whether `var` occurs in `value` elsewhere than in the index of a load (in a condition, or as data)."""
     hidden = map_loads(value, lambda load: tirx.const(0, load.ty.dtype))
     return uses(hidden, var)
+
+
+def split_axes(stage: Stage, position: tirx.Expr) -> tuple[Stage, tirx.Expr]:
+    """Split axes that are read as v // c and v % c (what a reshape leaves behind) into two, so that reads become linear.
+
+    `position` is the flat index stored to. Splits that do not pay are undone by `collapse`.
+    """
+    axes, value = list(stage.axes), stage.value
+    for _ in range(_MAX_SPLITS):
+        found = _divided_axis(axes, value)
+        if found is None:
+            break
+        k, factor = found
+        axis = axes[k]
+        outer = Axis(tirx.Var(f"{axis.var.name}o", "int64"), axis.extent // factor)
+        inner = Axis(tirx.Var(f"{axis.var.name}i", "int64"), factor)
+        axes[k : k + 1] = [outer, inner]
+        analyzer = analyzer_for(axes)
+        at = {axis.var: outer.var * factor + inner.var}
+        value = map_loads(
+            substitute(value, at), lambda x, s=analyzer.simplify: tirx.BufferLoad(x.source, [s(x.indices[0])])
+        )
+        position = analyzer.simplify(substitute(position, at))
+    return Stage(stage.buffer, tuple(axes), value), position
+
+
+def _divided_axis(axes: Sequence[Axis], value: tirx.Expr) -> tuple[int, int] | None:
+    """An axis and the constant it is divided by inside the index of a load, if the extent is a multiple of it."""
+    found: list[tuple[int, int]] = []
+
+    def visit(node: prim.FloorDiv | prim.FloorMod) -> None:
+        factor = as_int(node.b)
+        if not isinstance(factor, int):
+            return
+        for k, axis in enumerate(axes):
+            divides = isinstance(axis.extent, int) and 1 < factor < axis.extent and axis.extent % factor == 0
+            if divides and uses(node.a, axis.var):
+                found.append((k, factor))
+
+    for load in loads(value):
+        tvm_ffi.structural_walk(load.indices[0], ((prim.FloorDiv, prim.FloorMod), visit), order="post")
+    return found[0] if found else None
 
 
 def collapse(stage: Stage, position: tirx.Expr) -> tuple[Stage, tirx.Expr]:

@@ -15,8 +15,8 @@ from tvm import tirx
 from tvm.tirx import Stmt
 
 from ....compiler.schedule.target_spec import CpuSpec
-from . import transpose
-from .access import Views, analyzer_for, breakpoints, collapse, constrain, flat_index, flatten, stride
+from .access import Views, analyzer_for, breakpoints, collapse, constrain, flat_index, flatten, split_axes, stride
+from .interleave import emit_interleaved
 from .loops import (
     Index,
     ceildiv,
@@ -31,6 +31,7 @@ from .loops import (
     unrolled,
 )
 from .program import Axis, Stage, cost, loads, substitute
+from .transpose import emit_transposed
 
 # Work (elements times instructions) from which threads pay off: a parallel region costs about 2 us.
 PARALLEL_WORK = 96 * 1024
@@ -75,7 +76,7 @@ def emit_map(stage: Stage, views: Views, spec: CpuSpec) -> Stmt:
 
 
 def _emit(stage: Stage, position: tirx.Expr, target: tirx.Buffer, spec: CpuSpec) -> Stmt:
-    stage, position = collapse(stage, position)
+    stage, position = collapse(*split_axes(stage, position))
     nest = MapNest(stage, position, target)
     if not stage.axes:
         return nest.store([])
@@ -83,8 +84,8 @@ def _emit(stage: Stage, position: tirx.Expr, target: tirx.Buffer, spec: CpuSpec)
     cuts = breakpoints(stage.value, inner, stage.axes)
     if cuts and len(cuts) < _MAX_PIECES:
         return _emit_pieces(nest, [0, *cuts, inner.extent], spec)
-    tiled = transpose.emit_transposed(nest, spec, task_count(_work(stage), spec))
-    return tiled or _emit_rows(nest, spec)
+    tasks = task_count(_work(stage), spec)
+    return emit_interleaved(nest, spec, tasks) or emit_transposed(nest, spec, tasks) or _emit_rows(nest, spec)
 
 
 def _work(stage: Stage) -> int:

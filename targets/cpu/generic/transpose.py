@@ -15,12 +15,16 @@ from tvm.ir import TensorLoad, prim
 from tvm.tirx import Stmt
 
 from ....compiler.schedule.target_spec import CpuSpec
+from . import loops, program
 from .access import analyzer_for, stride
 from .loops import Index, ceildiv, i64, minimum, parallel_nest, seq, static, unrolled, vector
-from .program import loads, map_loads, substitute
+from .program import map_loads, substitute
 
 if TYPE_CHECKING:
     from .maps import MapNest
+
+# Most tiles of one axis in a block.
+_BLOCK = 8
 
 
 def emit_transposed(nest: MapNest, spec: CpuSpec, tasks: int) -> Stmt | None:
@@ -32,19 +36,30 @@ def emit_transposed(nest: MapNest, spec: CpuSpec, tasks: int) -> Stmt | None:
     row, reads = found
     axes = nest.stage.axes
     column = len(axes) - 1
-    # The two tiled axes become the innermost loops; the tile's rows are consecutive in what is read.
     order = [k for k in range(len(axes)) if k not in (row, column)]
-    extents = [axes[k].extent for k in order] + [ceildiv(axes[k].extent, lanes) for k in (row, column)]
+    tiles = [ceildiv(axes[k].extent, lanes) for k in (row, column)]
+    blocks = [_block(t) for t in tiles]
+    extents = [axes[k].extent for k in order] + [t // b for t, b in zip(tiles, blocks, strict=True)]
 
-    def body(index: list[Index]) -> Stmt:
+    def tile(outer: list[Index], block: list[Index], inner: list[Index]) -> Stmt:
         at: list[Index] = [0] * len(axes)
-        for k, i in zip(order, index, strict=False):
+        for k, i in zip(order, outer, strict=True):
             at[k] = i
-        for k, tile in zip((row, column), index[-2:], strict=True):
-            at[k] = minimum(tile * lanes, axes[k].extent - lanes) if axes[k].extent % lanes else tile * lanes
+        for k, size, big, small in zip((row, column), blocks, block, inner, strict=True):
+            start = (big * size + small) * lanes
+            at[k] = minimum(start, axes[k].extent - lanes) if axes[k].extent % lanes else start
         return _tile(nest, at, row, reads, lanes)
 
+    def body(index: list[Index]) -> Stmt:
+        return loops.nest(blocks, lambda inner: tile(index[:-2], index[-2:], inner))
+
     return parallel_nest(extents, tasks, body)
+
+
+def _block(tiles: int) -> int:
+    """Tiles of one axis done together: whole cache lines of several rows are used while they are in L1, and stores to
+    one row follow each other."""
+    return max((b for b in range(1, _BLOCK + 1) if tiles % b == 0), default=1)
 
 
 def _crossed_reads(nest: MapNest, lanes: int) -> tuple[int, list[TensorLoad]] | None:
@@ -54,7 +69,7 @@ def _crossed_reads(nest: MapNest, lanes: int) -> tuple[int, list[TensorLoad]] | 
     analyzer = analyzer_for(axes)
     rows: set[int] = set()
     reads = []
-    for load in loads(nest.stage.value):
+    for load in program.loads(nest.stage.value):
         step = stride(load.indices[0], column, analyzer)
         if step in (0, 1) if static(step) else step is None:
             continue
@@ -72,7 +87,7 @@ def _crossed_reads(nest: MapNest, lanes: int) -> tuple[int, list[TensorLoad]] | 
 
 def loads_nested(reads: list[TensorLoad]) -> bool:
     """Whether an index is itself loaded (gather)."""
-    return any(loads(r.indices[0]) for r in reads)
+    return any(program.loads(r.indices[0]) for r in reads)
 
 
 def _tile(nest: MapNest, at: list[Index], row: int, reads: list[TensorLoad], lanes: int) -> Stmt:

@@ -19,6 +19,7 @@ from .own_outputs import OwnOutputs
 from .schedule_functions import ScheduleFunctions
 from .select_templates import SelectTemplates
 from .simplify import Simplify
+from .sink_reshapes import SinkReshapes
 from .view_reshapes import ViewReshapes
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ PHASES: tuple[Phase, ...] = (
         ],
     ),
     # Spatial operators run channels-last wherever that transposes least.
-    ("layout", lambda target: [ChooseLayout(), Simplify(), CommonSubexpressions()]),
+    ("layout", lambda target: [ChooseLayout(), Simplify(), CommonSubexpressions(), SinkReshapes()]),
     # Anchors with their epilogues become kernels of the target's templates.
     ("select", lambda target: [SelectTemplates(Selector(target))]),
     # Everything else becomes TIR, fused along elementwise and reduction chains, then scheduled by generic rules.

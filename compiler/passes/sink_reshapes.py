@@ -1,126 +1,92 @@
-"""Move reshapes and permutes behind elementwise operators, so that these fuse with the anchor before them."""
+"""Move reshapes that only add or drop axes of size one below elementwise operators."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import tvm
 from tvm import relax
+from tvm.ir import Call, GenericConst
 from tvm.relax import Expr
 
+from ..schedule.epilogue import STEP_OPS
 from . import tensors
 from .base import Pass
-from .elementwise import ELEMENTWISE, on_operands, tensor_operands
 from .graph import Graph, Node
-from .linear import LINEAR_OPS
+
+VIEWS = ("reshape", "expand_dims", "squeeze")
 
 
 @dataclass(frozen=True)
 class SinkReshapes(Pass):
-    """An anchor's epilogue has the anchor's shape; what is reshaped in between is computed before the reshape instead.
+    """Let the operators behind a squeezed convolution follow it directly, so that they can join its kernel.
 
-    Before:  y = conv2d(x, w); r = reshape(y, (N, L, C)); z = add(r, b of shape (C,)); v = relu(z)
-    After:   y = conv2d(x, w); z = add(y, b); v = relu(z); r = reshape(v, (N, L, C))
+    Before:  c = conv2d(x, w) (1, 8, 1, 16); s = reshape(c, (1, 8, 16)); y = add(s, b); z = multiply(y, s)
+    After:   c = conv2d(x, w); y = add(c, b'); z' = multiply(y, c); z = reshape(z', (1, 8, 16))
 
-    Only behind convolutions and matmuls and their elementwise users. The other operands must be constants that mean
-    the same in the anchor's shape, values moved by an equal reshape, or values of the reshaped shape (which are
-    reshaped back).
-
-    Likewise op(permute_dims(x), scalar) -> permute_dims(op(x, scalar)) anywhere: matmuls read and write through
-    permutes that are next to them.
+    Needs nothing. All tensor operands must come through reshapes from one shape, or be constants.
     """
 
     name: str = field(default="sink_reshapes", init=False)
 
     def run(self, mod: tvm.IRModule) -> tvm.IRModule:
-        """The module with reshapes sunk as far as elementwise chains go."""
+        """The same object if no elementwise operator reads such a reshape."""
         graph = Graph.of(mod)
         if graph is None:
             return mod
-        graph.apply(dict.fromkeys(ELEMENTWISE, (_Sinker().sink, sink_permute)))
+        graph.apply(dict.fromkeys(STEP_OPS, (_sink,)))
         return graph.to_module()
 
 
-def sink_permute(graph: Graph, node: Node) -> Expr | None:
-    """op(permute_dims(x), scalar) -> permute_dims(op(x, scalar))"""
-    operands = tensor_operands(node)
-    tensor = [o for o in operands if tensors.scalar(o) is None]
-    permute = graph.producer(tensor[0], "permute_dims") if len(tensor) == 1 and graph.sole_use(tensor[0]) else None
-    source = tensors.shape(permute.args[0]) if permute is not None else None
-    if source is None or tensors.rank(node.var) != len(source):
+def _sink(graph: Graph, node: Node) -> Expr | None:
+    operands = [a for a in node.args if isinstance(a.ty, relax.TensorType)]
+    if len(operands) != len(node.args) and node.op != "clip":
         return None
-    ty = relax.TensorType(source, tensors.dtype(node.var))
-    value = graph.emit(
-        on_operands(node, [permute.args[0] if o is tensor[0] else o for o in operands]), node.var.name, ty
-    )
-    return relax.op.permute_dims(value, tensors.permutation(permute.attrs, len(source)))
-
-
-class _Sinker:
-    """Remembers which values an anchor's epilogue consists of."""
-
-    def __init__(self) -> None:
-        self.epilogue: dict[relax.Var, bool] = {}
-
-    def sink(self, graph: Graph, node: Node) -> Expr | None:
-        """op(reshape(x), c) -> reshape(op(x, c))"""
-        operands, dims = tensor_operands(node), tensors.shape(node.var)
-        sources = [self._source(graph, o, dims) for o in operands]
-        source = next((s for s in sources if s is not None), None)
-        if source is None:
+    sources = [_source(graph, a) for a in operands]
+    first = next((s for s in sources if s is not None), None)
+    after = tensors.shape(node.var)
+    before = tensors.shape(first) if first is not None else None
+    if before is None or after is None or not _same_but_for_ones(before, after):
+        return None
+    moved = []
+    for operand, source in zip(operands, sources, strict=True):
+        value = _moved(operand, source, before, after)
+        if value is None:
             return None
-        if any(s is None and self._in_epilogue(graph, o) for o, s in zip(operands, sources, strict=True)):
-            return None  # it fuses with the other operand's anchor as it is
-        inner = tensors.shape(source)
-        moved = [
-            s if s is not None and tensors.same_dims(tensors.shape(s), inner) else _in_shape(graph, o, dims, inner)
-            for o, s in zip(operands, sources, strict=True)
-        ]
-        if any(m is None for m in moved):
-            return None
-        ty = relax.TensorType(inner, tensors.dtype(node.var))
-        value = graph.emit(on_operands(node, moved), node.var.name, ty)
-        self.epilogue[value] = True
-        return relax.op.reshape(value, dims)
-
-    def _source(self, graph: Graph, operand: Expr, dims: tuple[tensors.Dim, ...] | None) -> relax.Var | None:
-        """x where `operand` is reshape(x) of the result's shape and x belongs to an anchor's epilogue."""
-        reshape = graph.producer(operand, "reshape")
-        if reshape is None or not isinstance(reshape.args[0], relax.Var) or tensors.shape(reshape.args[0]) is None:
-            return None
-        if not tensors.same_dims(tensors.shape(operand), dims):
-            return None
-        return reshape.args[0] if self._in_epilogue(graph, reshape.args[0]) else None
-
-    def _in_epilogue(self, graph: Graph, value: Expr) -> bool:
-        """Whether `value` is an anchor's result or computed elementwise from one."""
-        node = graph.producer(value)
-        if node is None:
-            return False
-        if node.var not in self.epilogue:
-            known = node.op in LINEAR_OPS
-            if node.op in ELEMENTWISE:
-                known = any(self._in_epilogue(graph, o) for o in tensor_operands(node))
-            self.epilogue[node.var] = known
-        return self.epilogue[node.var]
+        moved.append(value)
+    args = [*moved, *node.args[len(operands) :]]
+    call = Call(node.value.op, args, node.attrs, ret_ty=relax.TensorType(before, tensors.dtype(node.var)))
+    return relax.op.reshape(graph.emit(call, ty=call.ty), after)
 
 
-def _in_shape(
-    graph: Graph, operand: Expr, dims: tuple[tensors.Dim, ...], inner: tuple[tensors.Dim, ...]
+def _source(graph: Graph, expr: Expr) -> Expr | None:
+    node = graph.producer(expr, *VIEWS)
+    return node.args[0] if node is not None else None
+
+
+def _same_but_for_ones(a: Sequence[tensors.Dim], b: Sequence[tensors.Dim]) -> bool:
+    rest = [[d for d in dims if not tensors.is_one(d)] for dims in (a, b)]
+    return len(a) != len(b) and tensors.same_dims(*rest)
+
+
+def _moved(
+    operand: Expr, source: Expr | None, before: Sequence[tensors.Dim], after: Sequence[tensors.Dim]
 ) -> Expr | None:
-    """What broadcasts against `inner` as `operand` does against `dims`, or None."""
-    own = tensors.shape(operand)
-    if own is None:
+    """`operand` as it reads ahead of the reshape, or None if it cannot."""
+    if source is not None:
+        fits = tensors.same_dims(tensors.shape(source), before) and tensors.same_dims(tensors.shape(operand), after)
+        return source if fits else None
+    value = tensors.array(operand) if isinstance(operand, GenericConst) else None
+    if value is None:
         return None
-    if all(tensors.is_one(d) for d in own):
-        return operand if len(own) <= len(inner) else _constant_reshaped(operand, (1,) * len(inner))
-    if all(tensors.is_one(d) for d in own[:-1]) and tensors.same_dim(dims[-1], inner[-1]):
-        return _constant_reshaped(operand, own[-1:])
-    if isinstance(operand, relax.Var) and tensors.same_dims(own, dims):
-        return graph.emit(relax.op.reshape(operand, inner))
-    return None
-
-
-def _constant_reshaped(operand: Expr, dims: tuple[tensors.Dim, ...]) -> Expr | None:
-    known = tensors.array(operand)
-    return None if known is None else tensors.constant(known.reshape(dims))
+    if value.size == 1:
+        return tensors.constant(value.reshape(()), str(value.dtype))
+    if value.ndim > len(after):
+        return None
+    dims = (1,) * (len(after) - value.ndim) + value.shape
+    kept = [d for d, full in zip(dims, after, strict=True) if not tensors.is_one(full)]
+    if any(d != 1 for d, full in zip(dims, after, strict=True) if tensors.is_one(full)):
+        return None
+    shape = [1 if tensors.is_one(full) else kept.pop(0) for full in before]
+    return tensors.constant(value.reshape(shape), str(value.dtype))

@@ -66,15 +66,17 @@ def _elementwise(function: Callable[..., Any], wide: bool) -> Rule:
     """op(constants) -> constant; `wide` computes floats in float64 and refuses integers."""
 
     def rule(_: Graph, node: Node) -> Expr | None:
-        values = [tensors.array(a) for a in node.args]
-        if any(v is None for v in values) or (wide and not tensors.is_float(node.args[0])):
+        values = tensors.arrays(node.args)
+        if values is None or (wide and not tensors.is_float(node.args[0])):
             return None
         if any(v.dtype.kind in "iu" and not v.size for v in values) or _divides_by_zero(node, values):
             return None
+        kind = values[0].dtype
         if wide:
             values = [v.astype(np.float64) for v in values]
         with np.errstate(all="ignore"):
-            return _result(node, function(*values))
+            result = np.asarray(function(*values))
+            return _result(node, result.astype(kind) if wide else result)
 
     return rule
 
@@ -117,7 +119,7 @@ def _permute(node: Node, value: np.ndarray) -> np.ndarray:
 
 
 def _broadcast(node: Node, value: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(value, tensors.static_shape(node.var))
+    return np.broadcast_to(value, tensors.static_shape(node.var) or ())
 
 
 def _cast(node: Node, value: np.ndarray) -> np.ndarray | None:
@@ -137,8 +139,10 @@ def _take(node: Node, value: np.ndarray) -> np.ndarray | None:
 
 
 def _slice(node: Node, value: np.ndarray) -> np.ndarray | None:
-    bounds = [[tensors.dim(v) for v in a.fields] if isinstance(a, Tuple) else None for a in node.args[1:]]
-    if any(b is None or not all(isinstance(v, int) for v in b) for b in bounds):
+    if not all(isinstance(a, Tuple) for a in node.args[1:]):
+        return None
+    bounds = [[tensors.dim(v) for v in a.fields] for a in node.args[1:]]
+    if not all(isinstance(v, int) for b in bounds for v in b):
         return None
     axes, begin, end = bounds[:3]
     strides = bounds[3] if len(bounds) > 3 else [1] * len(axes)
@@ -151,15 +155,18 @@ def _slice(node: Node, value: np.ndarray) -> np.ndarray | None:
 
 
 def _where(_: Graph, node: Node) -> Expr | None:
-    values = [tensors.array(a) for a in node.args]
-    return None if any(v is None for v in values) else _result(node, np.where(*values))
+    values = tensors.arrays(node.args)
+    if values is None:
+        return None
+    condition, yes, no = values
+    return _result(node, np.where(condition, yes, no))
 
 
 def _concat(_: Graph, node: Node) -> Expr | None:
     if not isinstance(node.args[0], Tuple):
         return None
-    values = [tensors.array(a) for a in node.args[0].fields]
-    if any(v is None for v in values):
+    values = tensors.arrays(node.args[0].fields)
+    if values is None:
         return None
     return _result(node, np.concatenate(values, int(node.attrs.axis or 0)))
 
@@ -179,7 +186,9 @@ def _split_part(graph: Graph, node: Node) -> Expr | None:
     if not isinstance(node.value, TupleGetItem):
         return None
     split = graph.producer(node.args[0], "split")
-    value = tensors.array(split.args[0]) if split is not None else None
+    if split is None:
+        return None
+    value = tensors.array(split.args[0])
     if value is None:
         return None
     sections = tensors.sections(split.attrs.indices_or_sections)

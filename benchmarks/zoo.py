@@ -10,7 +10,6 @@ divided by theirs, so below 1 Kompilo is faster.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kompilo.compiler.cli.bench import compile_subject
+from kompilo.compiler.cli.console import json_text
 from kompilo.compiler.errors import KompiloError
 from kompilo.compiler.peers.base import OURS, is_installed
 from kompilo.compiler.peers.measure import Measurement, geometric_mean, measure
@@ -49,12 +49,13 @@ def main() -> int:
         row = measure_model(name, threads, peers, options.seconds, options.dynamic)
         rows.append(row)
         print(f"{name}: {row.problem or _progress_text(row)}", file=sys.stderr, flush=True)
+    print(conditions(rows))
     for count in threads:
         print(f"\n**{count} thread{'s' * (count > 1)}**\n")
         print("\n".join(markdown(rows, count, peers)))
     if options.json:
         facts = {"date": time.strftime("%Y-%m-%d"), "cpu": cpu_name(), "rows": [asdict(r) for r in rows]}
-        options.json.write_text(json.dumps(facts, indent=1) + "\n")
+        options.json.write_text(json_text(facts) + "\n")
     return int(any(r.problem for r in rows))
 
 
@@ -91,6 +92,13 @@ def markdown(rows: Sequence[Row], threads: int, peers: Sequence[str]) -> list[st
     means = [f"**{geometric_mean(ratios[p]):.2f}**" for p in peers]
     lines.append("| " + " | ".join(["geometric mean", "", "", *("" for _ in peers), *means, ""]) + " |")
     return lines
+
+
+def conditions(rows: Sequence[Row]) -> str:
+    """Date, CPU and versions, in one line."""
+    versions = {t.runtime: t.version for row in rows for m in row.measurements for t in m.timings}
+    runtimes = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"{time.strftime('%Y-%m-%d')}, {cpu_name()}, {runtimes}; medians in ms, ratios ours / theirs."
 
 
 def cpu_name() -> str:

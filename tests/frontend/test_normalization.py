@@ -179,3 +179,8 @@ def test_errors():
         check_op(
             "BatchNormalization", [floats(1, 3, 2, 2), *_statistics(3)], opset=9, outputs=5, reference=[np.zeros(1)]
         )
+
+
+def test_batch_normalization_of_doubles_keeps_their_precision():
+    inputs = [floats(2, 3, 5, dtype="float64"), *_statistics(3, "float64")]
+    check_op("BatchNormalization", inputs, const=(1, 2, 3, 4), reference="onnx", rtol=1e-12, atol=1e-12)

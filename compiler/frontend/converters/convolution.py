@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from tvm import relax
 
-from ..values import Dim
+from ..values import Dim, constant
+from .broadcast import broadcast_operands, scalar
 from .padding import all_fixed, auto_pad_mode, pad_spatial, read_window, spatial_list, split_same
 from .registry import converter
 from .runtime_checks import with_sizes
@@ -33,9 +34,9 @@ def accumulate_wide(node: Node, operator: Callable[..., relax.Expr], dtype: str)
 
 def per_channel(node: Node, index: int, rank: int) -> relax.Expr:
     """Input `index`, a vector of C elements, as (C, 1, ...) with `rank` trailing axes: it broadcasts over NC..."""
-    constant = node.const(index)
-    if constant is not None:
-        return relax.const(constant.reshape(constant.shape + (1,) * rank))
+    vector = node.const(index)
+    if vector is not None:
+        return constant(vector.reshape(vector.shape + (1,) * rank))
     return node.emit(relax.op.reshape(node.inputs[index], [*node.shape(index), *[1] * rank]))
 
 
@@ -85,7 +86,7 @@ def conv(node: Node) -> relax.Expr:
 def _fused_activation(node: Node, out: relax.Expr) -> relax.Expr:
     """The residual input and the activation of ONNX Runtime's FusedConv."""
     if node.has(3):
-        out = node.emit(relax.op.add(out, node.inputs[3]))
+        out = node.emit(relax.op.add(*broadcast_operands(node, [out, node.inputs[3]])))
     name, params = node.attr("activation", ""), node.attr("activation_params") or []
     dtype = node.dtype(0)
     table: dict[str, Callable[[], relax.Expr]] = {
@@ -96,7 +97,7 @@ def _fused_activation(node: Node, out: relax.Expr) -> relax.Expr:
         "LeakyRelu": lambda: relax.op.nn.leakyrelu(out, params[0]),
         "Clip": lambda: relax.op.clip(out, *params),
         "HardSigmoid": lambda: relax.op.clip(
-            relax.op.add(relax.op.multiply(out, relax.const(params[0], dtype)), relax.const(params[1], dtype)), 0, 1
+            relax.op.add(relax.op.multiply(out, scalar(params[0], dtype)), scalar(params[1], dtype)), 0, 1
         ),
     }
     if name not in table:

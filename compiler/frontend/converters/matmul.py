@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tvm import relax, te
 
-from ..dtypes import is_float, numpy_dtype
-from ..values import Dim
+from ..dtypes import is_float
+from ..values import Dim, constant
+from .broadcast import broadcast_operands, scalar
 from .convolution import accumulate_wide
 from .padding import tidy
 from .reduction import reduce
@@ -31,18 +32,24 @@ def matmul(node: Node) -> relax.Expr:
     a_shape, b_shape = node.shape(0), node.shape(1)
     if not a_shape or not b_shape:
         raise node.error(f"the operands need at least one dimension, found shapes {a_shape} and {b_shape}")
-    wanted, inner = list(b_shape), -2 if len(b_shape) > 1 else -1
-    wanted[inner] = a_shape[-1]
-    for i in range(3, min(len(a_shape), len(b_shape)) + 1):
-        if a_shape[-i] != 1 and b_shape[-i] != 1:
-            wanted[-i] = a_shape[-i]
-    equal = [node.symbols.equal(w, b) for w, b in zip(wanted, b_shape, strict=True)]
-    if False in equal:
-        raise node.error(f"the operands' shapes {a_shape} and {b_shape} do not fit")
-    b = node.inputs[1]
-    if None in equal:
-        b = node.cast_shape(b, wanted)
-    return _matmul(node, node.inputs[0], b)
+    pairs = [(-1, -2 if len(b_shape) > 1 else -1)]
+    pairs += [(-i, -i) for i in range(3, min(len(a_shape), len(b_shape)) + 1)]
+    a_wanted, b_wanted = _agreed_shapes(node, pairs)
+    return _matmul(node, node.cast_shape(node.inputs[0], a_wanted), node.cast_shape(node.inputs[1], b_wanted))
+
+
+def _agreed_shapes(node: Node, pairs: list[tuple[int, int]]) -> tuple[list[Dim], list[Dim]]:
+    """Shapes of inputs 0 and 1, equal on each pair of axes, or 1 on all but the first; fixed where one is fixed."""
+    a_shape, b_shape = node.shape(0), node.shape(1)
+    a_wanted, b_wanted = list(a_shape), list(b_shape)
+    for position, (i, j) in enumerate(pairs):
+        a, b = a_shape[i], b_shape[j]
+        if position and 1 in [size for size in (a, b) if isinstance(size, int)]:
+            continue
+        if node.symbols.equal(a, b) is False:
+            raise node.error(f"the operands' shapes {a_shape} and {b_shape} do not fit")
+        a_wanted[i] = b_wanted[j] = b if isinstance(b, int) else a
+    return a_wanted, b_wanted
 
 
 @converter("Gemm")
@@ -53,21 +60,22 @@ def gemm(node: Node) -> relax.Expr:
         raise node.error(f"the operands need two dimensions, found shapes {shapes[0]} and {shapes[1]}")
     alpha, beta, dtype = node.attr("alpha", 1.0), node.attr("beta", 1.0), node.dtype(0)
     trans_a, trans_b = bool(node.attr("transA", 0)), bool(node.attr("transB", 0))
-    if node.symbols.equal(shapes[0][0 if trans_a else 1], shapes[1][1 if trans_b else 0]) is False:
-        raise node.error(f"the operands' shapes {shapes[0]} and {shapes[1]} do not fit (transA {trans_a}, {trans_b})")
-    a = node.emit(_op.permute_dims(node.inputs[0], [1, 0])) if trans_a else node.inputs[0]
+    a_wanted, b_wanted = _agreed_shapes(node, [(0 if trans_a else 1, 1 if trans_b else 0)])
+    a = node.cast_shape(node.inputs[0], a_wanted)
+    a = node.emit(_op.permute_dims(a, [1, 0])) if trans_a else a
     weight = node.const(1)
     if weight is not None:
         weight = weight.T if trans_b else weight
         if alpha != 1 and is_float(dtype):
             weight, alpha = ((weight * np.asarray(alpha, weight.dtype)).astype(weight.dtype), 1.0)
-        b = relax.const(np.ascontiguousarray(weight))
+        b = constant(np.ascontiguousarray(weight))
     else:
-        b = node.emit(_op.permute_dims(node.inputs[1], [1, 0])) if trans_b else node.inputs[1]
+        b = node.cast_shape(node.inputs[1], b_wanted)
+        b = node.emit(_op.permute_dims(b, [1, 0])) if trans_b else b
     out = _scaled(node, _matmul(node, a, b), alpha)
     if not node.has(2) or beta == 0:
         return out
-    return node.emit(_op.add(out, _gemm_bias(node, beta)))
+    return node.emit(_op.add(*broadcast_operands(node, [out, _gemm_bias(node, beta)])))
 
 
 def _gemm_bias(node: Node, beta: float) -> relax.Expr:
@@ -77,7 +85,7 @@ def _gemm_bias(node: Node, beta: float) -> relax.Expr:
     if beta != 1:
         bias = (bias * np.asarray(beta, np.float64)).astype(bias.dtype)
     # A row is a bias of N elements for the passes that look for one.
-    return relax.const(bias.reshape(-1) if bias.ndim == 2 and bias.shape[0] == 1 else bias)
+    return constant(bias.reshape(-1) if bias.ndim == 2 and bias.shape[0] == 1 else bias)
 
 
 def _scaled(node: Node, x: relax.Expr, factor: float) -> relax.Expr:
@@ -85,8 +93,8 @@ def _scaled(node: Node, x: relax.Expr, factor: float) -> relax.Expr:
         return x
     dtype = str(x.ty.dtype)
     if is_float(dtype):
-        return node.emit(_op.multiply(x, relax.const(np.asarray(factor, numpy_dtype(dtype)))))
-    scaled = _op.multiply(node.emit(_op.astype(x, "float64")), relax.const(factor, "float64"))
+        return node.emit(_op.multiply(x, scalar(factor, dtype)))
+    scaled = _op.multiply(node.emit(_op.astype(x, "float64")), scalar(factor, "float64"))
     return node.emit(_op.astype(node.emit(scaled), dtype))
 
 

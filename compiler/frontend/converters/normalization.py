@@ -9,7 +9,8 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from ..dtypes import numpy_dtype
-from ..values import static_dim
+from ..values import Dim, Value, constant
+from .broadcast import scalar
 from .convolution import per_channel
 from .padding import all_fixed, tidy
 from .reduction import reduce
@@ -43,8 +44,8 @@ def batch_normalization(node: Node) -> relax.Expr | tuple[relax.Expr, ...]:
     dtype = numpy_dtype(node.dtype(0))
     # spatial=0 of old opsets has statistics of shape (C, D1, ...): no axes to add.
     shape = scale.shape + (1,) * (trailing if scale.ndim == 1 else 0)
-    scaled = _op.multiply(x, relax.const(factor.reshape(shape).astype(dtype)))
-    return node.emit(_op.add(node.emit(scaled), relax.const((shift - mean * factor).reshape(shape).astype(dtype))))
+    scaled = _op.multiply(x, constant(factor.reshape(shape).astype(dtype)))
+    return node.emit(_op.add(node.emit(scaled), constant((shift - mean * factor).reshape(shape).astype(dtype))))
 
 
 def _channels(node: Node, index: int, trailing: int) -> relax.Expr:
@@ -62,7 +63,7 @@ def _scale_and_shift(node: Node, x: relax.Expr, statistics: list[relax.Expr], ep
 
 def _inverse_deviation(node: Node, variance: relax.Expr, epsilon: float) -> relax.Expr:
     dtype = str(variance.ty.dtype)
-    return node.emit(_op.rsqrt(node.emit(_op.add(variance, relax.const(epsilon, dtype)))))
+    return node.emit(_op.rsqrt(node.emit(_op.add(variance, scalar(epsilon, dtype)))))
 
 
 def _batch_norm_training(node: Node, epsilon: float, trailing: int) -> tuple[relax.Expr, ...]:
@@ -75,8 +76,8 @@ def _batch_norm_training(node: Node, epsilon: float, trailing: int) -> tuple[rel
     for i, batch in ((3, mean), (4, variance)):
         dtype = node.dtype(i)
         batch = node.emit(_op.reshape(batch, node.shape(i)))
-        old = node.emit(_op.multiply(node.inputs[i], relax.const(momentum, dtype)))
-        new = node.emit(_op.multiply(batch, relax.const(1 - momentum, dtype)))
+        old = node.emit(_op.multiply(node.inputs[i], scalar(momentum, dtype)))
+        new = node.emit(_op.multiply(batch, scalar(1 - momentum, dtype)))
         running.append(node.emit(_op.add(old, new)))
     return _scale_and_shift(node, x, statistics, epsilon), *running
 
@@ -98,6 +99,10 @@ def instance_normalization(node: Node) -> relax.Expr:
     return node.emit(_op.add(scaled, per_channel(node, 2, rank - 2)))
 
 
+def _shape(node: Node, x: relax.Expr) -> list[Dim]:
+    return [node.symbols.simplify(d) for d in Value(expr=x).shape]
+
+
 def _fit_scale(node: Node, axes: list[int]) -> relax.Expr:
     """Input 0, its symbolic sizes on `axes` fixed to those of a scale (input 1) that spans them."""
     scale = node.shape(1)
@@ -112,7 +117,7 @@ def layer_normalization(node: Node) -> relax.Expr | tuple[relax.Expr, relax.Expr
     rank, dtype, epsilon = node.rank(0), node.dtype(0), node.attr("epsilon", 1e-5)
     axes = list(range(node.axis(node.attr("axis", -1), rank), rank))
     x = _fit_scale(node, axes)
-    shape = [static_dim(d) for d in x.ty.shape.values]
+    shape = _shape(node, x)
     wide = "float32" if node.attr("stash_type", 1) == 1 and dtype in ("float16", "bfloat16") else dtype
     normalized = shape[axes[0] :]
     plain = node.num_outputs == 1 and wide == dtype and node.shape(1) == normalized
@@ -122,7 +127,7 @@ def layer_normalization(node: Node) -> relax.Expr | tuple[relax.Expr, relax.Expr
             if not all_fixed(normalized):
                 bias = node.emit(_op.zeros(normalized, dtype))
             else:
-                bias = relax.const(np.zeros(normalized, numpy_dtype(dtype)))
+                bias = constant(np.zeros(normalized, numpy_dtype(dtype)))
         return node.emit(_op.nn.layer_norm(x, node.inputs[1], bias, axes, epsilon))
     x = x if wide == dtype else node.emit(_op.astype(x, wide))
     deviation, mean, variance = _centred(node, x, axes)
@@ -140,7 +145,7 @@ def rms_normalization(node: Node) -> relax.Expr:
     rank, dtype, epsilon = node.rank(0), node.dtype(0), node.attr("epsilon", 1e-5)
     axes = list(range(node.axis(node.attr("axis", -1), rank), rank))
     x = _fit_scale(node, axes)
-    shape = [static_dim(d) for d in x.ty.shape.values]
+    shape = _shape(node, x)
     wide = "float32" if node.attr("stash_type", 1) == 1 and dtype in ("float16", "bfloat16") else dtype
     # TVM's rms_norm cannot be lowered when it normalises over all axes.
     if wide == dtype and axes[0] > 0 and node.shape(1) == shape[axes[0] :]:
@@ -157,7 +162,7 @@ def group_normalization(node: Node) -> relax.Expr:
     """Normalise each group of channels; scale and bias are per group before opset 21, per channel since."""
     groups, dtype = node.required("num_groups"), node.dtype(0)
     x = node.inputs[0] if node.opset < 21 else with_sizes(node, 0, {1: node.shape(1)[0]}, "channels")
-    shape = [static_dim(d) for d in x.ty.shape.values]
+    shape = _shape(node, x)
     channels = shape[1]
     if not isinstance(channels, int) or groups < 1 or channels % groups:
         raise node.error(f"attribute 'num_groups' must divide the channel count {channels}, found {groups}")
@@ -221,9 +226,9 @@ def lp_normalization(node: Node) -> relax.Expr:
     powered = node.emit(_op.abs(x) if p == 1 else _op.multiply(x, x))
     norm = reduce(node, "sum", powered, [axis], keepdims=True)
     norm = norm if p == 1 else node.emit(_op.sqrt(norm))
-    is_zero = node.emit(_op.equal(norm, relax.const(0, dtype)))
+    is_zero = node.emit(_op.equal(norm, scalar(0, dtype)))
     # x is 0 everywhere the norm is 0, so any divisor will do there.
-    return node.emit(_op.divide(x, node.emit(_op.where(is_zero, relax.const(1, dtype), norm))))
+    return node.emit(_op.divide(x, node.emit(_op.where(is_zero, scalar(1, dtype), norm))))
 
 
 @converter("MeanVarianceNormalization", since=9)
@@ -232,5 +237,5 @@ def mean_variance_normalization(node: Node) -> relax.Expr:
     rank, dtype = node.rank(0), node.dtype(0)
     axes = sorted({node.axis(a, rank) for a in node.attr("axes") or [0, 2, 3]})
     deviation, _, variance = _centred(node, node.inputs[0], axes)
-    divisor = node.emit(_op.add(node.emit(_op.sqrt(variance)), relax.const(1e-9, dtype)))
+    divisor = node.emit(_op.add(node.emit(_op.sqrt(variance)), scalar(1e-9, dtype)))
     return node.emit(_op.divide(deviation, divisor))

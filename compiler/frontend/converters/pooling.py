@@ -10,6 +10,7 @@ from tvm import relax, te, tirx
 
 from ..dtypes import is_float
 from ..values import Dim
+from .broadcast import scalar
 from .padding import Window, all_fixed, read_window, spatial_list, tidy
 from .reduction import reduce
 from .registry import converter
@@ -86,7 +87,7 @@ def lp_pool(node: Node) -> relax.Expr:
 def _root(node: Node, total: relax.Expr, p: float, dtype: str) -> relax.Expr:
     if p == 1:
         return total
-    return node.emit(relax.op.sqrt(total) if p == 2 else relax.op.power(total, relax.const(1 / p, dtype)))
+    return node.emit(relax.op.sqrt(total) if p == 2 else relax.op.power(total, scalar(1 / p, dtype)))
 
 
 def _spatial_axes(node: Node) -> list[int]:
@@ -113,7 +114,7 @@ def global_lp_pool(node: Node) -> relax.Expr:
     for _ in range(int(p) - 1 if p in _WHOLE_POWERS else 0):
         powered = node.emit(relax.op.multiply(powered, size))
     if p not in _WHOLE_POWERS:
-        powered = node.emit(relax.op.power(size, relax.const(p, dtype)))
+        powered = node.emit(relax.op.power(size, scalar(p, dtype)))
     return _root(node, reduce(node, "sum", powered, _spatial_axes(node), keepdims=True), p, dtype)
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from tvm import relax, te, tirx, topi
 
 from ..dtypes import is_float, numpy_dtype
+from ..values import constant
+from .broadcast import scalar
 from .registry import converter
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def reduce(node: Node, kind: str, x: relax.Expr, axes: list[int], keepdims: bool
     dtype, shape = str(x.ty.dtype), list(x.ty.shape.values)
     if any(isinstance(d, int) and d == 0 for d in (_fixed(shape[a]) for a in axes)):
         out = [1 if i in axes else d for i, d in enumerate(shape) if keepdims or i not in axes]
-        value = relax.const(np.array(_empty_value(kind, dtype), numpy_dtype(dtype)))
+        value = constant(np.array(_empty_value(kind, dtype), numpy_dtype(dtype)))
         return node.emit(relax.op.broadcast_to(value, out))
     wide = {"float16": "float32", "bfloat16": "float32"}.get(dtype) if kind in ("sum", "mean", "prod") else None
     wide = "int8" if dtype == "bool" else wide
@@ -138,7 +140,7 @@ def _log_sum_exp(node: Node, x: relax.Expr, axes: list[int], keepdims: bool) -> 
     dtype = str(x.ty.dtype)
     largest = reduce(node, "max", x, axes, keepdims=True)
     finite = node.emit(relax.op.isfinite(largest))
-    shift = node.emit(relax.op.where(finite, largest, relax.const(0, dtype)))
+    shift = node.emit(relax.op.where(finite, largest, scalar(0, dtype)))
     powers = node.emit(relax.op.exp(node.emit(relax.op.subtract(x, shift))))
     log = node.emit(relax.op.log(reduce(node, "sum", powers, axes, keepdims)))
     if not keepdims:

@@ -14,7 +14,7 @@ from tvm import relax, te, tirx
 
 from ..dtypes import is_float
 from ..ratio import Ratio
-from ..values import Dim
+from ..values import Dim, constant
 from .padding import all_fixed, tidy
 from .registry import converter
 from .resize_taps import COORDINATES, NEAREST, AxisGeometry, NumpyArithmetic, Sampling, Taps, TirArithmetic, axis_taps
@@ -318,7 +318,7 @@ def _constant_tables(taps: Taps, out: int) -> list[relax.Expr]:
         tables.append(np.stack([np.broadcast_to(w, (out,)) for w in taps.weight]).astype(np.float32))
     if taps.inside is not None:
         tables.append(np.broadcast_to(taps.inside, (out,)).astype(np.int32))
-    return [relax.const(np.ascontiguousarray(t)) for t in tables]
+    return [constant(np.ascontiguousarray(t)) for t in tables]
 
 
 def _weighted_sum(x: te.Tensor, at: list, taps: list[tuple[int, Taps]], work: str, sampling: Sampling) -> tirx.PrimExpr:

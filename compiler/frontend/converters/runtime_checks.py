@@ -20,12 +20,9 @@ def with_sizes(node: Node, index: int, sizes: Mapping[int, Dim], what: str = "el
         ModelError: an axis has another fixed size; the message counts `what`.
     """
     shape = node.shape(index)
-    wanted, known = list(shape), True
+    wanted = list(shape)
     for axis, size in sizes.items():
-        same = node.symbols.equal(shape[axis], size)
-        if same is False:
+        if node.symbols.equal(shape[axis], size) is False:
             raise node.error(f"input {index} needs {size} {what} on axis {axis}, found {shape[axis]}")
-        if same is None:
-            wanted[axis], known = size, False
-    data = node.inputs[index]
-    return data if known else node.cast_shape(data, wanted)
+        wanted[axis] = size
+    return node.cast_shape(node.inputs[index], wanted)

@@ -87,7 +87,7 @@ def _operator(name: str, func: tirx.PrimFunc, calls: int) -> Operator:
 
 
 def _buffers(func: tirx.PrimFunc) -> list[tirx.Buffer]:
-    return [p for p in func.params if isinstance(p, tirx.Buffer)]
+    return [p for p in func.params if isinstance(p.ty, tirx.BufferType)]
 
 
 def describe_memory(mod: tvm.ir.IRModule) -> MemoryPlan:

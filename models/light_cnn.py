@@ -168,8 +168,8 @@ MODELS = (
         LightCnn(
             "light_bvlc_alexnet.onnx",
             "2afa78cef5a88aed9d6e3d63fb92bd330c9177ac150d19189c6b3e7204ba0212",
-            "0c8e43af1b659c74b880e8e305b561aa42c68a7a6edb2715a4f172ed13549357",
-            1.4,
+            "23a454d34a3d6e610c3c78303b5c6a0d6271ae38d882bd0cb593e07d44e42c5c",
+            2.3,
         ),
     ),
     _model(
@@ -179,8 +179,8 @@ MODELS = (
         LightCnn(
             "light_densenet121.onnx",
             "49ddb5712797d6164f1d864bedaad927de4f3909ad1b4ba390a92c2f8150e9f6",
-            "375b4a1334929bf80bfb1bb30589c9d0f39473ed83d41ac1c4708b38518952e8",
-            0.5,
+            "af0d5f865306ab67fd050d1333c26713a3969603dc71d9072962d55fa7990292",
+            0.4,
         ),
     ),
     _model(
@@ -190,8 +190,8 @@ MODELS = (
         LightCnn(
             "light_inception_v1.onnx",
             "bb7a0e6c370c709f5615eeef961b43628de13d0009ae4d6f4bfb0d5aea5d8270",
-            "567b83978ecbbed4d96f2d024d297de259d1e6cf04cc2dc7b83a6835ac13cbe9",
-            26.0,
+            "2648bcd2658294ed727a83cfc3a08c0e4f07d372da850abf62fc4502ac2698f0",
+            68.0,
         ),
     ),
     _model(
@@ -201,8 +201,8 @@ MODELS = (
         LightCnn(
             "light_inception_v2.onnx",
             "224d77d55b26559a959db627c3f417a623fbf3b3000d25f0939327aa935d933f",
-            "a059618612cd186b373eba1f92f48131db27f2fc613427688958ea75601fef6c",
-            0.1,
+            "2efdad5cdda2b3f2c27f99bf3c83ba3b21abaf5cea74551c7084c34f7efd4e14",
+            0.18,
         ),
     ),
     _model(
@@ -212,8 +212,8 @@ MODELS = (
         LightCnn(
             "light_resnet50.onnx",
             "05e77a5c9c9ce0913f549a50d6ebaced5e0ff6817b61e09bae26e4c5bd9055e4",
-            "6ac123082b4294734e369d556ac15ad5de6082d5645326ddb176ff744896b120",
-            0.4,
+            "3a538d9c714a61f9e1593dafac86fe118fc7f062258361f47ccafca0f78f8b95",
+            0.44,
         ),
     ),
     _model(
@@ -223,8 +223,8 @@ MODELS = (
         LightCnn(
             "light_shufflenet.onnx",
             "c6f406d62be36d6b4572542c0950a2abd59f56237068793290680bba89fbafe5",
-            "fb62e436d7c9604a7a60670e7e5eb66ecc3f3f821c91a360fd52b294d8e6a599",
-            2.0,
+            "4cb879f3e6d73834f050f091086cbfab88a061d137937cd50e91412d95be67b1",
+            1.6,
         ),
     ),
     _model(
@@ -234,7 +234,7 @@ MODELS = (
         LightCnn(
             "light_squeezenet.onnx",
             "770b0f3c8623e18bf58b53754d710051b4c268248422142980a132bbe6dfe908",
-            "4ab33132b0eca94d8316acf85ec56e19cab810f959daaea57106ee95955edf8d",
+            "1f62456bf43c6f022eec637348469d3f0988e751eda62b8ff7e980ef766737a3",
             8.0,
         ),
     ),
@@ -245,8 +245,8 @@ MODELS = (
         LightCnn(
             "light_vgg19.onnx",
             "8e547d732b3a3d66eeb8fa64a026adb994d3db552f0bbd52e436d06300d89afe",
-            "433a86ca56fda8fc5fb8a07e8f07a24685a32bee3f17d51c43ae9b771af4985d",
-            1.2,
+            "2d6d5cad6873d16b07c2a2c244aac651d66d84e666a7b9ece991a4811d2320e4",
+            4.2,
         ),
     ),
     _model(
@@ -256,8 +256,8 @@ MODELS = (
         LightCnn(
             "light_zfnet512.onnx",
             "6444bb58b98c3d14f551a3bdb83eea9e5db7e147790db3115c447e9c9a8338b0",
-            "da7f9d5cfaa0540c5a9bfd84cbb4dca80a44d11571d0024d9f092fa673adec71",
-            4.0,
+            "8cfa55b4ead46b9b185fa435893df02e5dccd563e012b02c93ef0b652f302073",
+            6.5,
         ),
     ),
 )

@@ -36,10 +36,10 @@ def batch_normalization(node: Node) -> relax.Expr | tuple[relax.Expr, ...]:
         if not node.has(i):
             raise node.error(f"input {name!r} is required and was not found")
     x = with_sizes(node, 0, dict(enumerate(node.shape(1), 1)))
-    constants = [node.const(i) for i in range(1, 5)]
-    if any(c is None for c in constants):
+    constants = [c.astype(np.float64) for c in map(node.const, range(1, 5)) if c is not None]
+    if len(constants) < 4:
         return _scale_and_shift(node, x, [_channels(node, i, trailing) for i in range(1, 5)], epsilon)
-    scale, shift, mean, var = (c.astype(np.float64) for c in constants)
+    scale, shift, mean, var = constants
     factor = scale / np.sqrt(var + epsilon)
     dtype = numpy_dtype(node.dtype(0))
     # spatial=0 of old opsets has statistics of shape (C, D1, ...): no axes to add.
@@ -100,7 +100,7 @@ def instance_normalization(node: Node) -> relax.Expr:
 
 
 def _shape(node: Node, x: relax.Expr) -> list[Dim]:
-    return [node.symbols.simplify(d) for d in Value(expr=x).shape]
+    return [node.symbols.simplify(d) for d in Value(expr=x).shape or []]
 
 
 def _fit_scale(node: Node, axes: list[int]) -> relax.Expr:

@@ -58,14 +58,17 @@ def average_pool(node: Node) -> relax.Expr:
     window = _read(node)
     include_pad = bool(node.attr("count_include_pad", 0)) and window.is_padded
     end = window.end_reaching_last()
-    # Relax clips a dilated window to the input before counting, which miscounts it.
-    exact = window.rank in _AVG_POOL and window.fixed_padding and end is not None
-    exact = exact and (end == window.end or not include_pad)
-    exact = exact and (not any(d > 1 for d in window.dilations) or not window.with_end(end).is_padded)
-    if exact:
+    if end is not None and _relax_average_is_exact(window, window.with_end(end), include_pad):
         return node.emit(_relax_pool(_AVG_POOL, node, window.with_end(end), count_include_pad=include_pad))
     total = _window_reduce(node, window, "pool_sum", te.sum, lambda x: x, tirx.const(0, node.dtype(0)))
     return _divide_by_count(node, total, window, include_pad)
+
+
+def _relax_average_is_exact(declared: Window, used: Window, include_pad: bool) -> bool:
+    if used.rank not in _AVG_POOL or not used.fixed_padding or (include_pad and used.end != declared.end):
+        return False
+    # Relax clips a dilated window to the input before counting, which miscounts it.
+    return not used.is_padded or all(d == 1 for d in used.dilations)
 
 
 @converter("LpPool")

@@ -22,7 +22,7 @@ from ....compiler.schedule.template import Candidate, Config, Space, Template
 from .conv_borders import Borders, border_runs, kernel_range
 from .conv_operands import PARALLEL_FLOPS, Operands
 from .conv_shape import ConvShape, conv_shape
-from .index_math import bound_all, ceil_div, floor_div, floor_mod, maximum, minimum, ramp, ranged, split_index, when
+from .index_math import bound_all, ceil_div, floor_div, floor_mod, maximum, minimum, nothing, ramp, ranged, split_index, when
 from .tile_builder import RegisterTile
 from .tir_loops import Index, i64, seq
 
@@ -278,4 +278,5 @@ class _DepthwiseNest:
         if kw is not None:
             return ranged("kw", *kw, tap)
         ranges = edges or ((0, tile.pixels),) * conv.kernel[1]
-        return seq(*(tap(k, low, high) for k, (low, high) in enumerate(ranges) if low < high))
+        taps = [tap(k, low, high) for k, (low, high) in enumerate(ranges) if low < high]
+        return seq(*taps) if taps else nothing()

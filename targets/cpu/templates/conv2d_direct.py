@@ -7,7 +7,7 @@ from ....compiler.schedule.target_spec import CpuSpec, TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
 from .conv2d_direct_model import DirectModel
 from .conv2d_direct_nest import Blocking, DirectNest
-from .conv_operands import PARALLEL_FLOPS
+from .conv_operands import PARALLEL_FLOPS, Operands
 from .conv_shape import ConvShape, conv_shape, flatten_pixels
 from .packing import BlockedWeights
 
@@ -27,48 +27,57 @@ class DirectConv2D(Template):
     name = "conv2d_direct"
 
     def match(self, op: OpSpec, target: TargetSpec) -> Space | None:
+        """Up to TILE_CHOICES * BLOCKING_CHOICES configs; None unless data is NHWC float32 and weights are constant."""
         conv = conv_shape(op)
         if conv is None or not isinstance(target, CpuSpec):
             return None
-        conv = flatten_pixels(conv, op) or conv
-        model = DirectModel(conv, target)
-        pitch = conv.group_in if _must_stage(conv) else 0
-        configs = []
-        for i, (_, vectors, tile) in enumerate(model.tiles()[:TILE_CHOICES]):
-            # The best tile's work items are worth more trials than the others'.
-            for _, rows, cols, blocks, chunks in model.blockings(vectors, tile)[: BLOCKING_CHOICES if i < 2 else 2]:
-                cols = _staged_cols(conv, cols, tile) if pitch else cols
-                configs.append(
-                    Config.of(
-                        vectors=vectors, tile=tile, rows=rows, cols=cols, blocks=blocks, chunks=chunks, pitch=pitch
-                    )
-                )
-        return Space(configs[0], tuple(dict.fromkeys(configs)))
+        configs = direct_configs(flatten_pixels(conv, op) or conv, target)
+        return Space(configs[0], tuple(configs))
 
     def build(self, op: OpSpec, target: TargetSpec, config: Config) -> Candidate:
+        """The kernel, with the weights packed as `BlockedWeights` says."""
         conv = conv_shape(op)
+        assert conv is not None and isinstance(target, CpuSpec), "match accepts only such operators"
         flat = flatten_pixels(conv, op)
         conv = flat or conv
-        weights = BlockedWeights(
-            groups=conv.groups,
-            group_out=conv.group_out,
-            group_in=conv.group_in,
-            kernel=conv.kernel,
-            block=config.int("vectors") * target.lanes("float32"),
-            lanes=target.lanes("float32"),
-            chunks=config.int("chunks"),
-        )
-        blocking = Blocking(
-            tile=config.int("tile"),
-            rows=config.int("rows"),
-            cols=config.int("cols"),
-            oc_blocks=config.int("blocks"),
-            staged=config.int("pitch") > 0,
-            pitch=config.int("pitch"),
-            parallel=conv.flops() >= PARALLEL_FLOPS,
-        )
-        nest = DirectNest(op, conv, weights, blocking, flatten=flat is not None)
-        return Candidate(nest.build(), {1: weights.pack})
+        weights = blocked_weights(conv, target, config)
+        operands = Operands(op, {1: weights.size}, flatten=flat is not None)
+        nest = DirectNest(operands, conv, weights, blocking_of(conv, config))
+        return Candidate(operands.function(nest.body()), {1: weights.pack})
+
+
+def direct_configs(conv: ConvShape, target: CpuSpec) -> list[Config]:
+    """Configs of a direct convolution, the one the model likes best first."""
+    model = DirectModel(conv, target)
+    pitch = conv.group_in if _must_stage(conv) else 0
+    configs = []
+    for i, (_, vectors, tile) in enumerate(model.tiles()[:TILE_CHOICES]):
+        # The best tile's work items are worth more trials than the others'.
+        for _, rows, cols, blocks, chunks in model.blockings(vectors, tile)[: BLOCKING_CHOICES if i < 2 else 2]:
+            cols = _staged_cols(conv, cols, tile) if pitch else cols
+            knobs = {"rows": rows, "cols": cols, "blocks": blocks, "chunks": chunks, "pitch": pitch}
+            configs.append(Config.of(vectors=vectors, tile=tile, **knobs))
+    return list(dict.fromkeys(configs))
+
+
+def blocked_weights(conv: ConvShape, target: CpuSpec, config: Config) -> BlockedWeights:
+    """How `config` packs the weights."""
+    lanes = target.lanes("float32")
+    block, chunks = config.int("vectors") * lanes, config.int("chunks")
+    return BlockedWeights(conv.groups, conv.group_out, conv.group_in, conv.kernel, block, lanes, chunks)
+
+
+def blocking_of(conv: ConvShape, config: Config) -> Blocking:
+    """How `config` cuts the convolution into work items."""
+    return Blocking(
+        tile=config.int("tile"),
+        rows=config.int("rows"),
+        cols=config.int("cols"),
+        oc_blocks=config.int("blocks"),
+        staged=config.int("pitch") > 0,
+        pitch=config.int("pitch"),
+        parallel=conv.flops() >= PARALLEL_FLOPS,
+    )
 
 
 def _must_stage(conv: ConvShape) -> bool:

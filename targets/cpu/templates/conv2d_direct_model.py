@@ -141,6 +141,8 @@ class DirectModel:
         A pass should then keep its weights in a quarter of L2; the sums kept between passes must fit as well.
         """
         target = self.target
+        if not self.conv.is_static:
+            return 1
         if panel + data <= 0.6 * target.l2_bytes or panel <= target.l2_bytes // 8 or sums > target.l2_bytes // 4:
             return 1
         wanted = -(-4 * panel // target.l2_bytes)

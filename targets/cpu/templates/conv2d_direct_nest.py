@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tvm import tirx
-from tvm.tirx import For, ForKind, PrimFunc, Stmt
+from tvm.tirx import For, ForKind, Stmt
 
-from ....compiler.schedule.op_spec import OpSpec
 from .conv_borders import Borders, border_runs, kernel_range
 from .conv_operands import Operands
 from .conv_shape import ConvShape
@@ -17,6 +16,7 @@ from .index_math import (
     floor_div,
     floor_mod,
     minimum,
+    nothing,
     ramp,
     ranged,
     split_index,
@@ -57,7 +57,7 @@ class _Item:
 
 
 @dataclass(frozen=True)
-class _Pass:
+class Pass:
     """One pass over the pixels of an item for one block of output channels and one chunk of input channels.
 
     `weights` is the offset of the block's weights, `channel` its first output channel, `vectors` its width and `channels`
@@ -76,10 +76,12 @@ class _Pass:
 class DirectNest:
     """Generates the kernel of one direct convolution; see `Blocking` for the meaning of its knobs."""
 
-    def __init__(self, op: OpSpec, conv: ConvShape, weights: BlockedWeights, blocking: Blocking, flatten: bool):
-        self.op, self.conv, self.weights, self.blocking = op, conv, weights, blocking
-        self.operands = Operands(op, {1: weights.size}, flatten)
-        size = self.operands.size
+    def __init__(
+        self, operands: Operands, conv: ConvShape, weights: BlockedWeights, blocking: Blocking, weights_at: int = 0
+    ):
+        self.operands, self.conv, self.weights, self.blocking = operands, conv, weights, blocking
+        self.weights_at = weights_at
+        size = operands.size
         self.batch = size(conv.batch)
         self.in_h, self.in_w = size(conv.size[0]), size(conv.size[1])
         self.out_h, self.out_w = size(conv.out_size[0]), size(conv.out_size[1])
@@ -94,8 +96,8 @@ class DirectNest:
         self.row_pitch = self.stage.row_pitch if self.stage else self.in_w * conv.channels
         self.source = self.stage.buffer if self.stage else self.operands.data
 
-    def build(self) -> PrimFunc:
-        """The kernel as a PrimFunc."""
+    def body(self) -> Stmt:
+        """The loops over all work items."""
         b = self.blocking
         extents = [
             self.conv.groups,
@@ -108,12 +110,11 @@ class DirectNest:
         for extent in extents:
             items = extent * items
         if isinstance(items, int) and items == 1:
-            return self.operands.function(self._item([0] * len(extents)))
+            return self._item([0] * len(extents))
         var = tirx.Var("item", "int64")
         kind = ForKind.PARALLEL if b.parallel else ForKind.SERIAL
         names = ["group", "oc_block", "batch", "row_block", "col_block"]
-        body = bound_all(names, split_index(var, extents), self._item)
-        return self.operands.function(For(var, i64(0), i64(items), kind, body))
+        return For(var, i64(0), i64(items), kind, bound_all(names, split_index(var, extents), self._item))
 
     def _item(self, coords: list[Index]) -> Stmt:
         group, oc, batch, row_block, col_block = coords
@@ -136,12 +137,12 @@ class DirectNest:
         """All blocks of output channels of an item; an incomplete last one has a tile of its own width."""
         w, count = self.weights, self.blocking.oc_blocks
         first = oc * count
-        base = item.group * w.group_size
+        base = item.group * w.group_size + self.weights_at
         channel = item.group * w.group_out
 
         def full(j: Index) -> Stmt:
             return self._chunks(
-                item, _Pass(base + j * (w.block * w.depth), channel + j * w.block, w.block // w.lanes, w.block)
+                item, Pass(base + j * (w.block * w.depth), channel + j * w.block, w.block // w.lanes, w.block)
             )
 
         if w.blocks <= count:
@@ -152,12 +153,10 @@ class DirectNest:
         if not w.tail:
             return blocks
         start = w.full * w.block
-        tail = self._chunks(
-            item, _Pass(base + start * w.depth, channel + start, w.tail // w.lanes, w.group_out - start)
-        )
+        tail = self._chunks(item, Pass(base + start * w.depth, channel + start, w.tail // w.lanes, w.group_out - start))
         return seq(blocks, tail if w.blocks <= count else when(first + count >= w.blocks, tail))
 
-    def _chunks(self, item: _Item, block: _Pass) -> Stmt:
+    def _chunks(self, item: _Item, block: Pass) -> Stmt:
         """All pixels of an item for one block of channels, in as many passes as there are chunks of input channels.
 
         Between passes the sums wait in a buffer, so that a chunk's weights stay in cache while all pixels use them.
@@ -171,16 +170,16 @@ class DirectNest:
 
         def one(chunk: Index, last: bool) -> Stmt:
             return self._rows(
-                item, _Pass(block.weights, block.channel, block.vectors, block.channels, chunk, sums, last)
+                item, Pass(block.weights, block.channel, block.vectors, block.channels, chunk, sums, last)
             )
 
         middle = ranged("ic", 0, chunks - 1, lambda chunk: one(chunk, False))
         return seq(tirx.AllocBuffer(sums), clear, middle, one(chunks - 1, True))
 
-    def _rows(self, item: _Item, work: _Pass) -> Stmt:
+    def _rows(self, item: _Item, work: Pass) -> Stmt:
         return ranged("y", 0, item.rows, lambda y: self._columns(item, y, work))
 
-    def _columns(self, item: _Item, y: Index, work: _Pass) -> Stmt:
+    def _columns(self, item: _Item, y: Index, work: Pass) -> Stmt:
         """One output row of an item: runs of equal tiles, then what is left."""
         b = self.blocking
         if self.conv.padded[1] and self.stage is None:
@@ -204,7 +203,7 @@ class DirectNest:
             rest = when(item.tile + b.cols >= self.tiles, rest)
         return seq(whole, rest)
 
-    def _remainder(self, item: _Item, y: Index, work: _Pass) -> Stmt | None:
+    def _remainder(self, item: _Item, y: Index, work: Pass) -> Stmt | None:
         """The pixels of a row behind its whole tiles: a tile of their number, or of powers of two if that is unknown."""
         size = self.blocking.tile
         start = self.whole_tiles * size
@@ -221,24 +220,24 @@ class DirectNest:
             power //= 2
         return seq(*pieces) if pieces else None
 
-    def _tile(self, item: _Item, y: Index, col: Index, pixels: int, edges: Borders, work: _Pass) -> Stmt:
+    def _tile(self, item: _Item, y: Index, col: Index, pixels: int, edges: Borders, work: Pass) -> Stmt:
         """A register tile: `pixels` output pixels from column `col` of the item's row `y` on."""
         tile = RegisterTile(pixels, work.vectors, self.weights.lanes)
 
-        row, channel = item.row + y, work.channel
         slot = (y * self.row_pixels + (col - item.tile * self.blocking.tile)) * tile.width
         begin = tile.zero() if work.sums is None else tile.load(work.sums, slot)
-
-        def write(value: tirx.Expr, p: Index, c: Index) -> Stmt:
-            return self.operands.write(value, item.batch, row, col + p, channel + c)
-
-        if work.last:
-            end = tile.finish(write, work.channels, len(self.op.epilogue))
-        else:
-            end = tile.save(work.sums, slot)
+        end = self.finish(tile, item.batch, item.row + y, col, work) if work.last else tile.save(work.sums, slot)
         return seq(tile.declare(), begin, self._reduce(tile, item, y, col, edges, work), end)
 
-    def _reduce(self, tile: RegisterTile, item: _Item, y: Index, col: Index, edges: Borders, work: _Pass) -> Stmt:
+    def finish(self, tile: RegisterTile, batch: Index, row: Index, col: Index, work: Pass) -> Stmt:
+        """Epilogue and store of a finished tile."""
+
+        def write(value: tirx.Expr, p: Index, c: Index) -> Stmt:
+            return self.operands.write(value, batch, row, col + p, work.channel + c)
+
+        return tile.finish(write, work.channels, len(self.operands.op.epilogue))
+
+    def _reduce(self, tile: RegisterTile, item: _Item, y: Index, col: Index, edges: Borders, work: Pass) -> Stmt:
         """Accumulate the tile over the kernel's rows; rows outside the image are left out."""
         conv = self.conv
         kernel_h, chunk = conv.kernel[0], conv.group_in // self.weights.chunks
@@ -288,7 +287,7 @@ class DirectNest:
                 for kw, (low, high) in enumerate(edges)
                 if low < high
             ]
-            return seq(*columns)
+            return seq(*columns) if columns else nothing()
         if conv.dilation[1] == 1 and chunk == self.pitch:
             # Neighbouring pixels and channels follow each other in the data as in the weights: one loop for both.
             return reduce(0, kernel_w * chunk, 0)

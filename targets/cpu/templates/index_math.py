@@ -27,6 +27,11 @@ def unrolled(name: str, begin: int, end: int, body: Callable[[Index], Stmt]) -> 
     return For(var, i64(0), i64(end - begin), ForKind.UNROLLED, body(var + begin if begin else var))
 
 
+def nothing() -> Stmt:
+    """The statement that does nothing."""
+    return tirx.Evaluate(tirx.const(0, "int32"))
+
+
 def when(condition: tirx.Expr | bool, body: Stmt | None, otherwise: Stmt | None = None) -> Stmt | None:
     """`if condition: body else: otherwise`; decided now if the condition is a Python bool."""
     if isinstance(condition, bool) or body is None:

@@ -120,7 +120,7 @@ class RegisterTile:
         return self._each(step, begin, end)
 
     def finish(self, write: Finish, channels: int, steps: int) -> Stmt:
-        """`write(value, p, c)` for every pixel p and each of the first `channels` channels c, in vectors where they are full.
+        """`write(value, p, c)` for every pixel p and each of the first `channels` channels c, in vectors where possible.
 
         `value` and `c` are scalar expressions inside a loop over lanes. With many epilogue steps, or channels that do not
         fill the last vector, the accumulators go through memory so that the loops over them need not be unrolled.
@@ -129,27 +129,44 @@ class RegisterTile:
             return self._each(
                 lambda bank, q, p, c: self._lanes(bank, q * self.width + c, lambda x, k: write(x, p, c + k), self.lanes)
             )
-        spill = on_stack(self.bank_pixels * self.width, "tile")
-        full = channels // self.lanes
+        return self.through_memory(
+            lambda memory, base, count: ranged(
+                "q",
+                0,
+                count,
+                lambda q: self.lanes_of(memory, q * self.width, channels, lambda x, c: write(x, q + base, c)),
+            )
+        )
 
-        def pixel(q: Index, base: int) -> Stmt:
-            def span(c: Index, lanes: int) -> Stmt:
-                return self._lanes(spill, q * self.width + c, lambda x, k: write(x, q + base, c + k), lanes)
+    def through_memory(self, use: Callable[[tirx.Buffer, int, int], Stmt]) -> Stmt:
+        """Copies the accumulators to memory in groups of pixels; `use(memory, first pixel, pixels)` reads each group.
 
-            whole = ranged("v", 0, full, lambda v: span(v * self.lanes, self.lanes)) if full else None
-            pieces, at, rest = [], full * self.lanes, channels - full * self.lanes
-            while rest:
-                lanes = 1 << (rest.bit_length() - 1)
-                pieces.append(span(at, lanes))
-                at, rest = at + lanes, rest - lanes
-            return seq(whole, *pieces)
-
+        There, element (p, c) of a group is at p * width + c.
+        """
+        memory = on_stack(self.bank_pixels * self.width, "tile")
         parts = []
         for base in range(0, self.pixels, self.bank_pixels):
             end = min(self.pixels, base + self.bank_pixels)
-            parts.append(self.save(spill, -base * self.width, base, end))
-            parts.append(ranged("q", 0, end - base, lambda q, base=base: pixel(q, base)))
-        return seq(tirx.AllocBuffer(spill), *parts)
+            parts.append(self.save(memory, -base * self.width, base, end))
+            parts.append(use(memory, base, end - base))
+        return seq(tirx.AllocBuffer(memory), *parts)
+
+    def lanes_of(
+        self, source: tirx.Buffer, offset: Index, count: int, write: Callable[[tirx.Expr, Index], Stmt]
+    ) -> Stmt:
+        """`write(source[offset + k], k)` for k < `count`: in whole vectors, then in vectors of powers of two."""
+        full = count // self.lanes
+
+        def span(at: Index, lanes: int) -> Stmt:
+            return self._lanes(source, offset + at, lambda x, k: write(x, at + k), lanes)
+
+        whole = ranged("v", 0, full, lambda v: span(v * self.lanes, self.lanes)) if full else None
+        pieces, at, rest = [], full * self.lanes, count - full * self.lanes
+        while rest:
+            lanes = 1 << (rest.bit_length() - 1)
+            pieces.append(span(at, lanes))
+            at, rest = at + lanes, rest - lanes
+        return seq(whole, *pieces)
 
     @staticmethod
     def _lanes(source: tirx.Buffer, offset: Index, write: Callable[[tirx.Expr, Index], Stmt], lanes: int) -> Stmt:

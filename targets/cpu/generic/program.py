@@ -80,7 +80,7 @@ def read_program(func: tirx.PrimFunc) -> Program | None:
         stages.append(stage)
     temporaries = frozenset(root.block.alloc_buffers)
     if any(
-        not _plain(b) for b in (*(p for p in func.params if isinstance(p, tirx.Buffer)), *temporaries)
+        not _plain(b) for b in (*(p for p in func.params if isinstance(p.ty, tirx.BufferType)), *temporaries)
     ) or not _each_written_once(stages):
         return None
     return Program(func, tuple(stages), temporaries)

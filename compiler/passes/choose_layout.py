@@ -85,7 +85,7 @@ class _Plans:
         def last(graph: Graph, operands: Sequence[Expr]) -> Expr:
             fresh = dict(zip(moved, operands, strict=True))
             fields = [fresh.get(k, a) for k, a in enumerate(args.fields)]
-            ty = relax.TensorType(permuted(tensors.shape(node.var), to_last(4)), tensors.dtype(node.var))
+            ty = relax.TensorType(permuted(tensors.known_shape(node.var), to_last(4)), tensors.dtype(node.var))
             name = graph.add_function(relaid, f"{gvar.name_hint}_nhwc")
             return relax.call_tir(name, Tuple(fields), ty)
 
@@ -185,7 +185,7 @@ class _Rewriter:
         for node in self.graph.take_nodes():
             plan = self.plans[node]
             if plan.last is not None and (self.chosen.reads[node.var] or self.chosen.makes[node.var]):
-                self._rewrite(node, plan)
+                self._rewrite(node, plan, plan.last)
             else:
                 self._keep(node)
 
@@ -195,11 +195,12 @@ class _Rewriter:
         self.graph.keep(node.renamed(renames))
         self.first[node.var] = node.var
 
-    def _rewrite(self, node: Node, plan: Plan) -> None:
+    def _rewrite(self, node: Node, plan: Plan, last: Callable[[Graph, Sequence[Expr]], Expr]) -> None:
+        """A node that reads or makes "last"."""
         ndim = tensors.rank(node.var) if plan.align else None
         operands = [self._operand(o, plan.reads, self.chosen.reads[node.var], ndim) for o in plan.operands]
         makes_last = self.chosen.makes[node.var]
-        value = plan.last(self.graph, operands)
+        value = last(self.graph, operands)
         ty = _last_type(node.ty) if makes_last else node.ty
         if node.op == "match_cast":
             value = self.graph.match_cast(value, ty, node.var.name)
@@ -233,7 +234,7 @@ class _Rewriter:
         return self.last[expr]
 
     def _permute(self, expr: Expr, order: Callable[[int], tuple[int, ...]]) -> Expr:
-        dims = tensors.shape(expr)
+        dims = tensors.known_shape(expr)
         axes = order(len(dims))
         channels_first = dims if order is to_last else permuted(dims, axes)
         if is_free(channels_first):
@@ -242,7 +243,7 @@ class _Rewriter:
 
     def _aligned(self, expr: Expr, ndim: int) -> Expr:
         """A small tensor, such as (C, 1, 1), reshaped to broadcast against "last" tensors of `ndim` dimensions."""
-        dims = tensors.shape(expr)
+        dims = tensors.known_shape(expr)
         padded = (1,) * (ndim - len(dims)) + dims
         if all(tensors.is_one(d) for d in dims):
             return expr
@@ -258,7 +259,7 @@ def _last_type(ty: relax.Type) -> relax.Type:
 def _constant_last(expr: GenericConst, align: int | None) -> Expr:
     """A constant stored "last"; with `align` it may have any rank and leading axes of size one are dropped."""
     value = tensors.array(expr)
-    if value.size == 1 and align is not None:
+    if value is None or (value.size == 1 and align is not None):
         return expr
     ndim = align or value.ndim
     moved = value.reshape((1,) * (ndim - value.ndim) + value.shape).transpose(to_last(ndim))

@@ -59,8 +59,9 @@ def _key(arg: Expr) -> Hashable:
         return tuple(map(_key, arg.fields))
     if isinstance(arg, GenericConst):
         known = tensors.array(arg)
-        small = known is not None and known.nbytes <= CONSTANT_BYTES
-        return (str(arg.ty), known.tobytes()) if small else arg
+        if known is not None and known.nbytes <= CONSTANT_BYTES:
+            return str(arg.ty), known.tobytes()
+        return arg
     if isinstance(arg, relax.Var | tvm.ir.GlobalVar):
         return arg
     return tvm_ffi.structural_hash(arg, map_free_vars=False)

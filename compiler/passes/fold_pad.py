@@ -60,17 +60,16 @@ def pad_then_average(graph: Graph, node: Node) -> Expr | None:
 def pad_then_maximum(graph: Graph, node: Node) -> Expr | None:
     """max_pool(pad(x, lowest)) -> max_pool(x); also pad(x, 0) where x >= 0"""
     a = node.attrs
-    pad = graph.producer(node.args[0], "nn.pad") if a.layout[1] == "C" and not a.ceil_mode else None
-    widths = _spatial_widths(pad) if pad is not None else None
-    if widths is None or not tensors.is_float(node.var):
+    pad = graph.producer(node.args[0], "nn.pad")
+    if pad is None or a.layout[1] != "C" or a.ceil_mode or not tensors.is_float(node.var):
+        return None
+    widths = _spatial_widths(pad)
+    if widths is None:
         return None
     value = float(pad.attrs.pad_value)
-    size = len(widths) // 2
     total = [w + p for w, p in zip(widths, tensors.ints(a.padding), strict=True)]
-    kernel = tensors.ints(a.pool_size) * 2
-    real = all(w < k for w, k in zip(total, kernel, strict=True)) and all(
-        d == 1 for d in tensors.ints(a.dilation)[:size]
-    )
+    inside = all(w < k for w, k in zip(total, tensors.ints(a.pool_size) * 2, strict=True))
+    real = inside and all(d == 1 for d in tensors.ints(a.dilation))
     if value <= LOWEST or (value == 0 and real and _is_non_negative(graph, pad.args[0])):
         return _merged(node, pad.args[0], widths)
     return None
@@ -78,7 +77,9 @@ def pad_then_maximum(graph: Graph, node: Node) -> Expr | None:
 
 def _zero_pad(graph: Graph, node: Node) -> tuple[Expr, list[int]] | None:
     pad = graph.producer(node.args[0], "nn.pad")
-    widths = _spatial_widths(pad) if pad is not None and float(pad.attrs.pad_value) == 0 else None
+    if pad is None or float(pad.attrs.pad_value) != 0:
+        return None
+    widths = _spatial_widths(pad)
     return None if widths is None else (pad.args[0], widths)
 
 

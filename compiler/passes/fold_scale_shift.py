@@ -41,53 +41,61 @@ class FoldScaleShift(Pass):
         return graph.to_module()
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A convolution or matmul with constant weights: its node, and what is known of it."""
+
+    node: Node
+    op: Linear
+
+
 def scale_behind(graph: Graph, node: Node) -> Expr | None:
     """multiply(linear(x, w), s) -> linear(x, w * s)"""
-    anchor, op = _anchor(graph, node.args[0])
-    scale = _per_channel(op, node)
-    return None if scale is None else _with_weight(anchor, op, scale)
+    anchor = _anchor(graph, node.args[0])
+    scale = _per_channel(anchor, node)
+    return None if anchor is None or scale is None else _with_weight(anchor, scale)
 
 
 def scale_behind_shift(graph: Graph, node: Node) -> Expr | None:
     """multiply(add(linear(x, w), b), s) -> add(linear(x, w * s), b * s)"""
-    shift = graph.producer(node.args[0], "add") if graph.sole_use(node.args[0]) else None
-    anchor, op = _anchor(graph, shift.args[0]) if shift is not None else (None, None)
-    scale, bias = _per_channel(op, node), _per_channel(op, shift)
-    if scale is None or bias is None:
+    shift = graph.sole_producer(node.args[0], "add")
+    anchor = _anchor(graph, shift.args[0]) if shift is not None else None
+    scale, bias = _per_channel(anchor, node), _per_channel(anchor, shift)
+    if anchor is None or scale is None or bias is None:
         return None
-    call = _with_weight(anchor, op, scale)
-    return None if call is None else _add_bias(graph.emit(call, anchor.var.name, anchor.ty), op, bias * scale)
+    call = _with_weight(anchor, scale)
+    if call is None:
+        return None
+    return _add_bias(graph.emit(call, anchor.node.var.name, anchor.node.ty), anchor.op, bias * scale)
 
 
 def shift_behind_shift(graph: Graph, node: Node) -> Expr | None:
     """add(add(linear(x, w), b), t) -> add(linear(x, w), b + t)"""
-    shift = graph.producer(node.args[0], "add") if graph.sole_use(node.args[0]) else None
-    anchor, op = _anchor(graph, shift.args[0]) if shift is not None else (None, None)
-    first, second = _per_channel(op, shift), _per_channel(op, node)
-    return None if first is None or second is None else _add_bias(anchor.var, op, first + second)
+    shift = graph.sole_producer(node.args[0], "add")
+    anchor = _anchor(graph, shift.args[0]) if shift is not None else None
+    first, second = _per_channel(anchor, shift), _per_channel(anchor, node)
+    if anchor is None or first is None or second is None:
+        return None
+    return _add_bias(anchor.node.var, anchor.op, first + second)
 
 
 def scale_before(graph: Graph, node: Node) -> Expr | None:
     """linear(multiply(x, s), w) -> linear(x, w * s); zero padding commutes with the scale"""
-    scale = graph.producer(node.args[0], "multiply") if graph.sole_use(node.args[0]) else None
-    op = linear(node) if scale is not None else None
-    known = tensors.array(scale.args[1]) if op is not None else None
-    if known is None or not _same_type(scale.args[0], scale.var):
+    scale, op = graph.sole_producer(node.args[0], "multiply"), linear(node)
+    factor = None if scale is None or op is None else _per_input_channel(op, scale)
+    if scale is None or op is None or factor is None:
         return None
-    factor = channel_values(known, op.in_axis, op.in_channels, tensors.rank(scale.var))
-    weight = None if factor is None else scaled_weight(op, factor, op.in_factor)
+    weight = scaled_weight(op, factor, op.in_factor)
     return None if weight is None else typed(with_args(node.value, [scale.args[0], weight]), node.ty)
 
 
 def shift_before(graph: Graph, node: Node) -> Expr | None:
     """linear(add(x, t), w) -> add(linear(x, w), sum of w * t) where every output sees whole windows"""
-    shift = graph.producer(node.args[0], "add") if graph.sole_use(node.args[0]) else None
-    op = linear(node) if shift is not None else None
-    known = tensors.array(shift.args[1]) if op is not None else None
-    if known is None or not _sees_whole_windows(node) or not _same_type(shift.args[0], shift.var):
+    shift, op = graph.sole_producer(node.args[0], "add"), linear(node)
+    if shift is None or op is None or not _sees_whole_windows(node) or (node.op == "matmul" and op.weight.ndim != 2):
         return None
-    offset = channel_values(known, op.in_axis, op.in_channels, tensors.rank(shift.var))
-    if offset is None or (node.op == "matmul" and op.weight.ndim != 2) or not np.all(np.isfinite(offset)):
+    offset = _per_input_channel(op, shift)
+    if offset is None or not np.all(np.isfinite(offset)):
         return None
     with np.errstate(all="ignore"):
         bias = bias_of_shift(op, offset)
@@ -102,30 +110,38 @@ def _sees_whole_windows(node: Node) -> bool:
     return node.op == "matmul" or (node.op in CONVOLUTIONS and not any(tensors.ints(node.attrs.padding)))
 
 
-def _anchor(graph: Graph, expr: Expr) -> tuple[Node, Linear] | tuple[None, None]:
+def _anchor(graph: Graph, expr: Expr) -> _Found | None:
     """The linear operator that `expr` is the result of, if it is used nowhere else."""
-    anchor = graph.producer(expr, *LINEAR_OPS) if graph.sole_use(expr) else None
-    op = linear(anchor) if anchor is not None else None
-    return (None, None) if op is None else (anchor, op)
+    node = graph.sole_producer(expr, *LINEAR_OPS)
+    op = linear(node) if node is not None else None
+    return None if node is None or op is None else _Found(node, op)
 
 
-def _per_channel(op: Linear | None, node: Node | None) -> np.ndarray | None:
-    """The constant operand of a multiply or add as one float64 number per output channel."""
-    if op is None or node is None:
+def _per_channel(anchor: _Found | None, node: Node | None) -> np.ndarray | None:
+    """The constant operand of a multiply or add behind `anchor` as one float64 number per output channel."""
+    if anchor is None or node is None:
         return None
     known = tensors.array(node.args[1])
     if known is None or not _same_type(node.args[0], node.var):
         return None
-    return channel_values(known, op.out_axis, op.out_channels, tensors.rank(node.var))
+    return channel_values(known, anchor.op.out_axis, anchor.op.out_channels, tensors.rank(node.var))
+
+
+def _per_input_channel(op: Linear, node: Node) -> np.ndarray | None:
+    """The constant operand of a multiply or add ahead of `op` as one float64 number per input channel."""
+    known = tensors.array(node.args[1])
+    if known is None or not _same_type(node.args[0], node.var):
+        return None
+    return channel_values(known, op.in_axis, op.in_channels, tensors.rank(node.var))
 
 
 def _same_type(a: Expr, b: Expr) -> bool:
     return tensors.same_dims(tensors.shape(a), tensors.shape(b)) and tensors.dtype(a) == tensors.dtype(b)
 
 
-def _with_weight(anchor: Node, op: Linear, scale: np.ndarray) -> Expr | None:
-    weight = scaled_weight(op, scale, op.out_factor)
-    return None if weight is None else typed(with_args(anchor.value, [anchor.args[0], weight]), anchor.ty)
+def _with_weight(anchor: _Found, scale: np.ndarray) -> Expr | None:
+    weight, node = scaled_weight(anchor.op, scale, anchor.op.out_factor), anchor.node
+    return None if weight is None else typed(with_args(node.value, [node.args[0], weight]), node.ty)
 
 
 def _add_bias(result: Expr, op: Linear, bias: np.ndarray) -> Expr:

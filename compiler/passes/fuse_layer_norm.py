@@ -59,9 +59,10 @@ def _variance_and_epsilon(graph: Graph, op: str, deviation: Expr) -> tuple[Node,
     if made is None or made.op != ("sqrt" if op == "divide" else "rsqrt"):
         return None
     total = graph.producer(made.args[0], "add")
-    epsilon = tensors.scalar(total.args[1]) if total is not None else None
-    variance = graph.producer(total.args[0], "mean") if epsilon is not None else None
-    return (variance, float(epsilon)) if variance is not None else None
+    if total is None:
+        return None
+    epsilon, variance = tensors.scalar(total.args[1]), graph.producer(total.args[0], "mean")
+    return (variance, float(epsilon)) if variance is not None and epsilon is not None else None
 
 
 def _layer_norm(graph: Graph, node: Node, centred: Expr, variance: Node, epsilon: float) -> Expr | None:
@@ -70,7 +71,12 @@ def _layer_norm(graph: Graph, node: Node, centred: Expr, variance: Node, epsilon
         return None
     source, mean = centring.args[0], graph.producer(centring.args[1], "mean")
     dims = tensors.shape(node.var)
-    if mean is None or not mean.args[0].same_as(source) or not tensors.same_dims(dims, tensors.shape(source)):
+    if (
+        dims is None
+        or mean is None
+        or not mean.args[0].same_as(source)
+        or not tensors.same_dims(dims, tensors.shape(source))
+    ):
         return None
     axes = _trailing_axes(mean, len(dims))
     if axes is None or axes != _trailing_axes(variance, len(dims)):
@@ -100,11 +106,11 @@ def shift_behind(graph: Graph, node: Node) -> Expr | None:
 
 
 def _affine(graph: Graph, node: Node, change: _Change) -> Expr | None:
-    norm = graph.producer(node.args[0], "nn.layer_norm") if graph.sole_use(node.args[0]) else None
+    norm = graph.sole_producer(node.args[0], "nn.layer_norm")
     if norm is None:
         return None
-    known = [tensors.array(e) for e in (norm.args[1], norm.args[2], node.args[1])]
-    if any(k is None for k in known) or known[2].ndim > tensors.rank(node.var):
+    known = tensors.arrays((norm.args[1], norm.args[2], node.args[1]))
+    if known is None or known[2].ndim > tensors.rank(node.var):
         return None
     shape, factor = known[0].shape, known[2]
     while factor.ndim > len(shape) and factor.shape[0] == 1:

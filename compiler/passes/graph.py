@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import tvm
 from tvm import relax
 from tvm.ir import Call, GenericConst, Tuple, TupleGetItem
+from tvm.relax import Expr
 from tvm.relax.expr import _update_type
 
-Expr = relax.Expr
 Rule = Callable[["Graph", "Node"], "Expr | None"]
 
 LEAVES = (relax.Var, GenericConst)
@@ -108,6 +108,10 @@ class Graph:
     def sole_use(self, expr: Expr) -> bool:
         """Whether one place uses the value `expr` of this block. Values made during a sweep count as used once."""
         return isinstance(expr, relax.Var) and expr in self._producers and self.uses.get(expr, 1) == 1
+
+    def sole_producer(self, expr: Expr, *ops: str) -> Node | None:
+        """The node that defines `expr`, as `producer` finds it, if one place only uses `expr`."""
+        return self.producer(expr, *ops) if self.sole_use(expr) else None
 
     def function(self, name: tvm.ir.GlobalVar) -> tvm.ir.BaseFunc:
         """The module's function called by a call_tir node."""

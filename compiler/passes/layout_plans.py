@@ -212,12 +212,18 @@ def _reshape(graph: Graph, node: Node) -> Plan | None:
 
 def _shuffle(graph: Graph, node: Node) -> Plan | None:
     """Channel shuffle: reshape to (N, G, C/G, ...), swap axes 1 and 2, reshape back; "last" swaps the innermost two."""
-    swap = graph.producer(node.args[0], "permute_dims") if graph.sole_use(node.args[0]) else None
-    split = graph.producer(swap.args[0], "reshape") if swap is not None and graph.sole_use(swap.args[0]) else None
-    if split is None:
+    swap = graph.sole_producer(node.args[0], "permute_dims")
+    split = graph.sole_producer(swap.args[0], "reshape") if swap is not None else None
+    if swap is None or split is None:
         return None
     source, parts, dims = tensors.shape(split.args[0]), tensors.shape(split.var), tensors.shape(node.var)
-    if source is None or len(parts) != len(source) + 1 or not tensors.same_dims(source, dims):
+    if (
+        source is None
+        or parts is None
+        or dims is None
+        or len(parts) != len(source) + 1
+        or not tensors.same_dims(source, dims)
+    ):
         return None
     axes = tensors.permutation(swap.attrs, len(parts))
     same = tensors.same_dims((source[0], *source[2:]), (parts[0], *parts[3:]))

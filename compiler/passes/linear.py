@@ -95,13 +95,14 @@ LINEAR_OPS = tuple(_READERS)
 
 def linear(node: Node) -> Linear | None:
     """The facts of a convolution (channels first) or matmul whose second operand is a float constant, else None."""
-    reader = _READERS.get(node.op)
-    weight = tensors.array(node.args[1]) if reader is not None else None
+    if node.op not in _READERS:
+        return None
+    weight = tensors.array(node.args[1])
     if weight is None or not tensors.is_float(node.var) or tensors.dtype(node.args[1]) != tensors.dtype(node.var):
         return None
     if node.op != "matmul" and min(weight.shape[:2], default=0) < 1:
         return None
-    return reader(node, weight)
+    return _READERS[node.op](node, weight)
 
 
 def channel_values(value: np.ndarray, axis: int, channels: int, ndim: int) -> np.ndarray | None:

@@ -104,9 +104,10 @@ def multiply_chain(graph: Graph, node: Node) -> Expr | None:
 
     Not where a * b over- or underflows.
     """
-    inner, a, b = _constant_chain(graph, node)
-    if inner is None:
+    found = _constant_chain(graph, node)
+    if found is None:
         return None
+    inner, a, b = found
     with np.errstate(all="ignore"):
         merged = a.astype(np.float64) * b.astype(np.float64)
         rounded = merged.astype(a.dtype)
@@ -116,11 +117,11 @@ def multiply_chain(graph: Graph, node: Node) -> Expr | None:
 
 
 def add_chain(graph: Graph, node: Node) -> Expr | None:
-    """(x + a) + b -> x + (a + b) for float constants that do not cancel (adding and removing a large number rounds on
-    purpose)"""
-    inner, a, b = _constant_chain(graph, node)
-    if inner is None:
+    """(x + a) + b -> x + (a + b) for float constants that do not cancel: that may be meant to round"""
+    found = _constant_chain(graph, node)
+    if found is None:
         return None
+    inner, a, b = found
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     merged = wide_a + wide_b
     if np.any(np.abs(merged) * 2 < np.maximum(np.abs(wide_a), np.abs(wide_b))):
@@ -128,18 +129,14 @@ def add_chain(graph: Graph, node: Node) -> Expr | None:
     return _rebuilt(relax.op.add, inner.args[0], merged.astype(a.dtype), node)
 
 
-_Chain = tuple[Node, np.ndarray, np.ndarray] | tuple[None, None, None]
-
-
-def _constant_chain(graph: Graph, node: Node) -> _Chain:
-    b = tensors.array(node.args[1])
-    inner = graph.producer(node.args[0], node.op) if graph.sole_use(node.args[0]) else None
-    a = tensors.array(inner.args[1]) if inner is not None else None
-    if inner is None or a is None or b is None or not tensors.is_float(node.var):
-        return None, None, None
-    if is_constant(inner.args[0]) or not _broadcast_grows_little(a, b):
-        return None, None, None
-    return inner, a, b
+def _constant_chain(graph: Graph, node: Node) -> tuple[Node, np.ndarray, np.ndarray] | None:
+    """The inner node and both constants of op(op(x, a), b) on floats."""
+    inner = graph.sole_producer(node.args[0], node.op)
+    known = tensors.arrays((inner.args[1], node.args[1])) if inner is not None else None
+    if inner is None or known is None or not tensors.is_float(node.var) or is_constant(inner.args[0]):
+        return None
+    a, b = known
+    return (inner, a, b) if _broadcast_grows_little(a, b) else None
 
 
 def _broadcast_grows_little(a: np.ndarray, b: np.ndarray) -> bool:
@@ -181,7 +178,7 @@ def maximum_with_zero(_: Graph, node: Node) -> Expr | None:
 def clip_of_extremes(graph: Graph, node: Node) -> Expr | None:
     """minimum(maximum(x, a), b) -> clip(x, a, b) for scalars a <= b; relu counts as maximum(x, 0)"""
     high = tensors.scalar(node.args[1])
-    inner = graph.producer(node.args[0], "maximum", "nn.relu") if graph.sole_use(node.args[0]) else None
+    inner = graph.sole_producer(node.args[0], "maximum", "nn.relu")
     if inner is None or high is None or not tensors.is_float(node.var) or not _replaces(inner.args[0], node):
         return None
     low = 0.0 if inner.op == "nn.relu" else tensors.scalar(inner.args[1])
@@ -190,7 +187,7 @@ def clip_of_extremes(graph: Graph, node: Node) -> Expr | None:
 
 def clip_of_clip(graph: Graph, node: Node) -> Expr | None:
     """clip(clip(x, a, b), c, d) -> clip(x, the limits' composition); relu inside counts as clip(x, 0, inf)"""
-    inner = graph.producer(node.args[0], "clip", "nn.relu") if graph.sole_use(node.args[0]) else None
+    inner = graph.sole_producer(node.args[0], "clip", "nn.relu")
     if inner is None:
         return None
     low, high = clip_bounds(node)
@@ -248,8 +245,10 @@ def broadcast_operand(graph: Graph, node: Node) -> Expr | None:
 
 
 def _broadcast_shape_is(args: list[Expr], dims: tuple[tensors.Dim, ...]) -> bool:
-    shapes = [tensors.shape(a) for a in args]
-    if any(s is None for s in shapes) or max(len(s) for s in shapes) != len(dims):
+    if any(tensors.shape(a) is None for a in args):
+        return False
+    shapes = [tensors.known_shape(a) for a in args]
+    if max(len(s) for s in shapes) != len(dims):
         return False
     for k, size in enumerate(reversed(dims), start=1):
         sizes = [s[-k] for s in shapes if len(s) >= k]

@@ -63,14 +63,14 @@ def slice_of_permute(graph: Graph, node: Node) -> Expr | None:
 
 def squeeze_of_permute(graph: Graph, node: Node) -> Expr | None:
     """reshape(permute_dims(x, p)) that drops one axis of size one -> permute_dims(reshape(x), p without it)"""
-    inner = graph.producer(node.args[0], "permute_dims") if graph.sole_use(node.args[0]) else None
+    inner = graph.sole_producer(node.args[0], "permute_dims")
     dims, wide = tensors.shape(node.var), tensors.shape(node.args[0])
     if inner is None or dims is None or wide is None or len(wide) != len(dims) + 1:
         return None
     order = tensors.permutation(inner.attrs, len(wide))
     for k, size in enumerate(wide):
         if tensors.is_one(size) and tensors.same_dims((*wide[:k], *wide[k + 1 :]), dims):
-            source = tensors.shape(inner.args[0])
+            source = tensors.known_shape(inner.args[0])
             dropped = order[k]
             rest = [a - (a > dropped) for a in order if a != dropped]
             narrow = graph.emit(relax.op.reshape(inner.args[0], (*source[:dropped], *source[dropped + 1 :])))
@@ -110,7 +110,7 @@ def no_cast(_: Graph, node: Node) -> Expr | None:
 
 def concat_of_one(_: Graph, node: Node) -> Expr | None:
     """concat((x,)) -> x"""
-    fields = node.args[0].fields if isinstance(node.args[0], Tuple) else ()
+    fields = list(node.args[0].fields) if isinstance(node.args[0], Tuple) else []
     return fields[0] if len(fields) == 1 else None
 
 
@@ -120,7 +120,7 @@ def concat_of_concat(graph: Graph, node: Node) -> Expr | None:
         return None
     axis, flat, found = _concat_axis(node), [], False
     for part in node.args[0].fields:
-        inner = graph.producer(part, "concat") if graph.sole_use(part) else None
+        inner = graph.sole_producer(part, "concat")
         if inner is not None and isinstance(inner.args[0], Tuple) and _concat_axis(inner) == axis:
             flat.extend(inner.args[0].fields)
             found = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 import tvm
@@ -11,7 +12,7 @@ import tvm_ffi
 from tvm import relax, sym, tirx
 from tvm.ir import GenericConst
 
-Dim = int | tirx.Expr
+Dim: TypeAlias = "int | tirx.Expr"
 
 
 def shape(expr: relax.Expr) -> tuple[Dim, ...] | None:
@@ -31,15 +32,23 @@ def _dims(ty: tvm.ir.Type) -> tuple[Dim, ...] | None:
     return tuple(dim(d) for d in ty.shape.values)
 
 
+def known_shape(expr: relax.Expr) -> tuple[Dim, ...]:
+    """The shape of a tensor that is known to have one; ValueError otherwise."""
+    dims = shape(expr)
+    if dims is None:
+        raise ValueError(f"the shape of {expr} is unknown")
+    return dims
+
+
 def dim(value: object) -> Dim:
     """An int where the dimension is known."""
-    return int(value) if isinstance(value, tirx.IntImm) else value  # type: ignore[return-value]
+    return int(value) if isinstance(value, tirx.IntImm) else value
 
 
 def static_shape(expr: relax.Expr) -> tuple[int, ...] | None:
     """The shape if every dimension is known, else None."""
     dims = shape(expr)
-    return dims if dims is not None and all(isinstance(d, int) for d in dims) else None  # type: ignore[return-value]
+    return dims if dims is not None and all(isinstance(d, int) for d in dims) else None
 
 
 def rank(expr: relax.Expr) -> int:
@@ -119,6 +128,12 @@ def array(expr: relax.Expr) -> np.ndarray | None:
         view = expr.value.numpy()
     view.flags.writeable = False
     return view
+
+
+def arrays(exprs: Sequence[relax.Expr]) -> list[np.ndarray] | None:
+    """The values of `exprs` if all are tensor constants."""
+    found = [array(e) for e in exprs]
+    return [f for f in found if f is not None] if all(f is not None for f in found) else None
 
 
 def constant(value: np.ndarray, element: str | None = None) -> GenericConst:

@@ -14,9 +14,9 @@ from zlib import crc32
 
 import numpy as np
 
-# Percent of its mean that each filter loses. At 0, networks of this depth answer nearly the same to every image: noise of
-# 1e-3 in the image moves the logits by 1e-5 to 1e-4 of their range. At 100 they are chaotic (ResNet-50: 6e-2) and show
-# nothing but rounding. At 50 it is 3e-4 to 6e-3.
+# Percent of its mean that each filter loses. At 0, networks of this depth answer nearly the same to every image: noise
+# of 1e-3 in the image moves the logits by 1e-5 to 1e-4 of their range. At 100 they are chaotic (ResNet-50: 6e-2) and
+# show nothing but rounding. At 50 it is 3e-4 to 6e-3.
 CENTRED_PERCENT = 50
 _HALF_RANGE = 1 << 23
 # A uniform variable on [-2^23, 2^23) has this standard deviation.

@@ -110,7 +110,9 @@ class WinogradNest:
     """Generates the kernel of one Winograd convolution.
 
     Scratch of a work item: `data` is [positions][tiles][channels], `product` [positions][blocks][tiles][width], `half` a
-    tile of vectors between the two steps of a transform, `patch` a tile at the image's border, zeros outside.
+    tile of vectors between the two steps of a transform, followed by a copy of a tile at the image's border, zeros outside.
+    All live as long as the item: TVM would put accumulators into a scratch buffer that is no longer needed, and LLVM cannot
+    keep those in registers.
     """
 
     def __init__(self, op: OpSpec, conv: ConvShape, plan: WinogradPlan, parallel: bool):
@@ -123,8 +125,7 @@ class WinogradNest:
         self.total = self.batch * (self.grid[0] * self.grid[1])
         self.data = self._scratch(plan.positions * plan.data_pitch, "data")
         self.product = self._scratch(plan.positions * plan.product_pitch, "product")
-        self.half = self._scratch(plan.positions * plan.lanes, "half")
-        self.patch = self._scratch(plan.positions * plan.lanes, "patch")
+        self.half = self._scratch(2 * plan.positions * plan.lanes, "half")
         matrices = toom_cook(plan.m, POINTS[plan.m])
         self.data_program = linear_program(matrices.data)
         self.output_program = linear_program(matrices.output)
@@ -152,7 +153,7 @@ class WinogradNest:
             first, count = at
             rows = plan.tiles if plan.tiles == plan.rows else ceil_div(count, plan.rows) * plan.rows
             passes = ranged("pass", part * plan.passes, plan.passes, lambda p: self._pass(first, count, p))
-            buffers = (self.data, self.product, self.half, self.patch)
+            buffers = (self.data, self.product, self.half)
             return seq(*(tirx.AllocBuffer(b) for b in buffers), self._transform_tiles(first, count, rows), passes)
 
         even = isinstance(self.total, int) and self.total % plan.tiles == 0
@@ -232,17 +233,17 @@ class WinogradNest:
         def bordered(j: Index) -> Stmt:
             return self._apply(
                 self.data_program,
-                lambda i: tirx.BufferLoad(self.patch, [ramp((i * edge + j) * lanes, lanes)]),
+                lambda i: tirx.BufferLoad(self.half, [ramp((edge * edge + i * edge + j) * lanes, lanes)]),
                 lambda i, x: store(self.half, [ramp((j * edge + i) * lanes, lanes)], x),
             )
 
         def pixel(i: Index, j: Index) -> Stmt:
-            at = [ramp((i * edge + j) * lanes, lanes)]
+            at = [ramp((edge * edge + i * edge + j) * lanes, lanes)]
             y, x = i64(top) + i, i64(left) + j
             source = tirx.BufferLoad(image, [ramp(base + (i * self.in_w + j) * channels, lanes)])
             nothing = splat(tirx.const(0.0, "float32"), lanes)
             exists = tirx.all(y >= 0, y < self.in_h, x >= 0, x < self.in_w)
-            return when(exists, store(self.patch, at, source), store(self.patch, at, nothing))
+            return when(exists, store(self.half, at, source), store(self.half, at, nothing))
 
         gather = ranged("i", 0, edge, lambda i: ranged("j", 0, edge, lambda j: pixel(i, j)))
         border = seq(gather, ranged("j", 0, edge, bordered))

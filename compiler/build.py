@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import tvm
 from tvm import relax, tirx
-from tvm.relax import transform
+from tvm.relax import transform, vm_build
 
 from .artifact.artifact import MemoryPlan, Operator
 from .passes.anchors import op_name
@@ -49,16 +51,41 @@ def vm_finalize() -> list[tvm.ir.transform.Pass]:
 
 def build(mod: tvm.ir.IRModule, target: Target) -> Built:
     """Lower, compile and link `mod` (all PrimFuncs scheduled, weights already parameters)."""
+    operators = describe_operators(mod)
     with target.tvm_target(), tvm.transform.PassContext(opt_level=3):
-        operators = describe_operators(mod)
         planned = tvm.transform.Sequential(vm_lowering())(mod)
         memory = describe_memory(planned)
         final = tvm.transform.Sequential(vm_finalize())(planned)
-        executable = relax.build(final, target.tvm_target(), relax_pipeline=None)
     with tempfile.TemporaryDirectory(prefix="kompilo-") as folder:
         path = Path(folder) / "lib.so"
-        target.export(executable, path)
+        _compile_and_link(final, target, path)
         return Built(path.read_bytes(), operators, memory)
+
+
+def _compile_and_link(mod: tvm.ir.IRModule, target: Target, path: Path) -> None:
+    """Compile the kernels in as many parts as there are cores, all at once, and link them with the VM's program.
+
+    LLVM takes most of the time of a compilation, and TVM runs it without Python's lock.
+    """
+    builder = relax.ExecBuilder()
+    kernels = vm_build._filter_tir(vm_build._vmcodegen(builder, mod, "bytecode"))
+    functions = list(kernels.functions_items()) if kernels is not None else []
+    parts = max(1, min(len(os.sched_getaffinity(0)), len(functions) // 4))
+    llvm = target.tvm_target()
+    with ThreadPoolExecutor(parts) as pool:
+        objects = [
+            pool.submit(_compile_object, functions[k::parts], llvm, path.with_name(f"part{k}.o")) for k in range(1, parts)
+        ]
+        main = tvm.IRModule(dict(functions[::parts])) if functions else None
+        with tvm.transform.PassContext(opt_level=3):
+            executable = vm_build._vmlink(builder, llvm, main)
+        target.export(executable, path, lambda: [job.result() for job in objects])
+
+
+def _compile_object(functions: list[tuple[tvm.ir.GlobalVar, tirx.PrimFunc]], llvm: tvm.target.Target, path: Path) -> str:
+    with tvm.transform.PassContext(opt_level=3):
+        tvm.tirx.build(tvm.IRModule(dict(functions)), target=llvm).write_to_file(str(path))
+    return str(path)
 
 
 def describe_operators(mod: tvm.ir.IRModule) -> tuple[Operator, ...]:

@@ -57,8 +57,13 @@ class Target(ABC):
         """Schedule any PrimFunc sensibly; returns it with the name of the rule that applied."""
 
     @abstractmethod
-    def export(self, executable: tvm.runtime.Executable, path: Path) -> None:
-        """Link compiled code into a loadable library at `path`; TargetError if no linker is found."""
+    def export(
+        self, executable: tvm.runtime.Executable, path: Path, more_objects: Callable[[], Sequence[str]] = list
+    ) -> None:
+        """Link compiled code into a loadable library at `path`; TargetError if no linker is found.
+
+        `more_objects` gives further object files to link, compiled meanwhile; it may wait for them.
+        """
 
 
 def available() -> list[str]:

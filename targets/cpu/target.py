@@ -42,6 +42,16 @@ class CpuTarget(Target):
 
         return templates()
 
+    @property
+    def triple(self) -> str:
+        """LLVM triple of the generated code."""
+        return self.spec.triple
+
+    @property
+    def required_features(self) -> tuple[str, ...]:
+        """CPU flags that the generated code relies on."""
+        return self.spec.features
+
     def tvm_target(self) -> tvm.target.Target:
         """The LLVM target; `mattr` makes LLVM use full-width vectors where it would rather halve them."""
         import tvm
@@ -68,11 +78,13 @@ class CpuTarget(Target):
 
         return schedule(func, self.spec)
 
-    def export(self, executable: tvm.runtime.Executable, path: Path) -> None:
+    def export(
+        self, executable: tvm.runtime.Executable, path: Path, more_objects: Callable[[], Sequence[str]] = list
+    ) -> None:
         """Link `executable` into a shared library at `path`; TargetError if no linker is found."""
         arch = self.spec.triple.partition("-")[0]
 
         def link(output: str, objects: Sequence[str], **_: Any) -> None:
-            toolchain.link_shared(output, objects, arch)
+            toolchain.link_shared(output, [*objects, *more_objects()], arch)
 
         executable.export_library(str(path), fcompile=link)

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tvm import relax, te, tirx
+from tvm import ir, relax, te, tirx
 
 from ..dtypes import numpy_dtype
 from ..values import Dim, Value, constant
@@ -190,12 +190,12 @@ def lrn(node: Node) -> relax.Expr:
     before = (size - 1) // 2
 
     def compute(x: te.Tensor) -> te.Tensor:
-        def square(n: tirx.Var, c: tirx.PrimExpr, at: tuple[tirx.Var, ...]) -> tirx.PrimExpr:
+        def square(n: tirx.Var, c: ir.Expr, at: tuple[tirx.Var, ...]) -> ir.Expr:
             value = x(n, c, *at)
             inside = tirx.all(c >= 0, c < x.shape[1])
             return tirx.if_then_else(inside, value * value, tirx.const(0, dtype))
 
-        def element(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> tirx.PrimExpr:
+        def element(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> ir.Expr:
             total = sum((square(n, c + k - before, at) for k in range(size)), tirx.const(0, dtype))
             base = tirx.const(bias, dtype) + tirx.const(alpha / size, dtype) * total
             return x(n, c, *at) * _negative_power(base, beta, dtype)
@@ -205,7 +205,7 @@ def lrn(node: Node) -> relax.Expr:
     return node.te(compute, node.inputs[0], name="lrn")
 
 
-def _negative_power(base: tirx.PrimExpr, exponent: float, dtype: str) -> tirx.PrimExpr:
+def _negative_power(base: ir.Expr, exponent: float, dtype: str) -> ir.Expr:
     """base^-exponent. Square roots for the usual exponents: they vectorise, a call of powf does not."""
     one = tirx.const(1, dtype)
     if exponent == 0.75:

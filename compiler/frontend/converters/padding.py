@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tvm import relax, sym, te, tirx
+from tvm import ir, relax, sym, te, tirx
 
 from ..values import Dim, static_dim
 
@@ -189,7 +189,7 @@ def pad_spatial(node: Node, data: relax.Expr, window: Window) -> tuple[relax.Exp
     ]
 
     def pad(x: te.Tensor, begin: list[Dim], covered: list[Dim]) -> te.Tensor:
-        def element(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> tirx.PrimExpr:
+        def element(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> ir.Expr:
             source = [i - b for i, b in zip(at, begin, strict=True)]
             inside = [tirx.all(s >= 0, s < x.shape[2 + i]) for i, s in enumerate(source)]
             return tirx.if_then_else(tirx.all(*inside), x(n, c, *source), tirx.const(0, x.dtype))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from tvm import relax, te, tirx
+from tvm import ir, relax, te, tirx
 
 from ..dtypes import is_float
 from ..values import Dim
@@ -76,7 +76,7 @@ def lp_pool(node: Node) -> relax.Expr:
     """(sum |x|^p)^(1/p) over each window; padding counts as 0."""
     dtype, p = node.dtype(0), float(node.attr("p", 2))
 
-    def power(x: tirx.PrimExpr) -> tirx.PrimExpr:
+    def power(x: ir.Expr) -> ir.Expr:
         if p == 2:
             return x * x
         size = tirx.abs(x)
@@ -152,7 +152,7 @@ def max_unpool(node: Node) -> relax.Expr:
 # Own tensor expressions. Symbolic sizes enter them as arguments: TE replaces symbolic variables by fresh ones.
 
 
-def _position(window: Window, begin: Sequence[Dim], at: Sequence[tirx.Var], k: Sequence) -> list[tirx.PrimExpr]:
+def _position(window: Window, begin: Sequence[Dim], at: Sequence[tirx.Var], k: Sequence) -> list[ir.Expr]:
     """Input coordinates of the window element `k` of output position `at`."""
     return [
         o * stride + e * dilation - b
@@ -160,7 +160,7 @@ def _position(window: Window, begin: Sequence[Dim], at: Sequence[tirx.Var], k: S
     ]
 
 
-def _inside(position: Sequence[tirx.PrimExpr], size: Sequence[Dim]) -> tirx.PrimExpr:
+def _inside(position: Sequence[ir.Expr], size: Sequence[Dim]) -> ir.Expr:
     return tirx.all(*[c for p, s in zip(position, size, strict=True) for c in (p >= 0, p < s)])
 
 
@@ -169,15 +169,15 @@ def _window_reduce(
     window: Window,
     name: str,
     reducer: Callable,
-    element: Callable[[tirx.PrimExpr], tirx.PrimExpr],
-    outside: tirx.PrimExpr,
+    element: Callable[[ir.Expr], ir.Expr],
+    outside: ir.Expr,
 ) -> relax.Expr:
     """Reduce `element(x)` over each window of input 0; elements outside the input are `outside`."""
 
     def compute(x: te.Tensor, begin: list[Dim], out: list[Dim]) -> te.Tensor:
         axes = [te.reduce_axis((0, k), name=f"k{i}") for i, k in enumerate(window.kernel)]
 
-        def value(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> tirx.PrimExpr:
+        def value(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> ir.Expr:
             position = _position(window, begin, at, axes)
             guarded = tirx.if_then_else(_inside(position, x.shape[2:]), element(x(n, c, *position)), outside)
             return reducer(guarded, axis=axes)
@@ -190,7 +190,7 @@ def _window_reduce(
 def _divide_by_count(node: Node, total: relax.Expr, window: Window, include_pad: bool) -> relax.Expr:
     """`total` divided by the number of elements that each window counts."""
 
-    def count(at: tirx.Var, i: int, size: Dim, begin: Dim, end: Dim) -> tirx.PrimExpr:
+    def count(at: tirx.Var, i: int, size: Dim, begin: Dim, end: Dim) -> ir.Expr:
         """Window elements in [-begin, size + end) with padding, in [0, size) without."""
         dilation, start = window.dilations[i], at * window.strides[i] - begin
         stop = tirx.floordiv((size + end if include_pad else size) - start + dilation - 1, dilation)
@@ -200,7 +200,7 @@ def _divide_by_count(node: Node, total: relax.Expr, window: Window, include_pad:
         return last - tirx.max(tirx.floordiv(dilation - 1 - start, dilation), tirx.const(0, "int64"))
 
     def compute(total: te.Tensor, size: list[Dim], begin: list[Dim], end: list[Dim]) -> te.Tensor:
-        def value(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> tirx.PrimExpr:
+        def value(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> ir.Expr:
             elements = math.prod(count(o, i, size[i], begin[i], end[i]) for i, o in enumerate(at))
             return total(n, c, *at) / elements.astype(total.dtype)
 
@@ -230,13 +230,13 @@ def _max_pool_indices(node: Node, window: Window) -> tuple[relax.Expr, relax.Exp
     def compute(x: te.Tensor, begin: list[Dim], out: list[Dim]) -> list[te.Tensor]:
         axes = [te.reduce_axis((0, k), name=f"k{i}") for i, k in enumerate(window.kernel)]
 
-        def candidate(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> tirx.PrimExpr:
+        def candidate(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> ir.Expr:
             position = _position(window, begin, at, axes)
             inside = _inside(position, x.shape[2:])
             value = tirx.if_then_else(inside, x(n, c, *position), least)
             return first_max((tirx.if_then_else(inside, _flat(axes, window.kernel), none), value), axis=axes)
 
-        def index(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> tirx.PrimExpr:
+        def index(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> ir.Expr:
             element = _unflat(place(n, c, *at), window.kernel)
             position, size = _position(window, begin, at, element), list(x.shape[2:])
             channel = (n * x.shape[1] + c) * math.prod(size)
@@ -250,7 +250,7 @@ def _max_pool_indices(node: Node, window: Window) -> tuple[relax.Expr, relax.Exp
     return node.emit(relax.TupleGetItem(both, 0)), node.emit(relax.TupleGetItem(both, 1))
 
 
-def _flat(position: Sequence, size: Sequence[Dim]) -> tirx.PrimExpr:
+def _flat(position: Sequence, size: Sequence[Dim]) -> ir.Expr:
     """Row-major place of `position` in a tensor of extents `size`."""
     flat = tirx.const(0, "int64")
     for p, s in zip(position, size, strict=True):
@@ -258,7 +258,7 @@ def _flat(position: Sequence, size: Sequence[Dim]) -> tirx.PrimExpr:
     return flat
 
 
-def _unflat(flat: tirx.PrimExpr, size: Sequence[int]) -> list[tirx.PrimExpr]:
+def _unflat(flat: ir.Expr, size: Sequence[int]) -> list[ir.Expr]:
     position = []
     for s in reversed(size):
         position.append(tirx.floormod(flat, tirx.const(s, "int64")))

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tvm import relax, te, tirx
+from tvm import ir, relax, te, tirx
 
 from ..dtypes import is_float
 from ..ratio import Ratio
@@ -303,7 +303,7 @@ def _sample(node: Node, x: relax.Expr, sampling: Sampling, geometry: dict[int, A
                 own[-1](at) != 0 if crops else None,
             )
 
-        def element(*at: tirx.Var) -> tirx.PrimExpr:
+        def element(*at: tirx.Var) -> ir.Expr:
             return _weighted_sum(x, list(at), [(a, taps(i, a, at[a])) for i, a in enumerate(geometry)], work, sampling)
 
         return te.compute(shape, element, name="resize")
@@ -321,7 +321,7 @@ def _constant_tables(taps: Taps, out: int) -> list[relax.Expr]:
     return [constant(np.ascontiguousarray(t)) for t in tables]
 
 
-def _weighted_sum(x: te.Tensor, at: list, taps: list[tuple[int, Taps]], work: str, sampling: Sampling) -> tirx.PrimExpr:
+def _weighted_sum(x: te.Tensor, at: list, taps: list[tuple[int, Taps]], work: str, sampling: Sampling) -> ir.Expr:
     """The sum over all taps of the product of their weights and x, last axis fastest; cast to x's dtype."""
 
     terms = []

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tvm import relax, te, tirx
+from tvm import ir, relax, te, tirx
 
 from .padding import tidy
 from .registry import converter
@@ -30,7 +30,7 @@ def _hardmax(node: Node, x: relax.Expr, axis: int) -> relax.Expr:
     first = node.emit(relax.op.argmax(x, axis, keepdims=True))
 
     def mark(x: te.Tensor, first: te.Tensor) -> te.Tensor:
-        def element(*at: tirx.Var) -> tirx.PrimExpr:
+        def element(*at: tirx.Var) -> ir.Expr:
             place = first(*[0 if i == axis else a for i, a in enumerate(at)])
             return tirx.Select(place == at[axis].astype("int64"), tirx.const(1, x.dtype), tirx.const(0, x.dtype))
 

@@ -27,6 +27,7 @@ _HALF = Fraction(1, 2)
 # The points of F(m, 3) for each m. Points near 1 with reciprocal partners keep the coefficients, and so the rounding, small.
 POINTS: dict[int, tuple[Fraction, ...]] = {
     2: tuple(map(Fraction, (0, 1, -1))),
+    3: tuple(map(Fraction, (0, 1, -1, -_HALF))),
     4: tuple(map(Fraction, (0, 1, -1, _HALF, -2))),
     6: tuple(map(Fraction, (0, 1, -1, 2, -2, _HALF, -_HALF))),
 }

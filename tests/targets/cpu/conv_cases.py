@@ -157,9 +157,11 @@ class Kernel:
 
     def __init__(self, template: Template, op: OpSpec, config: Config | None = None, preset: str | None = None):
         self.op, target = op, CpuTarget(cpu_spec(preset))
-        space = template.match(op, target.spec)
-        assert space is not None, f"{template.name} refused {op}"
-        self.candidate = template.build(op, target.spec, config or space.default)
+        if config is None:
+            space = template.match(op, target.spec)
+            assert space is not None, f"{template.name} refused {op}"
+            config = space.default
+        self.candidate = template.build(op, target.spec, config)
         self.library = tvm.compile(tvm.IRModule({"main": self.candidate.func}), target.tvm_target())
 
     def __call__(self, inputs: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:

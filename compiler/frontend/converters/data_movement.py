@@ -276,14 +276,23 @@ def _crop(node: Node, shape: list[Dim], pads: list[Dim]) -> tuple[relax.Expr, li
 
 @converter("CumSum", since=11)
 def cumsum(node: Node) -> relax.Expr:
-    axis_input = node.const(1)
-    if axis_input is None:
-        raise node.error("axis must be known at compile time")
-    shape = node.shape(0)
-    axis = node.axis(int(axis_input.reshape(-1)[0]), len(shape))
+    return _accumulated(node, op.cumsum)
+
+
+@converter("CumProd", since=26)
+def cumprod(node: Node) -> relax.Expr:
+    return _accumulated(node, op.cumprod)
+
+
+def _accumulated(node: Node, accumulate: Callable[..., relax.Expr]) -> relax.Expr:
+    """Sums or products of the elements up to each one, or behind it with `reverse`; without itself if `exclusive`."""
+    (given,) = required_dims(node, 1, "the axis")
+    if not isinstance(given, int):
+        raise node.error("the axis must be a fixed number")
+    axis = node.axis(given, node.rank(0))
     x, dtype = node.inputs[0], node.dtype(0)
     reverse, exclusive = node.attr("reverse", 0), bool(node.attr("exclusive", 0))
     if reverse:
         x = node.emit(op.flip(x, axis))
-    total = op.cumsum(x, axis, dtype, exclusive)
+    total = accumulate(x, axis, dtype, exclusive)
     return op.flip(node.emit(total), axis) if reverse else total

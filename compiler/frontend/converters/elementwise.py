@@ -44,7 +44,6 @@ _BINARY: dict[str, Binary] = {
     "Add": op.add,
     "Sub": op.subtract,
     "Mul": op.multiply,
-    "Equal": op.equal,
     "Greater": op.greater,
     "GreaterOrEqual": op.greater_equal,
     "Less": op.less,
@@ -70,6 +69,13 @@ def div(node: Node) -> relax.Expr:
     )
 
 
+@converter("Equal")
+def equal(node: Node) -> relax.Expr:
+    """Booleans by exclusive or: TVM compares them as floats, which its code generator refuses."""
+    a, b = _operands(node)
+    return op.logical_not(op.logical_xor(a, b)) if node.dtype(0) == "bool" else op.equal(a, b)
+
+
 def _integer_safe(node: Node, divide: Binary, overflow: Callable[[relax.Expr], relax.Expr]) -> relax.Expr:
     """Integer division that cannot trap: by 0 gives what division by 1 gives, and the least integer by -1 wraps."""
     a, b = (node.emit(e) if not isinstance(e, relax.Var) else e for e in _operands(node))
@@ -88,10 +94,19 @@ def _integer_safe(node: Node, divide: Binary, overflow: Callable[[relax.Expr], r
 @converter("Mod")
 def mod(node: Node) -> relax.Expr:
     """The sign of the divisor, or of the dividend with `fmod`."""
-    function = op.mod if node.attr("fmod", 0) else op.floor_mod
-    if is_integer(node.dtype(0)):
-        return _integer_safe(node, function, overflow=lambda a: op.multiply(a, scalar(0, node.dtype(0))))
-    return function(*_operands(node))
+    dividend_sign, dtype = bool(node.attr("fmod", 0)), node.dtype(0)
+    if is_integer(dtype):
+        function = op.mod if dividend_sign else op.floor_mod
+        return _integer_safe(node, function, overflow=lambda a: op.multiply(a, scalar(0, dtype)))
+    a, b = _operands(node)
+    # relax.floor_mod divides, and so gives NaN for an infinite divisor.
+    remainder = node.emit(op.mod(a, b))
+    if dividend_sign:
+        return remainder
+    zero = scalar(0, dtype)
+    other_sign = op.logical_xor(op.less(remainder, zero), op.less(b, zero))
+    wrong = op.logical_and(op.not_equal(remainder, zero), other_sign)
+    return op.where(wrong, op.add(remainder, b), remainder)
 
 
 @converter("Pow")

@@ -213,29 +213,34 @@ def depth_to_space(node: Node) -> relax.Expr:
     """(N, C*b*b, H, W) -> (N, C, H*b, W*b); DCR has the block before the channels, CRD behind."""
     n, c, h, w = _image(node)
     b, mode = node.required("blocksize"), node.attr("mode", "DCR")
-    if c % (b * b) or mode not in ("DCR", "CRD"):
+    if (isinstance(c, int) and c % (b * b)) or mode not in _BLOCK_ORDER:
         raise node.error(f"{c} channels do not divide by blocksize {b} squared, or mode {mode!r} is not DCR or CRD")
-    depth = c // (b * b)
+    depth = node.symbols.floordiv(c, b * b)
     split, perm = (
         ([n, b, b, depth, h, w], [0, 3, 4, 1, 5, 2]) if mode == "DCR" else ([n, depth, b, b, h, w], [0, 1, 4, 2, 5, 3])
     )
     return op.reshape(op.permute_dims(op.reshape(node.inputs[0], split), perm), [n, depth, h * b, w * b])
 
 
+_BLOCK_ORDER = {"DCR": [0, 3, 5, 1, 2, 4], "CRD": [0, 1, 3, 5, 2, 4]}
+
+
 @converter("SpaceToDepth")
 def space_to_depth(node: Node) -> relax.Expr:
-    """(N, C, H*b, W*b) -> (N, b*b*C, H, W)."""
+    """(N, C, H*b, W*b) -> (N, b*b*C, H, W); DCR has the block before the channels, CRD behind."""
     n, c, h, w = _image(node)
-    b = node.required("blocksize")
+    b, mode = node.required("blocksize"), node.attr("mode", "DCR")
+    if mode not in _BLOCK_ORDER:
+        raise node.error(f"mode must be DCR or CRD, found {mode!r}")
     h, w = (node.symbols.floordiv(size, b) for size in (h, w))
-    blocks = op.permute_dims(op.reshape(node.inputs[0], [n, c, h, b, w, b]), [0, 3, 5, 1, 2, 4])
+    blocks = op.permute_dims(op.reshape(node.inputs[0], [n, c, h, b, w, b]), _BLOCK_ORDER[mode])
     return op.reshape(blocks, [n, c * b * b, h, w])
 
 
-def _image(node: Node) -> tuple[Dim, int, Dim, Dim]:
+def _image(node: Node) -> tuple[Dim, Dim, Dim, Dim]:
     shape = node.shape(0)
-    if len(shape) != 4 or not isinstance(shape[1], int):
-        raise node.error(f"expected an input (N, C, H, W) with a fixed C, found {[str(d) for d in shape]}")
+    if len(shape) != 4:
+        raise node.error(f"expected an input (N, C, H, W), found {len(shape)} dimensions")
     return tuple(shape)
 
 

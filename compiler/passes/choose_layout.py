@@ -12,7 +12,7 @@ from tvm.relax import Expr
 
 from . import tensors
 from .base import Pass
-from .graph import Graph, Node, variables
+from .graph import Graph, Node, substitute, variables
 from .layout_plans import PLANNERS, Plan, Side, elements, is_free, permuted, to_first, to_last
 from .min_cut import INFINITE, MinCut
 from .relayout_prim_func import channels_last
@@ -125,6 +125,7 @@ def _choose(graph: Graph, plans: _Plans) -> _Chosen:
     reads: dict[relax.Var, int] = {}
     makes: dict[relax.Var, int] = dict.fromkeys(graph.params, MinCut.SINK)
     users: dict[relax.Var, set[int]] = {v: {MinCut.SINK} for v in graph.outputs}
+    absorbed = {v for node in graph.nodes for v in plans[node].absorbs}
     for node in graph.nodes:
         plan = plans[node]
         own = cut.choice() if Side.CHOSEN in (plan.reads, plan.makes) else MinCut.SINK
@@ -132,18 +133,23 @@ def _choose(graph: Graph, plans: _Plans) -> _Chosen:
         makes[node.var] = fixed.get(plan.makes, own)
         if plan.first_cost:
             cut.cost(MinCut.SOURCE, own, plan.first_cost * SCALE)
-        if plan.reads is not Side.ANY:
-            for operand in plan.operands:
-                if isinstance(operand, relax.Var) and not (plan.align and _is_small(operand, node)):
-                    users.setdefault(operand, set()).add(reads[node.var])
+        if node.var in absorbed:
+            continue
+        for operand in variables(plan.operands):
+            if plan.reads is not Side.ANY:
+                small = plan.align and tensors.rank(operand) < tensors.rank(node.var)
+                users.setdefault(operand, set()).add(MinCut.SINK if small else reads[node.var])
+        for other in _others(node, plan):
+            users.setdefault(other, set()).add(MinCut.SINK)
     for var, choices in users.items():
         _price(cut, makes.get(var, MinCut.SINK), choices, _move_cost(var))
     last = cut.solve()
     return _Chosen({v: last[c] for v, c in reads.items()}, {v: last[c] for v, c in makes.items()})
 
 
-def _is_small(operand: Expr, node: Node) -> bool:
-    return tensors.rank(operand) < tensors.rank(node.var)
+def _others(node: Node, plan: Plan) -> set[relax.Var]:
+    """Variables that the node reads "first" whatever is chosen for it: weights that are inputs, say."""
+    return set(variables(node.args)) - set(variables(plan.operands)) - set(plan.absorbs)
 
 
 def _move_cost(var: relax.Var) -> int:
@@ -200,7 +206,8 @@ class _Rewriter:
         ndim = tensors.rank(node.var) if plan.align else None
         operands = [self._operand(o, plan.reads, self.chosen.reads[node.var], ndim) for o in plan.operands]
         makes_last = self.chosen.makes[node.var]
-        value = last(self.graph, operands)
+        others = {v: self._stored_first(v) for v in _others(node, plan)}
+        value = substitute(last(self.graph, operands), others)
         ty = _last_type(node.ty) if makes_last else node.ty
         if node.op == "match_cast":
             value = self.graph.match_cast(value, ty, node.var.name)

@@ -36,7 +36,8 @@ class Plan:
     `operands` are the tensors whose storage matters; `last` makes the call from them stored "last" (constants permuted
     too), for the node's result stored "last" (or, if `makes` is FIRST, the node's own result). `first_cost` is what
     running "first" costs, in moved elements. `align` makes operands of lower rank and constants broadcast against the
-    result; without it operands keep their rank.
+    result; without it operands keep their rank. `absorbs` are values ahead of it that the plan stands for: nothing
+    else uses them, and they are dead once the node is made "last". Other tensor arguments are read "first".
     """
 
     operands: Sequence[Expr]
@@ -45,6 +46,7 @@ class Plan:
     makes: Side = Side.CHOSEN
     first_cost: int = 0
     align: bool = False
+    absorbs: tuple[relax.Var, ...] = ()
 
 
 def to_last(ndim: int) -> tuple[int, ...]:
@@ -236,7 +238,7 @@ def _shuffle(graph: Graph, node: Node) -> Plan | None:
         swapped = graph.emit(relax.op.permute_dims(grouped, (*range(rank - 2), rank - 1, rank - 2)))
         return relax.op.reshape(swapped, permuted(dims, to_last(len(dims))))
 
-    return Plan([split.args[0]], last)
+    return Plan([split.args[0]], last, absorbs=(split.var, swap.var))
 
 
 def _permute(graph: Graph, node: Node) -> Plan | None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tvm import relax, te, tirx
 
 from kompilo.compiler.passes.choose_layout import ChooseLayout
+from kompilo.compiler.passes.conv1d_to_conv2d import Conv1dToConv2d
 from kompilo.compiler.passes.graph import Graph
 from kompilo.compiler.passes.simplify import Simplify
 
@@ -172,6 +173,17 @@ def test_scale_tensors_that_are_inputs():
 
     after = check(build([f32(1, 3, 8, 8), f32(8, 1, 1), f32(1, 8)], body), ChooseLayout(), Simplify())
     assert ops(after).count("permute_dims") <= 3
+
+
+def test_computed_weights_are_read_as_they_are():
+    """The reshaped weight has a free "last" storage, which the convolution must not see."""
+
+    def body(x, w):
+        y = emit(op.nn.conv1d(x, emit(op.exp(w)), groups=4))
+        return op.nn.conv2d(emit(op.reshape(y, (1, 4, 1, 5))), emit(op.reshape(emit(op.nn.relu(w)), (4, 4, 1, 1))))
+
+    after = check(build([f32(1, 4, 8), f32(4, 1, 4)], body), Conv1dToConv2d(), Simplify(), ChooseLayout(), Simplify())
+    assert layouts(after) == {"NHWC"}
 
 
 def test_matmul_models_are_untouched():

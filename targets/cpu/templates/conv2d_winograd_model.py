@@ -25,7 +25,7 @@ EXPOSED = 0.7
 # Bytes a cycle of input and output, which a direct convolution overlaps with arithmetic and separate transforms do not.
 IMAGE_BYTES = 6.0
 # Register tiles one vector wide load a broadcast value for every FMA, which is slower than their count of loads says.
-NARROW = 1.2
+NARROW = 1.4
 # Cycles of a vector operation, load or store in the transforms.
 TRANSFORM_STEP = 1.0
 # Around the reduction of a register tile: clearing, addressing, and storing its vectors.

@@ -14,6 +14,7 @@ from .conv1d_to_conv2d import Conv1dToConv2d
 from .fold_pad import FoldPad
 from .fold_scale_shift import FoldScaleShift
 from .legalize import Legalize
+from .legalize_layouts import LegalizeLayouts
 from .lookup_tables import LookupTables
 from .own_outputs import OwnOutputs
 from .schedule_functions import ScheduleFunctions
@@ -47,7 +48,7 @@ PHASES: tuple[Phase, ...] = (
     # Spatial operators run channels-last wherever that transposes least.
     ("layout", lambda target: [ChooseLayout(), Simplify(), CommonSubexpressions(), SinkReshapes()]),
     # Anchors with their epilogues become kernels of the target's templates.
-    ("select", lambda target: [SelectTemplates(Selector(target))]),
+    ("select", lambda target: [SelectTemplates(Selector(target)), LegalizeLayouts()]),
     # Everything else becomes TIR, fused along elementwise and reduction chains, then scheduled by generic rules.
     ("legalize", lambda target: [Legalize(target), ViewReshapes()]),
     ("schedule", lambda target: [ScheduleFunctions(target)]),

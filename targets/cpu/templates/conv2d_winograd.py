@@ -14,7 +14,8 @@ from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import CpuSpec, TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
 from .conv2d_winograd_model import WinogradModel, direct_cycles
-from .conv2d_winograd_loops import WinogradNest, WinogradPlan
+from .conv2d_winograd_nest import WinogradNest
+from .conv2d_winograd_plan import WinogradPlan
 from .conv_operands import PARALLEL_FLOPS
 from .conv_shape import ConvShape, conv_shape
 
@@ -29,8 +30,8 @@ class WinogradConv2D(Template):
     """3x3 convolutions of stride 1 over images of static size, where a model says that they beat the direct template.
 
     Knobs: `m` (side of an output tile), `rows` and `vectors` (register tile of the products: tiles x vectors of output
-    channels), `tiles` (of a work item), `blocks` (of output channels between two output transforms), `parts` (work items
-    among which the output channels of the same tiles are divided; each transforms the input again).
+    channels), `tiles` (of a work item), `blocks` (of output channels between two output transforms), `parts` (work
+    items among which the output channels of the same tiles are divided; each transforms the input again).
     """
 
     name = "conv2d_winograd"

@@ -1,4 +1,4 @@
-"""What a Winograd convolution costs on a CPU, so that the best plan is found without measuring and compared with a direct one.
+"""What a Winograd convolution costs on a CPU: finds the best plan without measuring, and whether it beats a direct one.
 
 All costs are cycles of one core. Constants were fitted to kernels measured on Cascade Lake (one core of 130 GFLOP/s).
 """
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ....compiler.schedule.target_spec import CpuSpec
-from .conv2d_direct_model import EVERYTHING, ITEM_CYCLES, TYPICAL_SIZE, DirectModel, step_cycles, tile_limit
-from .conv2d_winograd_loops import WinogradPlan
+from .conv2d_direct_model import ITEM_CYCLES, DirectModel, step_cycles, tile_limit
+from .conv2d_winograd_plan import WinogradPlan
 from .conv_shape import ConvShape
 from .winograd_transforms import POINTS, linear_program, toom_cook
 

@@ -2,117 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-
-import numpy as np
 from tvm import tirx
 from tvm.tirx import For, ForKind, PrimFunc, Stmt
 
 from ....compiler.schedule.op_spec import OpSpec
+from .conv2d_winograd_plan import LINE, WinogradPlan
 from .conv_operands import Operands
 from .conv_shape import ConvShape
 from .index_math import bound, bound_all, ceil_div, minimum, ramp, ranged, splat, split_index, when
 from .tile_builder import ROLLED_EPILOGUE_STEPS, RegisterTile, on_stack
 from .tir_loops import Index, i64, seq, store
-from .winograd_transforms import POINTS, TAPS, linear_program, toom_cook
-
-LINE = 16  # floats in a cache line
-
-
-@dataclass(frozen=True)
-class WinogradPlan:
-    """How F(m x m, 3 x 3) of `channels` -> `out_channels` is cut.
-
-    A work item transforms `tiles` tiles of m x m output pixels and computes 1 / `parts` of the output channels, in passes of
-    `blocks` blocks of `vectors` vectors. Products are register tiles of `rows` tiles; `tiles` is a multiple of `rows` and
-    `parts` * `blocks` divides the number of blocks.
-    """
-
-    m: int
-    channels: int
-    out_channels: int
-    lanes: int
-    rows: int
-    vectors: int
-    tiles: int
-    blocks: int
-    parts: int
-
-    @property
-    def edge(self) -> int:
-        """Input pixels along a side of a tile."""
-        return self.m + TAPS - 1
-
-    @property
-    def positions(self) -> int:
-        """Products of matrices."""
-        return self.edge * self.edge
-
-    @property
-    def width(self) -> int:
-        """Output channels of a block."""
-        return self.vectors * self.lanes
-
-    @property
-    def block_count(self) -> int:
-        """Blocks of output channels; the last one is filled up with zeros."""
-        return -(-self.out_channels // self.width)
-
-    @property
-    def panel(self) -> int:
-        """Transformed weights of a block at one position, in floats: an array [channels][width]."""
-        return self.channels * self.width
-
-    @property
-    def passes(self) -> int:
-        """Passes over output channels of a work item."""
-        return self.block_count // (self.parts * self.blocks)
-
-    @cached_property
-    def row_pitch(self) -> int:
-        """Floats between the transformed inputs of two tiles: not a multiple of 1024 bytes, which would share L1 sets."""
-        lines = -(-self.channels // LINE)
-        return LINE * (lines + (lines % 16 == 0))
-
-    @cached_property
-    def data_pitch(self) -> int:
-        """Floats between the transformed inputs of two positions: an odd number of cache lines."""
-        return LINE * (self.tiles * self.row_pitch // LINE | 1)
-
-    @cached_property
-    def product_pitch(self) -> int:
-        """Floats between the products of two positions: an odd number of cache lines."""
-        return LINE * (-(-self.blocks * self.tiles * self.width // LINE) | 1)
-
-    def pack(self, weight: np.ndarray) -> np.ndarray:
-        """OIHW weights (out_channels, channels, 3, 3), transformed in float64, in the order in which the kernel reads them.
-
-        The flat float32 array is [parts * passes][positions][blocks][channels][width].
-        """
-        g = np.array([[float(c) for c in row] for row in toom_cook(self.m, POINTS[self.m]).filter])
-        out, inner = weight.shape[:2]
-        padded = np.zeros((self.block_count * self.width, inner, TAPS, TAPS))
-        padded[:out] = weight
-        # Two products instead of einsum, which has no fast path for two matrices.
-        half = np.tensordot(padded, g, axes=(3, 1))
-        u = np.tensordot(half, g, axes=(2, 1)).transpose(3, 2, 1, 0)  # (row, column, channel, output channel)
-        u = u.reshape(self.positions, inner, -1, self.blocks, self.width).astype("float32")
-        return np.ascontiguousarray(u.transpose(2, 0, 3, 1, 4)).reshape(-1)
-
-    @property
-    def size(self) -> int:
-        """Floats of the packed weights."""
-        return self.block_count * self.positions * self.panel
+from .winograd_transforms import POINTS, linear_program, toom_cook
 
 
 class WinogradNest:
     """Generates the kernel of one Winograd convolution.
 
-    Scratch of a work item: `data` is [positions][tiles][channels], `product` [positions][blocks][tiles][width], `half` a
-    tile of vectors between the two steps of a transform, followed by a copy of a tile at the image's border, zeros outside.
-    All live as long as the item: TVM would put accumulators into a scratch buffer that is no longer needed, and LLVM cannot
-    keep those in registers.
+    Scratch of a work item: `data` is [positions][tiles][channels], `product` [positions][blocks][tiles][width], `half`
+    a tile of vectors between the two steps of a transform, followed by a copy of a tile at the image's border with zeros
+    outside. All live as long as the item: TVM would put accumulators into a scratch buffer that is no longer needed,
+    and LLVM cannot keep those in registers (1.6 times the time).
     """
 
     def __init__(self, op: OpSpec, conv: ConvShape, plan: WinogradPlan, parallel: bool):
@@ -168,7 +77,7 @@ class WinogradNest:
     # Input transform
 
     def _transform_tiles(self, first: Index, count: Index, rows: Index) -> Stmt:
-        """Transform the tiles first .. first + count; the rows up to `rows` become zeros so that no garbage is multiplied."""
+        """Transform `count` tiles from `first` on; rows up to `rows` become zeros, so that no garbage is multiplied."""
         plan = self.plan
         tiles = ranged("t", 0, count, lambda t: self._transform_tile(first, t))
         if isinstance(count, int) and count == plan.tiles:
@@ -199,7 +108,8 @@ class WinogradNest:
 
         def placed(at: list[Index]) -> Stmt:
             top, left, base = at
-            inside = tirx.all(
+            # An image smaller than a patch has no inner tiles.
+            inside = min(self.in_h, self.in_w) >= edge and tirx.all(
                 i64(top) >= 0,
                 i64(top) <= self.in_h - edge,
                 i64(left) >= 0,
@@ -218,8 +128,8 @@ class WinogradNest:
 
         return bound_all(["batch", "row", "col"], self._locate(first + t), located)
 
-    def _rows_of_patch(self, top: Index, left: Index, base: Index, inside: tirx.Expr) -> Stmt:
-        """half = (B^T d) for one vector of channels, column by column; `base` is the offset of the patch in the input."""
+    def _rows_of_patch(self, top: Index, left: Index, base: Index, inside: tirx.Expr | bool) -> Stmt:
+        """half = B^T d for one vector of channels, column by column; `base` is the patch's offset in the input."""
         edge, lanes, channels = self.plan.edge, self.plan.lanes, self.plan.channels
         image = self.operands.data
 
@@ -279,15 +189,20 @@ class WinogradNest:
         tiles = ceil_div(count, plan.rows)
 
         def position(p: Index) -> Stmt:
-            return ranged("b", 0, plan.blocks, lambda b: bound_all(
-                ["u", "v", "m"],
-                [
-                    ((number * plan.positions + p) * plan.blocks + b) * plan.panel,
-                    p * plan.data_pitch,
-                    p * plan.product_pitch + b * (plan.tiles * plan.width),
-                ],
-                lambda at: self._products(tiles, *at),
-            ))
+            return ranged(
+                "b",
+                0,
+                plan.blocks,
+                lambda b: bound_all(
+                    ["u", "v", "m"],
+                    [
+                        ((number * plan.positions + p) * plan.blocks + b) * plan.panel,
+                        p * plan.data_pitch,
+                        p * plan.product_pitch + b * (plan.tiles * plan.width),
+                    ],
+                    lambda at: self._products(tiles, *at),
+                ),
+            )
 
         return seq(ranged("p", 0, plan.positions, position), self._outputs(first, count, number))
 
@@ -306,10 +221,15 @@ class WinogradNest:
 
                 def step(k: Index) -> Stmt:
                     fetch = [self._prefetch(ahead + (k * share + s) * LINE) for s in range(share)]
-                    return seq(*fetch, acc.multiply_add(
-                        lambda q: tirx.BufferLoad(self.data, [rows + q * plan.row_pitch + k]),
-                        lambda c, lanes: tirx.BufferLoad(self.operands.weights, [ramp(u + k * plan.width + c, lanes)]),
-                    ))
+                    return seq(
+                        *fetch,
+                        acc.multiply_add(
+                            lambda q: tirx.BufferLoad(self.data, [rows + q * plan.row_pitch + k]),
+                            lambda c, lanes: tirx.BufferLoad(
+                                self.operands.weights, [ramp(u + k * plan.width + c, lanes)]
+                            ),
+                        ),
+                    )
 
                 return ranged("k", 0, plan.channels, step)
 
@@ -393,7 +313,11 @@ class WinogradNest:
             if rolled:
                 writes = [ranged("j", 0, width, lambda j: pixel(i, j))]
             else:
-                writes = [pixel(i, j) if isinstance(width, int) else when(i64(width) > j, pixel(i, j)) for j in range(m)]
+                # `width` is a number where all tiles are whole, or where there is a single one.
+                known = isinstance(width, int)
+                writes = [
+                    pixel(i, j) if known else when(i64(width) > j, pixel(i, j)) for j in range(width if known else m)
+                ]
             return seq(tirx.AllocBuffer(values), transform, *writes)
 
         def pixel(i: Index, j: Index) -> Stmt:
@@ -403,7 +327,9 @@ class WinogradNest:
             parts, begin = [], 0
             while begin < valid:
                 size = min(lanes, 1 << ((valid - begin).bit_length() - 1))
-                parts.append(RegisterTile._lanes(values, j * lanes + begin, lambda x, k, b=begin: write(x, b + k), size))
+                parts.append(
+                    RegisterTile._lanes(values, j * lanes + begin, lambda x, k, b=begin: write(x, b + k), size)
+                )
                 begin += size
             return seq(*parts)
 

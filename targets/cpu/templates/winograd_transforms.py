@@ -1,7 +1,8 @@
 """Winograd's transforms as exact matrices (Toom-Cook) and as short straight-line programs on vectors.
 
 F(m, r) computes m outputs of a one-dimensional filter of r taps with n = m + r - 1 multiplications:
-y = A^T ((G g) * (B^T d)), d of n inputs, g of r taps. Rows of the matrices belong to n - 1 interpolation points and infinity.
+y = A^T ((G g) * (B^T d)), d of n inputs, g of r taps. Each multiplication belongs to one of n - 1 interpolation points or
+to infinity.
 Construction: evaluate the filter polynomial at the points (G, divided by each point's product of differences), and
 transpose the interpolation of a product of two polynomials (A^T, B^T); see Lavin and Gray, "Fast Algorithms for
 Convolutional Neural Networks", and Blahut, "Fast Algorithms for Signal Processing".
@@ -24,7 +25,7 @@ from .index_math import splat
 
 TAPS = 3
 _HALF = Fraction(1, 2)
-# The points of F(m, 3) for each m. Points near 1 with reciprocal partners keep the coefficients, and so the rounding, small.
+# The points of F(m, 3) for each m: near 1, with reciprocal partners, they keep coefficients and so the rounding small.
 POINTS: dict[int, tuple[Fraction, ...]] = {
     2: tuple(map(Fraction, (0, 1, -1))),
     3: tuple(map(Fraction, (0, 1, -1, -_HALF))),
@@ -77,8 +78,8 @@ def _monic(roots: Sequence[Fraction]) -> Row:
 class LinearProgram:
     """A constant matrix times a vector, with sums that several rows share computed once.
 
-    Value number k < `inputs` is input k; value inputs + j is `shared[j]` = (a, ratio, b): value a + ratio * value b. Each
-    row is a sum of (value, factor).
+    Value number k < `inputs` is input k; value inputs + j is `shared[j]` = (a, ratio, b): value a + ratio * value b.
+    Each row is a sum of (value, factor).
     """
 
     inputs: int

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from onnx import helper, numpy_helper
-from support import build, const, f32, ops
 from tvm import relax
 
 import kompilo
 from kompilo.compiler.passes.legalize_layouts import LegalizeLayouts
+
+from support import build, const, f32, ops
 
 conv2d_transpose = relax.op.nn.conv2d_transpose
 permute_dims = relax.op.permute_dims

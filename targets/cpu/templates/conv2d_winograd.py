@@ -3,8 +3,8 @@
 A tile of m x m outputs takes (m + 2)^2 multiplications for each pair of channels instead of 9 m^2: 4 times fewer for
 m = 4, 3.24 for m = 3, 2.25 for m = 2. The price is (m + 2)^2 / 9 times as many weights, two transforms, and rounding.
 
-Accuracy: the largest error of a layer relative to its largest output, against float64, worst of three random inputs (one
-of them positive, as after a ReLU) to 28 x 28 images (14 x 14 at 256 channels):
+Accuracy: the largest error of a layer relative to its largest output, against float64, worst of three random inputs
+(one of them positive, as after a ReLU) to 28 x 28 images (14 x 14 at 256 channels):
 
     input channels    16      64      128     256     512
     direct            5e-7    1.1e-6  1.5e-6  2.2e-6  3.3e-6

@@ -26,8 +26,8 @@ from .index_math import splat
 TAPS = 3
 _HALF = Fraction(1, 2)
 # The points of F(m, 3) for each m; negative reciprocals of each other keep coefficients, and so the rounding, small:
-# (0, 1, -1, -1/2) doubles to quadruples the error of m = 3, (0, 1, -1, 2, -2) doubles that of m = 4. F(6 x 6, 3 x 3) with
-# (0, +-1, +-2, +-1/2) would save a fifth of the products, but its error reaches 3e-5.
+# (0, 1, -1, -1/2) doubles to quadruples the error of m = 3, (0, 1, -1, 2, -2) doubles that of m = 4. F(6 x 6, 3 x 3)
+# with (0, +-1, +-2, +-1/2) would save a fifth of the products, but its error reaches 3e-5.
 POINTS: dict[int, tuple[Fraction, ...]] = {
     2: tuple(map(Fraction, (0, 1, -1))),
     3: tuple(map(Fraction, (0, 1, -_HALF, -2))),

@@ -262,11 +262,13 @@ class _Emitter:
         """Epilogue and store; the last panel writes only the columns that exist."""
         op = self.problem.op
         n = self.problem.n
+        order = op.ints("out_perm")
+        stored = [order.index(axis) for axis in range(len(order))]  # axis `stored[i]` of memory is logical axis i
 
         def put(value: PrimExpr, row: Index, column: Index) -> Stmt:
             indices = [*batch, first + row, panel * self.block + column]
             result = apply_epilogue(op, value, [i64(i) for i in indices], self.buffers.read)
-            return store(self.buffers.flat(-1), [self.buffers.offset(-1, indices, op.ints("out_perm"))], result)
+            return store(self.buffers.flat(-1), [self.buffers.offset(-1, indices, stored)], result)
 
         def columns(count: int) -> Stmt:
             return tile.finish(put, count, len(op.epilogue))

@@ -90,6 +90,8 @@ def check(case: Case, config: Config | None = None, target=TARGET) -> None:
         Case((2, 5, 7), (9, 7), rhs_perm=(1, 0)),
         Case((1, 16, 4, 8), (1, 16, 4, 8), False, (0, 2, 1, 3), (0, 2, 3, 1)),
         Case((1, 4, 16, 16), (1, 16, 4, 8), False, (0, 1, 2, 3), (0, 2, 1, 3), (0, 2, 1, 3)),
+        Case((2, 3, 5, 7), (7, 9), out_perm=(0, 2, 3, 1), bias=True),
+        Case((2, 3, 5, 7), (2, 3, 7, 9), False, out_perm=(3, 0, 1, 2), residual=True),
         Case((2, 3, 5, 7), (2, 3, 7, 9), False, residual=True),
         Case((2, 3, 5, 7), (1, 1, 7, 16), False, bias=True),
         Case((2, 1, 5, 7), (3, 7, 16), False),

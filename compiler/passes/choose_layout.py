@@ -242,6 +242,8 @@ class _Rewriter:
 
     def _permute(self, expr: Expr, order: Callable[[int], tuple[int, ...]]) -> Expr:
         dims = tensors.known_shape(expr)
+        if len(dims) < 3:
+            return expr  # only one storage
         axes = order(len(dims))
         channels_first = dims if order is to_last else permuted(dims, axes)
         if is_free(channels_first):

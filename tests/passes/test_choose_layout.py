@@ -254,3 +254,15 @@ def test_random_graphs(graph):
     arrays = inputs_for(mod)
     for expected, found in zip(run(mod, *arrays), run(after, *arrays), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * max(1, np.abs(expected).max()))
+
+
+def test_vectors_have_one_storage_only():
+    """What a reshape makes of a channels-last tensor, (W,), is read by matrices too."""
+    w = tirx.Var("w", "int64")
+
+    def body(x):
+        y = emit(op.max(conv(x), [0, 1, 2], keepdims=True))
+        v = emit(op.sigmoid(emit(op.reshape(y, (w,)))))
+        return op.minimum(emit(op.reshape(v, (w, 1))), v)
+
+    assert moves(body, f32(1, 3, 4, w), sizes={"w": 5}) == [IN]

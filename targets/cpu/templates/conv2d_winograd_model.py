@@ -1,7 +1,8 @@
 """What a Winograd convolution costs on a CPU: finds the best plan without measuring, and whether it beats a direct one.
 
 All costs are cycles of one core. The constants were set by hand to follow some 100 plans of 20 layers measured on
-Cascade Lake. Comparing two algorithms needs absolute costs, so this model shares none with the direct template's, which ranks.
+Cascade Lake. Comparing two algorithms needs absolute costs, so this model shares none with
+the direct template's, which ranks.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ class WinogradNest:
 
     Scratch of a work item: `data` is [positions][tiles][channels], `product` [positions][blocks][tiles][width], `half`
     a tile of vectors between the two steps of a transform, followed by a copy of a tile at the image's border with
-    zeros outside. All live as long as the item: TVM would put accumulators into a scratch buffer that is no longer needed,
-    and LLVM cannot keep those in registers (1.6 times the time).
+    zeros outside. All live as long as the item: TVM would put accumulators into a scratch buffer that is no longer
+    needed, and LLVM cannot keep those in registers (1.6 times the time).
     """
 
     def __init__(self, op: OpSpec, conv: ConvShape, plan: WinogradPlan, parallel: bool):

@@ -25,7 +25,7 @@ from .index_math import splat
 
 TAPS = 3
 _HALF = Fraction(1, 2)
-# The points of F(m, 3) for each m, chosen by measured error over 512 channels: (0, 1, -1, -1/2) quadruples that of m = 3.
+# The points of F(m, 3) for each m, by measured error over 512 channels: (0, 1, -1, -1/2) quadruples that of m = 3.
 # For m = 4, (0, 1, -1, 2, -2) triples it and (0, 1, -1, 1/2, -2) adds 60 %, which doubles the error of all of VGG-19.
 # F(6 x 6, 3 x 3) with (0, +-1, +-2, +-1/2) would save a fifth of the products, but its error reaches 3e-5.
 POINTS: dict[int, tuple[Fraction, ...]] = {

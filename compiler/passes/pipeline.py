@@ -21,6 +21,7 @@ from .schedule_functions import ScheduleFunctions
 from .select_templates import SelectTemplates
 from .simplify import Simplify
 from .sink_reshapes import SinkReshapes
+from .unsigned_divisions import UnsignedDivisions
 from .view_reshapes import ViewReshapes
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ PHASES: tuple[Phase, ...] = (
     ("select", lambda target: [SelectTemplates(Selector(target)), LegalizeLayouts()]),
     # Everything else becomes TIR, fused along elementwise and reduction chains, then scheduled by generic rules.
     ("legalize", lambda target: [Legalize(target), ViewReshapes()]),
-    ("schedule", lambda target: [ScheduleFunctions(target)]),
+    ("schedule", lambda target: [ScheduleFunctions(target), UnsignedDivisions()]),
 )
 
 

@@ -25,7 +25,7 @@ class UnsignedDivisions(Pass):
 
     TVM takes an unknown size for possibly negative, and lowers a floordiv by one to selections between four copies of
     its operands: four divisions deep, a grouped convolution of dynamic sizes took 57 s to compile rather than 1.1 s.
-    Divisions of vectors stay, since TVM simplifies floordiv better. Comes last: other passes, too, know floordiv better.
+    Divisions of vectors stay: TVM simplifies floordiv better. Comes last: so do other passes.
     """
 
     name: str = field(default="unsigned_divisions", init=False)

@@ -10,7 +10,8 @@ def templates() -> tuple[Template, ...]:
     from .conv2d_depthwise import DepthwiseConv2D
     from .conv2d_direct import DirectConv2D
     from .conv2d_transpose import TransposedConv2D
+    from .conv2d_winograd import WinogradConv2D
     from .matmul_tile import MatmulTile
     from .pool2d import Pool2D
 
-    return (DepthwiseConv2D(), DirectConv2D(), TransposedConv2D(), MatmulTile(), Pool2D())
+    return (DepthwiseConv2D(), WinogradConv2D(), DirectConv2D(), TransposedConv2D(), MatmulTile(), Pool2D())

@@ -15,10 +15,7 @@ def lift_weights(mod: tvm.ir.IRModule) -> tuple[tvm.ir.IRModule, list[np.ndarray
     """The module with constants as parameters, and their values (as `main` takes them behind the inputs)."""
     main = mod["main"]
     lifter = _Lifter()
-    bindings = [
-        relax.VarBinding(b.var, lifter.replace(b.value)) for block in main.body.blocks for b in block.bindings
-    ]
-    body = relax.SeqExpr([relax.DataflowBlock(bindings)], main.body.body)
+    body = relax.SeqExpr([lifter.block(block) for block in main.body.blocks], main.body.body)
     params = [*main.params, *lifter.params.values()]
     function = relax.Function(params, body, main.ret_ty, main.is_pure, main.attrs)
     result = tvm.IRModule(mod.functions, attrs=mod.attrs, global_infos=mod.global_infos)
@@ -32,7 +29,19 @@ class _Lifter:
     def __init__(self) -> None:
         self.params: dict[tvm.ir.GenericConst, relax.Var] = {}
 
+    def block(self, block: relax.BindingBlock) -> relax.BindingBlock:
+        """The same kind of block without constants; run-time checks of shapes stay."""
+        kind = relax.DataflowBlock if isinstance(block, relax.DataflowBlock) else relax.BindingBlock
+        return kind([self._binding(b) for b in block.bindings])
+
+    def _binding(self, binding: relax.Binding) -> relax.Binding:
+        value = self.replace(binding.value)
+        if isinstance(binding, relax.MatchCast):
+            return relax.MatchCast(binding.var, value, binding.ty)
+        return relax.VarBinding(binding.var, value)
+
     def replace(self, value: relax.Expr) -> relax.Expr:
+        """`value` with parameters for its constants."""
         if isinstance(value, tvm.ir.GenericConst) and isinstance(value.ty, relax.TensorType):
             if value not in self.params:
                 self.params[value] = relax.Var(f"w{len(self.params)}", value.ty)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..knobs import Knobs
 from ..schedule.selection import Selector
 from .base import Pass, PassRunner
+from .check_sizes import CheckSizes
 from .choose_layout import ChooseLayout
 from .common_subexpressions import CommonSubexpressions
 from .conv1d_to_conv2d import Conv1dToConv2d
@@ -52,7 +53,7 @@ PHASES: tuple[Phase, ...] = (
     ("select", lambda target: [SelectTemplates(Selector(target)), LegalizeLayouts()]),
     # Everything else becomes TIR, fused along elementwise and reduction chains, then scheduled by generic rules.
     ("legalize", lambda target: [Legalize(target), ViewReshapes()]),
-    ("schedule", lambda target: [ScheduleFunctions(target), UnsignedDivisions()]),
+    ("schedule", lambda target: [ScheduleFunctions(target), CheckSizes(), UnsignedDivisions()]),
 )
 
 

@@ -5,6 +5,7 @@ A VM is not re-entrant; Module says how calls share executions.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ Call = Callable[[Sequence[Any]], Any]
 _CPU, _DEVICE, _POOLED = 1, 0, 2  # kDLCPU, its number, and TVM's allocator that keeps freed buffers for the next call
 _BOUND = "kompilo.bound"
 _SHAPES_POOLED = 16
+# What the virtual machine says of a size that the model's operators fix, though its signature leaves it open.
+_FIXED_SIZE = re.compile(r"Check failed: .*\((\d+) vs\. (\d+)\).*match_cast error,\s+shape\[(\d+)\] mismatch")
 
 
 class Program:
@@ -154,4 +157,11 @@ def _runtime_error(error: Exception) -> KompiloError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if isinstance(error, MemoryError) or "bad_alloc" in lines[0]:
         return InputError("there is not enough memory for inputs of these sizes.")
+    if lines[0].startswith("`"):  # what the compiled check of sizes says
+        return InputError(f"the sizes of the inputs do not fit the model: {lines[0]}.")
+    fixed = _FIXED_SIZE.search(" ".join(lines))
+    if fixed is not None:
+        found, expected, axis = fixed.groups()
+        message = f"expected {expected} on axis {axis} of a tensor, found {found}"
+        return InputError(f"the sizes of the inputs do not fit the model: {message}.")
     return KompiloError(f"the model cannot run on these inputs: {lines[0].rstrip('.')}.")

@@ -68,6 +68,13 @@ def test_roi_align_dynamic():
     check_op("RoiAlign", [floats(2, 3, 8, 7), ROIS[:3], i64(0, 1, 1)], attrs, opset=16, dynamic=[0])
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_max_roi_pool(scale):
+    rois = np.array([[0, 0, 0, 5, 4], [1, 1, 2, 6, 7], [1, 3, 3, 3, 3], [0, 2, 1, 6, 3]], np.float32)
+    attrs = {"pooled_shape": [2, 3], "spatial_scale": scale}
+    check_op("MaxRoiPool", [floats(2, 3, 8, 7), rois], attrs)
+
+
 def test_errors():
     with pytest.raises(ModelError, match="the grid needs a last dimension of 2"):
         check_op("GridSample", [floats(1, 1, 3, 3), floats(1, 2, 2, 3)], reference=[np.zeros(1)])

@@ -118,6 +118,7 @@ def _pytorch_half_pixel(m: Arithmetic, x: Number, scale: Number, size: Number, o
 
 
 def _align_corners(m: Arithmetic, x: Number, scale: Number, size: Number, out: Number, roi: tuple) -> Number:
+    # `out` is a whole number, as in ONNX Runtime and in the text of ONNX; ONNX's reference does not round size * scale.
     return x * (size - m.real(1.0)) / m.maximum(out - m.real(1.0), m.real(1.0))
 
 

@@ -204,3 +204,13 @@ def _roi_taps(place: ir.Expr, size: ir.Expr) -> tuple[list[Bounds], ir.Expr]:
     index = low.astype("int64")
     rest = place - low
     return [(index, _real(1, place) - rest), (tirx.min(index + 1, size - 1), rest)], inside
+
+
+@converter("MaxRoiPool")
+def max_roi_pool(node: Node) -> relax.Expr:
+    """The maximum of each bin of each region (batch, x1, y1, x2, y2); 0 in an empty bin."""
+    bins = tuple(node.required("pooled_shape"))
+    if len(bins) != 2 or min(bins) < 1:
+        raise node.error(f"attribute 'pooled_shape' needs 2 positive values, found {list(bins)}")
+    scale = node.attr("spatial_scale", 1.0)
+    return node.emit(relax.op.vision.roi_pool(node.inputs[0], node.inputs[1], bins, scale, "NCHW"))

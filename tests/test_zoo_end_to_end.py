@@ -18,7 +18,7 @@ DYNAMIC_SHAPES: dict[str, tuple[dict[str, tuple[int, ...]], ...]] = {
     "magika": ({"bytes": (1, 2048)}, {"bytes": (3, 2048)}),
     "ppocr_det": ({"x": (1, 3, 64, 96)}, {"x": (2, 3, 96, 160)}, {"x": (1, 3, 320, 320)}),
     "ppocr_rec": ({"x": (1, 3, 48, 320)}, {"x": (2, 3, 48, 104)}, {"x": (1, 3, 48, 49)}),
-    "ppocr_cls": ({"x": (1, 3, 48, 192)}, {"x": (3, 3, 32, 101)}),
+    "ppocr_cls": ({"x": (1, 3, 48, 192)}, {"x": (3, 3, 48, 101)}),
     "minilm_l3": (
         {"input_ids": (1, 128), "attention_mask": (1, 128)},
         {"input_ids": (4, 17), "attention_mask": (4, 17)},

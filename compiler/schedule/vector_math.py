@@ -2,10 +2,10 @@
 
 TVM's own `tirx.exp` and friends become scalar calls into libm: 16 calls for one AVX-512 vector. The functions here take
 and return scalar TIR expressions made of adds, multiplies (LLVM contracts them into FMAs), one division at most and
-integer shifts. Values used more than twice are bound with `Let`: expressions are trees, and every use of a value is a copy of
-it, which multiplies with nesting. But no more than needed, because passes of TVM visit the body of a Let twice, so that
-their time doubles with each nested Let. Other dtypes than float32 fall back to TVM's intrinsics (float16 and bfloat16
-are computed in float32).
+integer shifts. Values used more than twice are bound with `Let`: expressions are trees, and every use of a value is a
+copy of it, which multiplies with nesting. But no more than needed, because passes of TVM visit the body of a Let twice,
+so that their time doubles with each nested Let. Other dtypes than float32 fall back to TVM's intrinsics (float16 and
+bfloat16 are computed in float32).
 
 NaN gives NaN and infinities give the limits. Errors are against the exact value, over all of float32, as measured with
 FMA by tests/schedule/test_vector_math.py. The coefficients are minimax fits of the relative error (weighted

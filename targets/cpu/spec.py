@@ -1,8 +1,8 @@
 """CpuSpec of the local machine and of named presets.
 
 A preset is a CPU core as LLVM names it plus the facts LLVM does not tell: caches and how many full-width FMAs start per
-cycle. "native" reads caches and flags from the machine; an x86 flag that the CPU model has but the machine lacks (switched
-off by a hypervisor) is switched off in the generated code too.
+cycle. "native" reads caches and flags from the machine; an x86 flag that the CPU model has but the machine lacks
+(switched off by a hypervisor) is switched off in the generated code too.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import tvm
-from kompilo.compiler.schedule import vector_math
 from tvm import s_tir, te
 from tvm.target.codegen import llvm_get_system_cpu
+
+from kompilo.compiler.schedule import vector_math
 
 TARGET = {"kind": "llvm", "mcpu": llvm_get_system_cpu()}
 EDGES = np.array(

@@ -13,7 +13,6 @@ from tvm.ir import TensorLoad, prim
 from .loops import Index, as_int, i64, product
 from .program import Axis, Stage, loads, map_loads, substitute, with_value
 
-
 _COMPARISONS = (prim.LT, prim.GE, prim.LE, prim.GT, prim.EQ, prim.NE)
 # Comparison of (rate * v + c) with 0 -> where it changes its outcome, relative to its root.
 _CHANGES = {
@@ -108,7 +107,7 @@ def used_outside_loads(value: tirx.Expr, var: tirx.Var) -> bool:
 
 
 def split_axes(stage: Stage, position: tirx.Expr) -> tuple[Stage, tirx.Expr]:
-    """Split axes that are read as v // c and v % c (what a reshape leaves behind) into two, so that reads become linear.
+    """Split axes that are read as v // c and v % c (what a reshape leaves behind), so that reads become linear.
 
     `position` is the flat index stored to. Splits that do not pay are undone by `collapse`.
     """
@@ -124,9 +123,7 @@ def split_axes(stage: Stage, position: tirx.Expr) -> tuple[Stage, tirx.Expr]:
         axes[k : k + 1] = [outer, inner]
         analyzer = analyzer_for(axes)
         at = {axis.var: outer.var * factor + inner.var}
-        value = map_loads(
-            substitute(value, at), lambda x, s=analyzer.simplify: tirx.BufferLoad(x.source, [s(x.indices[0])])
-        )
+        value = _simplified(substitute(value, at), analyzer)
         position = analyzer.simplify(substitute(position, at))
     return Stage(stage.buffer, tuple(axes), value), position
 
@@ -170,8 +167,12 @@ def collapse(stage: Stage, position: tirx.Expr) -> tuple[Stage, tirx.Expr]:
                 merged = True
                 break
     analyzer = analyzer_for(axes)
-    value = map_loads(value, lambda x: tirx.BufferLoad(x.source, [analyzer.simplify(x.indices[0])]))
-    return Stage(stage.buffer, tuple(axes), value), analyzer.simplify(position)
+    return Stage(stage.buffer, tuple(axes), _simplified(value, analyzer)), analyzer.simplify(position)
+
+
+def _simplified(value: tirx.Expr, analyzer: tvm.sym.Analyzer) -> tirx.Expr:
+    """`value` with the indices of its loads simplified."""
+    return map_loads(value, lambda x: tirx.BufferLoad(x.source, [analyzer.simplify(x.indices[0])]))
 
 
 def _join(

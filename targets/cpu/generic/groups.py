@@ -43,7 +43,9 @@ def group_stages(program: Program, enough: int) -> list[Group]:
     groups: list[Group] = []
     stages = list(program.stages)
     while stages:
-        taken = _group(stages[:1])
+        first = stages[0]
+        own = tuple(range(len(first.axes)))
+        taken = Group((first,), first.axes, (own,))
         for count in range(2, len(stages) + 1):
             larger = _group(stages[:count])
             if larger is None or not _connected(stages[: count - 1], stages[count - 1]):
@@ -116,7 +118,7 @@ def _shared_group(stages: Sequence[Stage], maps: dict[tirx.Buffer, dict[int, int
     last = stages[-1]
     inverse = [{d: k for k, d in maps[s.buffer].items()} for s in stages]
     shared = [d for d in range(len(last.axes)) if d not in unshared and all(d in m for m in inverse)]
-    if not shared and len(stages) > 1:
+    if not shared:
         return None
     return Group(
         tuple(stages), tuple(last.axes[d] for d in shared), tuple(tuple(m[d] for d in shared) for m in inverse)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import tvm_ffi
 from tvm import tirx
@@ -73,15 +74,19 @@ def _inlined(consumer: Stage, stage: Stage) -> Stage:
     if shared and cost(stage.value) and not is_conditional(value) and not _depends_on_bound(value, shared):
         # Read at the same place more than once: compute it once.
         for site in shared:
-            key = tvm_ffi.structural_hash(site)
-            value = vector_math.bind(
-                value_at(site),
-                lambda var, body=value, key=key: map_loads(
-                    body, lambda x: var if x.source.same_as(stage.buffer) and tvm_ffi.structural_hash(x) == key else x
-                ),
-            )
+            value = vector_math.bind(value_at(site), partial(_reading, value, site))
     value = map_loads(value, lambda x: value_at(x) if x.source.same_as(stage.buffer) else x)
     return with_value(consumer, value)
+
+
+def _reading(value: tirx.Expr, site: TensorLoad, var: tirx.Var) -> tirx.Expr:
+    """`value` with `var` in place of all loads that equal `site`."""
+    key = tvm_ffi.structural_hash(site)
+
+    def change(load: TensorLoad) -> tirx.Expr:
+        return var if load.source.same_as(site.source) and tvm_ffi.structural_hash(load) == key else load
+
+    return map_loads(value, change)
 
 
 def _depends_on_bound(value: tirx.Expr, sites: list[TensorLoad]) -> bool:

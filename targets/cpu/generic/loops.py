@@ -6,6 +6,7 @@ An index or extent is a Python int as long as it is known, and an int64 expressi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from tvm import tirx
@@ -122,11 +123,15 @@ def strip_mine(extent: Index, lanes: int, body: Body, unroll: int = 4, *, tail: 
         )
     done = extent // step * step
     while extent - done >= lanes:
-        parts.append(vector(lanes, lambda k, base=done: body(k + base)))
+        parts.append(vector(lanes, partial(_shifted, body, done)))
         done += lanes
     if tail and done < extent:
         parts.append(vector(lanes, lambda k: body(k + (extent - lanes))))
     return seq(parts)
+
+
+def _shifted(body: Body, base: int, i: Index) -> Stmt:
+    return body(i + base)
 
 
 def when(condition: Any, then: Stmt, otherwise: Stmt | None = None) -> Stmt:

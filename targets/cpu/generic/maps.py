@@ -8,6 +8,7 @@ out[i, j] = f(a[i, j], b[j])
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -104,7 +105,7 @@ def _piece(nest: MapNest, low: int, high: int) -> tuple[Stage, tirx.Expr]:
 
 def _emit_pieces(nest: MapNest, cuts: Sequence[int], spec: CpuSpec) -> Stmt:
     """One loop for each interval between `cuts`: inside shared outer loops if there are enough of those."""
-    pieces = [_piece(nest, low, high) for low, high in zip(cuts, cuts[1:], strict=False)]
+    pieces = [_piece(nest, low, high) for low, high in itertools.pairwise(cuts)]
     outer = [a.extent for a in nest.stage.axes[:-1]]
     tasks = task_count(_work(nest.stage), spec)
     if estimate(outer) < tasks:
@@ -130,9 +131,9 @@ def _emit_split_row(nest: MapNest, tasks: int, inner: Index, spec: CpuSpec) -> S
     """Too few rows for the threads: the innermost axis is cut into chunks too."""
     outer = [a.extent for a in nest.stage.axes[:-1]]
     if static(inner):
-        per_row = max(1, -(-tasks // max(1, estimate(outer))))
+        per_row = ceildiv(tasks, max(1, estimate(outer)))
         lanes = 4 * spec.lanes(str(nest.target.dtype))
-        chunk = min(inner, max(lanes, -(-(-(-inner // per_row)) // lanes) * lanes))
+        chunk = min(inner, ceildiv(ceildiv(inner, per_row), lanes) * lanes)
     else:
         chunk = _CHUNK
     pieces = ceildiv(inner, chunk)

@@ -12,8 +12,7 @@ from typing import Any
 
 import tvm_ffi
 from tvm import ir, tirx
-from tvm.ir import TensorLoad
-from tvm.ir import prim
+from tvm.ir import TensorLoad, prim
 from tvm.s_tir import SBlock, SBlockRealize
 
 from ....compiler.schedule import vector_math
@@ -137,7 +136,8 @@ def _read_stage(statement: tirx.Stmt) -> Stage | None:
 
 
 def _stage_of_block(block: SBlock) -> Stage | None:
-    spatial, reduce = [], []
+    spatial: list[Axis] = []
+    reduce: list[Axis] = []
     for iteration in block.iter_vars:
         if as_int(iteration.dom.min) != 0 or iteration.var.ty.dtype != "int64":
             return None

@@ -222,7 +222,7 @@ class _TileEmitter:
         """All results of the tile in registers while the reduction runs."""
         stage = self.flat[number]
         extents = [int(e) for _, e in tile]
-        registers = _registers(stage, product(extents))
+        registers = _Registers(stage, int(product(extents)))
 
         def each(body: Callable[[dict[tirx.Var, Index], Index], Stmt]) -> Stmt:
             *rows, width = extents
@@ -259,60 +259,44 @@ class _TileEmitter:
         stage, lanes = self.flat[number], self.tiling.lanes
         *outer, inner = stage.reduce
         extent = inner.extent
-        vectors = 4 if not static(extent) or extent >= 8 * lanes else max(1, min(4, extent // lanes))
+        vectors = 4 if not static(extent) or extent >= 4 * lanes else 2 if extent >= 2 * lanes else 1
         width = vectors * lanes
-        registers = _registers(stage, width)
+        registers = _Registers(stage, width)
 
         def combine(k: list[Index], i: Index, register: Index) -> Stmt:
             reduce = dict(zip((a.var for a in stage.reduce), [*k, i], strict=True))
             return registers.combine(register, self._value(number, {**at, **reduce}, bases))
 
-        def row(k: list[Index]) -> Stmt:
-            parts = [
-                loop(
-                    floordiv(extent, width),
-                    lambda j: unrolled(
-                        vectors,
-                        lambda u: vector(lanes, lambda l: combine(k, j * width + u * lanes + l, u * lanes + l)),
-                    ),
-                )
-            ]
-            done = floordiv(extent, width) * width
-            if not static(extent):
-                parts.append(loop(floormod(extent, width), lambda j: combine(k, done + j, 0)))
-                return seq(parts)
-            register = 0
-            while done < extent:
-                count = min(lanes, extent - done)
-                parts.append(vector(count, lambda l, d=done, r=register: combine(k, d + l, r + l)))
-                done, register = done + count, register + lanes
-            return seq(parts)
+        def step(k: list[Index], start: Index, count: int, register: int = 0) -> Stmt:
+            return vector(count, lambda i: combine(k, start + i, register + i))
 
-        tree: list[Stmt] = []
-        size = width
-        while size > 1:
-            half = size // 2
-            fold = min(half, lanes)
-            for start in range(0, half, fold):
-                tree.append(
-                    vector(fold, lambda l, s=start, h=half: registers.combine(s + l, registers.load(s + l + h)))
-                )
-            if size % 2:
-                tree.append(registers.combine(0, registers.load(size - 1)))
-            size = half
+        def row(k: list[Index]) -> Stmt:
+            whole = loop(
+                floordiv(extent, width),
+                lambda j: seq([step(k, j * width + u * lanes, lanes, u * lanes) for u in range(vectors)]),
+            )
+            done = floordiv(extent, width) * width
+            if static(extent):
+                rest = [(r, min(lanes, extent - done - r)) for r in range(0, extent - done, lanes)]
+                return seq([whole, *(step(k, done + r, count, r) for r, count in rest)])
+            left = floormod(extent, width)
+            vectors_left = loop(floordiv(left, lanes), lambda j: step(k, done + j * lanes, lanes))
+            done = done + floordiv(left, lanes) * lanes
+            return seq([whole, vectors_left, loop(floormod(extent, lanes), lambda j: combine(k, done + j, 0))])
+
         return seq(
             [
                 registers.allocate(),
-                unrolled(vectors, lambda u: vector(lanes, lambda l: registers.initialise(u * lanes + l))),
+                unrolled(vectors, lambda u: vector(lanes, lambda i: registers.initialise(u * lanes + i))),
                 nest([a.extent for a in outer], row),
-                *tree,
+                *registers.fold(width, lanes),
                 self._store(number, at, bases, registers.load(0)),
             ]
         )
 
     def _accumulate_scalar(self, number: int, at: dict[tirx.Var, Index], bases: list[Index]) -> Stmt:
         stage = self.flat[number]
-        registers = _registers(stage, 1)
+        registers = _Registers(stage, 1)
 
         def step(k: list[Index]) -> Stmt:
             reduce = dict(zip((a.var for a in stage.reduce), k, strict=True))
@@ -333,6 +317,7 @@ class _Registers:
 
     def __init__(self, stage: Stage, size: int) -> None:
         self.stage = stage
+        self.merge = COMBINERS[stage.combine or "Add"]
         self.buffer = tirx.decl_buffer((i64(size),), stage.buffer.dtype, "acc", scope="local")
 
     def allocate(self) -> Stmt:
@@ -345,9 +330,18 @@ class _Registers:
         return tirx.BufferStore(self.buffer, self.stage.init, [i64(index)])
 
     def combine(self, index: Index, value: tirx.Expr) -> Stmt:
-        merged = COMBINERS[self.stage.combine](self.load(index), value)
+        merged = self.merge(self.load(index), value)
         return tirx.BufferStore(self.buffer, merged, [i64(index)])
 
+    def fold(self, size: int, lanes: int) -> list[Stmt]:
+        """Combine all `size` accumulators (a power of two) into the first one."""
+        steps = []
+        while size > 1:
+            size //= 2
+            width = min(size, lanes)
+            for start in range(0, size, width):
+                steps.append(self._fold_vector(start, size, width))
+        return steps
 
-def _registers(stage: Stage, size: Index) -> _Registers:
-    return _Registers(stage, int(size))
+    def _fold_vector(self, start: int, distance: int, width: int) -> Stmt:
+        return vector(width, lambda i: self.combine(start + i, self.load(start + i + distance)))

@@ -23,7 +23,7 @@ _MAX_ROWS = 6
 
 @dataclass(frozen=True, eq=False)
 class Tiling:
-    """Block size per shared axis. `lanes` is the vector length; `strip` tells whether vectors run along the last one."""
+    """Block size per shared axis. `lanes` is the vector length; with `strip` vectors run along the last shared axis."""
 
     blocks: tuple[int, ...]
     lanes: int

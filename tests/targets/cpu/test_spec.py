@@ -3,6 +3,7 @@
 import platform
 
 import pytest
+
 from kompilo.compiler.errors import TargetError
 from kompilo.targets.cpu.spec import (
     cpu_spec,

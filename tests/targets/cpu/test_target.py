@@ -1,6 +1,7 @@
 """The CPU target as the compiler finds and uses it."""
 
 import pytest
+
 from kompilo.compiler.errors import TargetError
 from kompilo.compiler.schedule.target import available, find_target
 from kompilo.compiler.schedule.template import Template

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import tvm
+from tvm import te
+
 from kompilo.compiler.errors import TargetError
 from kompilo.targets.cpu import toolchain
 from kompilo.targets.cpu.target import CpuTarget
-from tvm import te
 
 ARCH = CpuTarget.from_preset(None).spec.triple.partition("-")[0]
 LINKERS = toolchain.find_linkers(ARCH)

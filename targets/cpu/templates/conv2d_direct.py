@@ -55,7 +55,8 @@ def direct_configs(conv: ConvShape, target: CpuSpec) -> list[Config]:
         # The best tile's work items are worth more trials than the others'.
         for _, rows, cols, blocks, chunks in model.blockings(vectors, tile)[: BLOCKING_CHOICES if i < 2 else 2]:
             cols = _staged_cols(conv, cols, tile) if pitch else cols
-            knobs = {"rows": rows, "cols": cols, "blocks": blocks, "chunks": chunks, "pitch": pitch}
+            ahead = model.ahead(vectors, tile, rows, cols, chunks)
+            knobs = {"rows": rows, "cols": cols, "blocks": blocks, "chunks": chunks, "pitch": pitch, "ahead": ahead}
             configs.append(Config.of(vectors=vectors, tile=tile, **knobs))
     return list(dict.fromkeys(configs))
 
@@ -77,6 +78,7 @@ def blocking_of(conv: ConvShape, config: Config) -> Blocking:
         staged=config.int("pitch") > 0,
         pitch=config.int("pitch"),
         parallel=conv.flops() >= PARALLEL_FLOPS,
+        ahead=bool(config.int("ahead")),
     )
 
 

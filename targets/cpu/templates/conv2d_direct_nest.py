@@ -17,6 +17,7 @@ from .index_math import (
     floor_mod,
     minimum,
     nothing,
+    prefetch_l2,
     ramp,
     ranged,
     split_index,
@@ -33,7 +34,8 @@ class Blocking:
     """How a direct convolution is cut into work items and tiles.
 
     A work item computes `rows` output rows x `cols` tiles of `tile` pixels x `oc_blocks` blocks of output channels. With
-    `staged` it first copies its input into a private buffer, padding included, whose pixels are `pitch` floats apart.
+    `staged` it first copies its input into a private buffer, padding included, whose pixels are `pitch` floats apart. With
+    `ahead`, while tiles use one panel of weights (a block's, or a chunk's of it) they prefetch the next into L2.
     """
 
     tile: int
@@ -43,6 +45,7 @@ class Blocking:
     staged: bool
     pitch: int
     parallel: bool
+    ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,12 @@ class DirectNest:
             return seq(
                 *(
                     ranged(
-                        "t", 0, count, lambda t, s=start, n=pixels, e=edges: self._tile(item, y, s + t * n, n, e, work)
+                        "t",
+                        0,
+                        count,
+                        lambda t, s=start, n=pixels, e=edges: self._tile(
+                            item, y, s + t * n, n, e, work, s // b.tile + t
+                        ),
                     )
                     for start, count, pixels, edges in runs
                 )
@@ -197,7 +205,7 @@ class DirectNest:
         count = self.whole_tiles if not blocked else b.cols if even else minimum(b.cols, self.whole_tiles - item.tile)
         whole = None
         if not (isinstance(count, int) and count == 0):
-            whole = ranged("t", item.tile, count, lambda t: self._tile(item, y, t * b.tile, b.tile, None, work))
+            whole = ranged("t", item.tile, count, lambda t: self._tile(item, y, t * b.tile, b.tile, None, work, t))
         rest = self._remainder(item, y, work)
         if rest is not None and blocked:
             rest = when(item.tile + b.cols >= self.tiles, rest)
@@ -209,25 +217,26 @@ class DirectNest:
         start = self.whole_tiles * size
         if isinstance(self.out_w, int):
             rest = self.out_w - start
-            return self._tile(item, y, start, rest, None, work) if rest else None
+            return self._tile(item, y, start, rest, None, work, self.whole_tiles) if rest else None
         rest = floor_mod(self.out_w, size)
         pieces = []
         power = 1 << ((size - 1).bit_length() - 1) if size > 1 else 0
         while power:
             taken = floor_div(rest, 2 * power) * (2 * power)
-            tile = self._tile(item, y, start + taken, power, None, work)
+            tile = self._tile(item, y, start + taken, power, None, work, self.whole_tiles)
             pieces.append(when(floor_mod(floor_div(rest, power), 2) == 1, tile))
             power //= 2
         return seq(*pieces) if pieces else None
 
-    def _tile(self, item: _Item, y: Index, col: Index, pixels: int, edges: Borders, work: Pass) -> Stmt:
-        """A register tile: `pixels` output pixels from column `col` of the item's row `y` on."""
+    def _tile(
+        self, item: _Item, y: Index, col: Index, pixels: int, edges: Borders, work: Pass, number: Index
+    ) -> Stmt:
+        """A register tile: `pixels` output pixels from column `col` of the item's row `y` on, the `number`th of the row."""
         tile = RegisterTile(pixels, work.vectors, self.weights.lanes)
-
         slot = (y * self.row_pixels + (col - item.tile * self.blocking.tile)) * tile.width
         begin = tile.zero() if work.sums is None else tile.load(work.sums, slot)
         end = self.finish(tile, item.batch, item.row + y, col, work) if work.last else tile.save(work.sums, slot)
-        return seq(tile.declare(), begin, self._reduce(tile, item, y, col, edges, work), end)
+        return seq(tile.declare(), begin, self._reduce(tile, item, y, col, edges, work, number), end)
 
     def finish(self, tile: RegisterTile, batch: Index, row: Index, col: Index, work: Pass) -> Stmt:
         """Epilogue and store of a finished tile."""
@@ -237,7 +246,9 @@ class DirectNest:
 
         return tile.finish(write, work.channels, len(self.operands.op.epilogue))
 
-    def _reduce(self, tile: RegisterTile, item: _Item, y: Index, col: Index, edges: Borders, work: Pass) -> Stmt:
+    def _reduce(
+        self, tile: RegisterTile, item: _Item, y: Index, col: Index, edges: Borders, work: Pass, number: Index
+    ) -> Stmt:
         """Accumulate the tile over the kernel's rows; rows outside the image are left out."""
         conv = self.conv
         kernel_h, chunk = conv.kernel[0], conv.group_in // self.weights.chunks
@@ -257,13 +268,31 @@ class DirectNest:
         width = work.vectors * self.weights.lanes
         weights = work.weights + work.chunk * (chunk * kernel_h * conv.kernel[1] * width)
 
+        prefetch = self._prefetches(work, chunk * kernel_h * conv.kernel[1], y, number) if self.blocking.ahead else []
+
         def row(kh: Index) -> Stmt:
             at = base + kh * (conv.dilation[0] * self.row_pitch)
-            return self._reduce_row(tile, at, weights + kh * (conv.kernel[1] * chunk * width), edges)
+            return self._reduce_row(tile, at, weights + kh * (conv.kernel[1] * chunk * width), edges, prefetch)
 
         return ranged("kh", low, count, row)
 
-    def _reduce_row(self, tile: RegisterTile, base: Index, weights: Index, edges: Borders) -> Stmt:
+    def _prefetches(self, work: Pass, depth: int, y: Index, number: Index) -> list[Index]:
+        """Which elements of the next panel (relative to a step's weights) the tiles prefetch in every step.
+
+        A panel follows the one in use in memory. Each tile of a pass takes one cache line of every step's in turn, or
+        several if the pass has fewer tiles than a step has lines.
+        """
+        per_row = self.tiles if isinstance(self.tiles, int) and self.tiles <= self.blocking.cols else self.blocking.cols
+        rows = self.out_h if isinstance(self.out_h, int) else self.blocking.rows
+        passes = min(rows, self.blocking.rows) * per_row
+        each = -(-work.vectors // passes)
+        turn = (y * per_row + number) * each
+        panel = depth * work.vectors * self.weights.lanes
+        return [panel + floor_mod(turn + i, work.vectors) * self.weights.lanes for i in range(each)]
+
+    def _reduce_row(
+        self, tile: RegisterTile, base: Index, weights: Index, edges: Borders, prefetch: list[Index]
+    ) -> Stmt:
         """Accumulate the tile over one kernel row; `base` and `weights` are the offsets of its first operands."""
         conv, chunk = self.conv, self.conv.group_in // self.weights.chunks
         step = conv.stride[1] * self.pitch
@@ -271,12 +300,13 @@ class DirectNest:
         def reduce(offset: Index, length: int, at: Index, begin: int = 0, end: int | None = None) -> Stmt:
             def multiply_add(k: Index) -> Stmt:
                 x, w = base + offset + k, weights + (at + k) * tile.width
-                return tile.multiply_add(
+                update = tile.multiply_add(
                     lambda p: tirx.BufferLoad(self.source, [x + p * step]),
                     lambda v, lanes: tirx.BufferLoad(self.operands.weights, [ramp(w + v, lanes)]),
                     begin,
                     end,
                 )
+                return seq(*(prefetch_l2(self.operands.weights, w + p) for p in prefetch), update)
 
             return ranged("k", 0, length, multiply_add)
 

@@ -40,6 +40,11 @@ class ConvShape:
         return self.out_channels // self.groups
 
     @property
+    def depth(self) -> int:
+        """Multiply-adds of one output element."""
+        return self.group_in * prod(self.kernel)
+
+    @property
     def is_pointwise(self) -> bool:
         """Whether output pixel p depends on input pixel p only, so that all pixels form one axis."""
         return self.kernel == (1, 1) and self.stride == (1, 1) and not any(self.padded)

@@ -54,6 +54,13 @@ def bound_all(names: list[str], values: list[Index], body: Callable[[list[Index]
     return bound(names[0], values[0], lambda v: bound_all(names[1:], values[1:], lambda rest: body([v, *rest])))
 
 
+def prefetch_l2(buffer: tirx.Buffer, index: Index) -> Stmt:
+    """Ask for the cache line of `buffer[index]`, which may lie beyond the end, to be brought into L2."""
+    address = tirx.address_of(tirx.BufferLoad(buffer, [i64(index)]))
+    read, moderate_locality, data = 0, 2, 1
+    return tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", address, read, moderate_locality, data))
+
+
 def ramp(base: Index, lanes: int) -> tirx.Expr:
     """The indices base, base + 1, ... of one vector."""
     return tirx.Ramp(i64(base), i64(1), lanes) if lanes > 1 else i64(base)

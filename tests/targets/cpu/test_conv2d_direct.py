@@ -59,10 +59,10 @@ def test_avx2(name: str, preset: str) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        Config.of(vectors=2, tile=6, rows=4, cols=2, blocks=1, chunks=1, pitch=12),
-        Config.of(vectors=2, tile=6, rows=4, cols=2, blocks=1, chunks=2, pitch=8),
-        Config.of(vectors=1, tile=30, rows=3, cols=9, blocks=2, chunks=4, pitch=0),
-        Config.of(vectors=3, tile=1, rows=20, cols=99, blocks=9, chunks=1, pitch=0),
+        Config.of(vectors=2, tile=6, rows=4, cols=2, blocks=1, chunks=1, pitch=12, ahead=0),
+        Config.of(vectors=2, tile=6, rows=4, cols=2, blocks=1, chunks=2, pitch=8, ahead=0),
+        Config.of(vectors=1, tile=30, rows=3, cols=9, blocks=2, chunks=4, pitch=0, ahead=1),
+        Config.of(vectors=3, tile=1, rows=20, cols=99, blocks=9, chunks=1, pitch=0, ahead=1),
     ],
     ids=str,
 )
@@ -147,7 +147,7 @@ def test_compiles_for_other_cpus(preset: str) -> None:
 def test_packing_pads_the_last_block_with_zeros() -> None:
     op = conv2d((1, 5, 5, 4), (20, 4, 1, 1))
     spec = cpu_spec("avx2,cores=1")
-    candidate = DIRECT.build(op, spec, Config.of(vectors=2, tile=5, rows=1, cols=9, blocks=9, chunks=1, pitch=0))
+    candidate = DIRECT.build(op, spec, Config.of(vectors=2, tile=5, rows=1, cols=9, blocks=9, chunks=1, pitch=0, ahead=0))
     weight = np.arange(80, dtype="float32").reshape(20, 4, 1, 1)
     packed = candidate.packers[1](weight)
     assert packed.shape == (4 * 24,)

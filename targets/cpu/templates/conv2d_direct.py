@@ -78,7 +78,7 @@ def blocking_of(conv: ConvShape, config: Config) -> Blocking:
         staged=config.int("pitch") > 0,
         pitch=config.int("pitch"),
         parallel=conv.flops() >= PARALLEL_FLOPS,
-        ahead=bool(config.int("ahead")),
+        ahead=str(config["ahead"]),
     )
 
 

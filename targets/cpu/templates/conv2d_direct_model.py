@@ -165,12 +165,20 @@ class DirectModel:
         divisors = [n for n in range(1, channels + 1) if channels % n == 0 and channels // n >= 16]
         return next((n for n in divisors if n >= wanted), 1)
 
-    def ahead(self, vectors: int, pixels: int, rows: int, cols: int, chunks: int) -> int:
-        """1 if tiles should prefetch the next panel of weights: few tiles share the time it takes to arrive from memory."""
+    def ahead(self, vectors: int, pixels: int, rows: int, cols: int, chunks: int) -> str:
+        """What tiles should prefetch.
+
+        "weights", the next panel of them, where few tiles share the time that it takes to arrive from memory; "data", the
+        next pixels of a pointwise convolution, where they are used for few blocks of output channels; else "none".
+        """
+        half, conv = self.target.l2_bytes // 2, self.conv
         panel = vectors * self.lanes * self.depth * 4 // chunks
-        weights = self.conv.group_out * self.depth * 4
+        weights = conv.group_out * self.depth * 4
         tiles = min(rows, self.rows) * min(cols, -(-self.width // pixels))
-        return int(weights > self.target.l2_bytes // 2 >= panel / PANEL_SHARE / 2 and tiles <= FEW_TILES)
+        if weights > half and panel <= 2 * PANEL_SHARE * half and tiles <= FEW_TILES:
+            return "weights"
+        data = self.rows * self.width * conv.channels * 4
+        return "data" if conv.is_pointwise and conv.groups == 1 and self.vectors_out <= 2 * vectors and data > half else "none"
 
 
 def _typical(size: int | str) -> int:

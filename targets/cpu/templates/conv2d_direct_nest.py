@@ -29,13 +29,18 @@ from .tile_builder import RegisterTile
 from .tir_loops import Index, i64, local, seq, store
 
 
+# This many tiles are a whole row, whatever its width.
+WHOLE_ROW = 1 << 20
+
+
 @dataclass(frozen=True)
 class Blocking:
     """How a direct convolution is cut into work items and tiles.
 
     A work item computes `rows` output rows x `cols` tiles of `tile` pixels x `oc_blocks` blocks of output channels. With
     `staged` it first copies its input into a private buffer, padding included, whose pixels are `pitch` floats apart. With
-    `ahead`, while tiles use one panel of weights (a block's, or a chunk's of it) they prefetch the next into L2.
+    `ahead` "weights", while tiles use one panel of weights (a block's, or a chunk's of it) they prefetch the next into L2;
+    with "data", the input of a pointwise convolution's next tile.
     """
 
     tile: int
@@ -45,7 +50,7 @@ class Blocking:
     staged: bool
     pitch: int
     parallel: bool
-    ahead: bool = False
+    ahead: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class DirectNest:
             ceil_div(self.weights.blocks, b.oc_blocks),
             self.batch,
             ceil_div(self.out_h, b.rows),
-            ceil_div(self.tiles, b.cols),
+            1 if b.cols >= WHOLE_ROW else ceil_div(self.tiles, b.cols),
         ]
         items: Index = 1
         for extent in extents:
@@ -200,7 +205,7 @@ class DirectNest:
                     for start, count, pixels, edges in runs
                 )
             )
-        blocked = not (isinstance(self.tiles, int) and self.tiles <= b.cols)
+        blocked = b.cols < WHOLE_ROW and not (isinstance(self.tiles, int) and self.tiles <= b.cols)
         even = isinstance(self.whole_tiles, int) and self.whole_tiles == self.tiles and self.tiles % b.cols == 0
         count = self.whole_tiles if not blocked else b.cols if even else minimum(b.cols, self.whole_tiles - item.tile)
         whole = None
@@ -268,7 +273,7 @@ class DirectNest:
         width = work.vectors * self.weights.lanes
         weights = work.weights + work.chunk * (chunk * kernel_h * conv.kernel[1] * width)
 
-        prefetch = self._prefetches(work, chunk * kernel_h * conv.kernel[1], y, number) if self.blocking.ahead else []
+        prefetch = self._prefetches(work, chunk * kernel_h * conv.kernel[1], y, number) if self.blocking.ahead == "weights" else []
 
         def row(kh: Index) -> Stmt:
             at = base + kh * (conv.dilation[0] * self.row_pitch)
@@ -306,6 +311,10 @@ class DirectNest:
                     begin,
                     end,
                 )
+                if self.blocking.ahead == "data" and conv.kernel == (1, 1) and step == self.pitch == chunk:
+                    # The next tile's pixels are contiguous: as many elements a step as the tile has pixels cover them.
+                    ahead = prefetch_l2(self.source, base + tile.pixels * (step + k))
+                    return seq(ahead, update)
                 return seq(*(prefetch_l2(self.operands.weights, w + p) for p in prefetch), update)
 
             return ranged("k", 0, length, multiply_add)

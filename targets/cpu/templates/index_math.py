@@ -101,10 +101,17 @@ def floor_mod(a: Index, b: Index) -> Index:
 
 
 def split_index(item: Index, extents: list[Index]) -> list[Index]:
-    """The coordinates of a row-major flat index, the last axis fastest; an axis of constant extent 1 gives 0."""
-    coords: list[Index] = []
-    for extent in reversed(extents[1:]):
-        coords.append(floor_mod(item, extent))
-        item = floor_div(item, extent)
-    first = 0 if isinstance(extents[0], int) and extents[0] == 1 else item
-    return [first, *reversed(coords)]
+    """The coordinates of a row-major flat index >= 0, the last axis fastest; an axis of constant extent 1 gives 0.
+
+    By symbolic extents it divides with truncation: rounding down takes sign tests that LLVM spends minutes on when nested.
+    """
+    coords: list[Index] = [0] * len(extents)
+    long = [axis for axis, extent in enumerate(extents) if not (isinstance(extent, int) and extent == 1)]
+    for axis in reversed(long[1:]):
+        extent = extents[axis]
+        whole = isinstance(extent, int)
+        coords[axis] = floor_mod(item, extent) if whole else tirx.truncmod(i64(item), extent)
+        item = floor_div(item, extent) if whole else tirx.truncdiv(i64(item), extent)
+    if long:
+        coords[long[0]] = item
+    return coords

@@ -3,8 +3,8 @@
 Strategy:
 1. One parallel loop over (image, block of output rows, block of channels); a thread walks a row from left to right, so
    that the input streams through the cache once and the rows above are still in L2.
-2. Borders are cut from the kernel, not padded: kernel rows by loop bounds, kernel columns by the range of a tile's pixels
-   that they touch. Where the width is symbolic, border pixels are computed one by one with bounds on both kernel axes.
+2. Borders are cut from the kernel, not padded: kernel rows by loop bounds, kernel columns by the range of a tile's
+   pixels that they touch. Where the width is symbolic, border pixels are computed one by one with bounds on both axes.
 3. Weights are packed as (KH, KW, C).
 """
 
@@ -22,7 +22,19 @@ from ....compiler.schedule.template import Candidate, Config, Space, Template
 from .conv_borders import Borders, border_runs, kernel_range
 from .conv_operands import PARALLEL_FLOPS, Operands
 from .conv_shape import ConvShape, conv_shape
-from .index_math import bound_all, ceil_div, floor_div, floor_mod, maximum, minimum, nothing, ramp, ranged, split_index, when
+from .index_math import (
+    bound_all,
+    ceil_div,
+    floor_div,
+    floor_mod,
+    maximum,
+    minimum,
+    nothing,
+    ramp,
+    ranged,
+    split_index,
+    when,
+)
 from .tile_builder import RegisterTile
 from .tir_loops import Index, i64, seq
 
@@ -34,8 +46,8 @@ EVERYTHING = 1 << 20
 class DepthwiseConv2D(Template):
     """A 2-D convolution with one input and one output channel per group, and constant float32 weights.
 
-    Knobs: `tile` (pixels of a register tile), `vectors` (of channels in it), `rows` (output rows of a work item), `split`
-    (parts the channels are divided into among work items).
+    Knobs: `tile` (pixels of a register tile), `vectors` (of channels in it), `rows` (output rows of a work item),
+    `split` (parts the channels are divided into among work items).
     """
 
     name = "conv2d_depthwise"
@@ -62,7 +74,8 @@ class DepthwiseConv2D(Template):
     def build(self, op: OpSpec, target: TargetSpec, config: Config) -> Candidate:
         """The kernel, with weights (C, 1, KH, KW) packed as (KH * KW * C,)."""
         conv = conv_shape(op)
-        assert conv is not None and isinstance(target, CpuSpec), "match accepts only such operators"
+        assert conv is not None, "match accepts only convolutions"
+        assert isinstance(target, CpuSpec)
         nest = _DepthwiseNest(
             op, conv, target.lanes("float32"), config.int("tile"), config.int("vectors"), config.int("rows"),
             config.int("split"),
@@ -77,8 +90,9 @@ def pack_depthwise(weight: np.ndarray) -> np.ndarray:
 
 def _preferred_tile(conv: ConvShape, target: CpuSpec, width: int) -> tuple[int, int]:
     """(pixels, vectors). Measured on Cascade Lake: an image larger than L2 streams best in short tiles of whole cache
-    lines side by side (4 x 4: 2.2 ms against 2.6 for 8 x 1 at 160 x 160 x 96); a small one, or a kernel wider than 3, is
-    bound by loads, and long tiles share input columns (12 x 1: 77 us against 105 for 4 x 2 at 14 x 14 x 480, 5 x 5)."""
+    lines side by side (4 x 4: 2.2 ms against 2.6 for 8 x 1 at 160 x 160 x 96); a small one, or a kernel wider than 3,
+    is bound by loads, and long tiles share input columns (12 x 1: 77 us against 105 for 4 x 2 at 14 x 14 x 480, 5x5).
+    """
     if conv.kernel[1] > 3:
         return (12, 1)
     pixels = conv.pixels(64) * (conv.stride[0] * conv.stride[1] + 1)
@@ -219,7 +233,7 @@ class _DepthwiseNest:
         return bound_all(["kw_low", "kw_count"], list(kw), lambda k: self._channels(place, first, count, x, 1, None, k))
 
     def _channels(self, place, first: Index, count: int, col: Index, pixels: int, edges: Borders, kw=None) -> Stmt:
-        """All blocks of channels of an item for the output pixels from `col` on; what fills no block in smaller ones."""
+        """All blocks of channels of an item for the pixels from `col` on; what fills no block in smaller vectors."""
         block = self.vectors * self.lanes
         whole = self.conv.channels // block
 

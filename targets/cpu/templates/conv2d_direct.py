@@ -17,11 +17,12 @@ BLOCKING_CHOICES = 6
 
 
 class DirectConv2D(Template):
-    """Any 2-D convolution with constant float32 weights, grouped or not; depthwise ones have a better template of their own.
+    """Any 2-D convolution with constant float32 weights, grouped or not; depthwise ones have a template of their own.
 
     Knobs: `vectors` and `tile` (register tile: vectors of output channels x pixels), `rows` x `cols` x `blocks` (a work
     item: output rows, tiles in a row, blocks of output channels), `chunks` (passes over the input channels, so that the
-    weights of one pass stay in cache), `pitch` (0: read the input in place; else copy it first, that many floats a pixel).
+    weights of one pass stay in cache), `pitch` (0: read the input in place; else copy it first, that many floats for
+    each pixel), `ahead` (what tiles prefetch: "weights", "data" or "none").
     """
 
     name = "conv2d_direct"
@@ -37,7 +38,8 @@ class DirectConv2D(Template):
     def build(self, op: OpSpec, target: TargetSpec, config: Config) -> Candidate:
         """The kernel, with the weights packed as `BlockedWeights` says."""
         conv = conv_shape(op)
-        assert conv is not None and isinstance(target, CpuSpec), "match accepts only such operators"
+        assert conv is not None, "match accepts only convolutions"
+        assert isinstance(target, CpuSpec)
         flat = flatten_pixels(conv, op)
         conv = flat or conv
         weights = blocked_weights(conv, target, config)

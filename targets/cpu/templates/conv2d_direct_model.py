@@ -1,4 +1,4 @@
-"""Which tile and blocking suit a direct convolution on a CPU: a model of its registers, caches and cores, no measurement.
+"""Which tile and blocking suit a direct convolution on a CPU: a model of its registers, caches and cores.
 
 All costs are cycles of one core. The model only has to rank configs; what it leaves out (TLB, branches, prefetchers) is
 about the same for all of them.
@@ -129,7 +129,7 @@ class DirectModel:
         return sorted((c, r, col, EVERYTHING if b >= blocks else b, k) for c, k, r, col, b in found)
 
     def _item_cycles(self, vectors: int, pixels: int, rows: int, cols: int, count: int) -> tuple[float, int]:
-        """Cycles of the slowest core for items of `rows` x `cols` tiles x `count` blocks, and the chunks of channels used."""
+        """Cycles of the slowest core for items of `rows` x `cols` tiles x `count` blocks, and the chunks used."""
         conv, target = self.conv, self.target
         blocks, tiles = -(-self.vectors_out // vectors), -(-self.width // pixels)
         pixel_items = self.batch * -(-self.rows // rows) * -(-tiles // cols)
@@ -168,8 +168,8 @@ class DirectModel:
     def ahead(self, vectors: int, pixels: int, rows: int, cols: int, chunks: int) -> str:
         """What tiles should prefetch.
 
-        "weights", the next panel of them, where few tiles share the time that it takes to arrive from memory; "data", the
-        next pixels of a pointwise convolution, where they are used for few blocks of output channels; else "none".
+        "weights", the next panel of them, where few tiles share the time that it takes to arrive from memory; "data",
+        the next pixels of a pointwise convolution, where they are used for few blocks of output channels; else "none".
         """
         half, conv = self.target.l2_bytes // 2, self.conv
         panel = vectors * self.lanes * self.depth * 4 // chunks
@@ -178,7 +178,8 @@ class DirectModel:
         if weights > half and panel <= 2 * PANEL_SHARE * half and tiles <= FEW_TILES:
             return "weights"
         data = self.rows * self.width * conv.channels * 4
-        return "data" if conv.is_pointwise and conv.groups == 1 and self.vectors_out <= 2 * vectors and data > half else "none"
+        few_blocks = conv.groups == 1 and self.vectors_out <= 2 * vectors
+        return "data" if conv.is_pointwise and few_blocks and data > half else "none"
 
 
 def _typical(size: int | str) -> int:

@@ -1,4 +1,4 @@
-"""The loops of a direct NHWC convolution: work items over threads, register tiles of pixels x output channels inside."""
+"""The loops of a direct NHWC convolution: work items over threads, inside them register tiles."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from .stage import Stage
 from .tile_builder import RegisterTile
 from .tir_loops import Index, i64, local, seq, store
 
-
 # This many tiles are a whole row, whatever its width.
 WHOLE_ROW = 1 << 20
 
@@ -37,10 +36,10 @@ WHOLE_ROW = 1 << 20
 class Blocking:
     """How a direct convolution is cut into work items and tiles.
 
-    A work item computes `rows` output rows x `cols` tiles of `tile` pixels x `oc_blocks` blocks of output channels. With
-    `staged` it first copies its input into a private buffer, padding included, whose pixels are `pitch` floats apart. With
-    `ahead` "weights", while tiles use one panel of weights (a block's, or a chunk's of it) they prefetch the next into L2;
-    with "data", the input of a pointwise convolution's next tile.
+    A work item computes `rows` output rows x `cols` tiles of `tile` pixels x `oc_blocks` blocks of output channels.
+    With `staged` it first copies its input into a private buffer, padding included, whose pixels are `pitch` floats
+    apart. With `ahead` "weights", while tiles use one panel of weights (a block's, or a chunk's of it) they prefetch
+    the next into L2; with "data", the input of a pointwise convolution's next tile.
     """
 
     tile: int
@@ -68,8 +67,9 @@ class _Item:
 class Pass:
     """One pass over the pixels of an item for one block of output channels and one chunk of input channels.
 
-    `weights` is the offset of the block's weights, `channel` its first output channel, `vectors` its width and `channels`
-    how many of its channels exist. `sums` holds the results of earlier chunks; only the `last` chunk's pass stores.
+    `weights` is the offset of the block's weights, `channel` its first output channel, `vectors` its width and
+    `channels` how many of its channels exist. `sums` holds the results of earlier chunks; only the `last` chunk's pass
+    stores.
     """
 
     weights: Index
@@ -217,7 +217,7 @@ class DirectNest:
         return seq(whole, rest)
 
     def _remainder(self, item: _Item, y: Index, work: Pass) -> Stmt | None:
-        """The pixels of a row behind its whole tiles: a tile of their number, or of powers of two if that is unknown."""
+        """The pixels of a row behind its whole tiles: a tile of their number, or of powers of two."""
         size = self.blocking.tile
         start = self.whole_tiles * size
         if isinstance(self.out_w, int):
@@ -233,10 +233,8 @@ class DirectNest:
             power //= 2
         return seq(*pieces) if pieces else None
 
-    def _tile(
-        self, item: _Item, y: Index, col: Index, pixels: int, edges: Borders, work: Pass, number: Index
-    ) -> Stmt:
-        """A register tile: `pixels` output pixels from column `col` of the item's row `y` on, the `number`th of the row."""
+    def _tile(self, item: _Item, y: Index, col: Index, pixels: int, edges: Borders, work: Pass, number: Index) -> Stmt:
+        """A register tile: `pixels` output pixels from column `col` of row `y` of the item, its `number`th."""
         tile = RegisterTile(pixels, work.vectors, self.weights.lanes)
         slot = (y * self.row_pixels + (col - item.tile * self.blocking.tile)) * tile.width
         begin = tile.zero() if work.sums is None else tile.load(work.sums, slot)
@@ -273,7 +271,11 @@ class DirectNest:
         width = work.vectors * self.weights.lanes
         weights = work.weights + work.chunk * (chunk * kernel_h * conv.kernel[1] * width)
 
-        prefetch = self._prefetches(work, chunk * kernel_h * conv.kernel[1], y, number) if self.blocking.ahead == "weights" else []
+        prefetch = (
+            self._prefetches(work, chunk * kernel_h * conv.kernel[1], y, number)
+            if self.blocking.ahead == "weights"
+            else []
+        )
 
         def row(kh: Index) -> Stmt:
             at = base + kh * (conv.dilation[0] * self.row_pitch)

@@ -1,9 +1,9 @@
-"""Transposed NHWC convolution as ordinary stride-1 convolutions, one for each position of an output pixel in its stride.
+"""Transposed NHWC convolution as ordinary convolutions, one for each position of an output pixel in the stride.
 
-An output pixel in phase (r, s), the remainders of its row and column by the stride, takes input from a fixed subset of the
-kernel's taps: all pixels of one phase form a stride-1 convolution with that smaller, flipped kernel, whose result is
-stored with the stride. Where the kernel is as large as the stride, windows do not overlap and each phase has one tap: the
-phases then become channels of a single pointwise convolution, whose result is scattered.
+An output pixel in phase (r, s), the remainders of its row and column by the stride, takes input from a fixed subset of
+the kernel's taps: all pixels of one phase form a stride-1 convolution with that smaller, flipped kernel, whose result
+is stored with the stride. Where the kernel is as large as the stride, windows do not overlap and each phase has one
+tap: the phases then become channels of a single pointwise convolution, whose result is scattered.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class TransposedConv2D(Template):
     def build(self, op: OpSpec, target: TargetSpec, config: Config) -> Candidate:
         """The kernel, with IOHW weights packed for its phases."""
         shape = _transposed_shape(op)
-        assert shape is not None and isinstance(target, CpuSpec), "match accepts only such operators"
+        assert shape is not None, "match accepts only transposed convolutions"
+        assert isinstance(target, CpuSpec)
         if shape.is_disjoint and _scatters(shape, config, target):
             return _build_disjoint(op, shape, target, config)
         return _build_phases(op, shape, target, config)
@@ -59,7 +60,7 @@ class TransposedConv2D(Template):
 
 @dataclass(frozen=True)
 class _Phase:
-    """The output pixels of remainders `at`: the kernel taps they use, and how far the first reaches back into the input."""
+    """The output pixels of remainders `at`: their kernel taps, and how far the first reaches back into the input."""
 
     at: tuple[int, int]
     taps: tuple[tuple[int, ...], tuple[int, ...]]
@@ -72,7 +73,7 @@ class _Phase:
 
 @dataclass(frozen=True)
 class _TransposedShape:
-    """Sizes of a transposed convolution; `conv` holds them as far as they make sense there (its kernel is the whole one)."""
+    """Sizes of a transposed convolution: `conv` has them all but the output's, and the whole kernel."""
 
     conv: ConvShape
     output_size: tuple[int | str, int | str]

@@ -11,7 +11,7 @@ Borders = tuple[tuple[int, int], ...] | None
 
 
 def border_runs(conv: ConvShape, tile: int) -> list[tuple[int, int, int, Borders]]:
-    """The tiles of an output row of static width, as runs of equal ones: (first pixel, tiles, pixels of a tile, borders)."""
+    """The tiles of an output row of static width, in runs: (first pixel, tiles, pixels of a tile, borders)."""
     width, out_w = int(conv.size[1]), int(conv.out_size[1])
     runs: list[tuple[int, int, int, Borders]] = []
     for start in range(0, out_w, tile):

@@ -18,7 +18,7 @@ PARALLEL_FLOPS = 400_000
 
 
 class Operands:
-    """Parameters of the kernel of `op`: its inputs, those in `packed` as flat arrays of that many elements, and the output.
+    """Parameters of the kernel of `op`: its inputs (those in `packed` as flat arrays of that many elements), output.
 
     `flatten` says that the kernel numbers all output pixels with one index instead of (batch, row, column).
     """

@@ -13,8 +13,8 @@ from ....compiler.tensor_spec import Dim
 class ConvShape:
     """A 2-D convolution of NHWC float32 data with constant weights.
 
-    Pairs are (height, width). Batch and spatial sizes may be names of symbolic dimensions; channels and kernel never are.
-    `pad` holds (top, left); bottom and right follow from the output size.
+    Pairs are (height, width). Batch and spatial sizes may be names of symbolic dimensions; channels and kernel never
+    are. `pad` holds (top, left); bottom and right follow from the output size.
     """
 
     batch: Dim
@@ -120,8 +120,8 @@ def _lying_down(shape: ConvShape) -> ConvShape:
 def flatten_pixels(conv: ConvShape, op: OpSpec) -> ConvShape | None:
     """A pointwise convolution as a single row of batch * height * width pixels, or None if that is not possible.
 
-    An epilogue operand must then follow the pixels (the anchor's own shape but for channels) or not depend on them at all.
-    The sizes of the row are symbolic ("*") where they are not all known.
+    An epilogue operand must then follow the pixels (the anchor's own shape but for channels) or not depend on them at
+    all. The sizes of the row are symbolic ("*") where they are not all known.
     """
     if not conv.is_pointwise or not all(follows_pixels(t, op) or ignores_pixels(t) for t in op.inputs[2:]):
         return None

@@ -40,7 +40,8 @@ def when(condition: tirx.Expr | bool, body: Stmt | None, otherwise: Stmt | None 
 
 
 def bound(name: str, value: Index, body: Callable[[Index], Stmt]) -> Stmt:
-    """`name = value; body(name)`: keeps the index expressions of an unrolled body small, which is most of the compile time."""
+    """`name = value; body(name)`: keeps the index expressions of an unrolled body small, which is most of the compile
+    time."""
     if isinstance(value, int):
         return body(value)
     var = tirx.Var(name, "int64")
@@ -103,7 +104,8 @@ def floor_mod(a: Index, b: Index) -> Index:
 def split_index(item: Index, extents: list[Index]) -> list[Index]:
     """The coordinates of a row-major flat index >= 0, the last axis fastest; an axis of constant extent 1 gives 0.
 
-    By symbolic extents it divides with truncation: rounding down takes sign tests that LLVM spends minutes on when nested.
+    By symbolic extents it divides with truncation: rounding down takes sign tests that LLVM spends minutes on when
+    nested.
     """
     coords: list[Index] = [0] * len(extents)
     long = [axis for axis, extent in enumerate(extents) if not (isinstance(extent, int) and extent == 1)]

@@ -11,9 +11,9 @@ import numpy as np
 class BlockedWeights:
     """Weights in blocks of output channels, each a stream in the order in which the kernel reads it.
 
-    A group has `full` blocks of `block` channels and, if `tail` is not 0, one of `tail` channels: the rest rounded up to
-    vectors and filled with zeros. A block is an array [chunks][kernel height][kernel width][chunk channels][block]: with
-    more than one chunk the input channels are reduced in that many passes.
+    A group has `full` blocks of `block` channels and, if `tail` is not 0, one of `tail` channels: the rest rounded up
+    to vectors and filled with zeros. A block is an array [chunks][kernel height][kernel width][chunk channels][block]:
+    with more than one chunk the input channels are reduced in that many passes.
     """
 
     groups: int

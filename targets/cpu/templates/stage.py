@@ -50,7 +50,7 @@ class Stage:
     def fill(
         self, data: tirx.Buffer, offset: Index, size: tuple[Index, Index], first: tuple[Index, Index], out_rows: Index
     ) -> Stmt:
-        """Copy the window whose first element is image position `first` (may lie outside) from the image at `data[offset:]`.
+        """Copy the window from image position `first`, which may lie outside, of the image at `data[offset:]`.
 
         `size` is the image's (height, width); `out_rows` how many output rows are wanted, at most `rows`.
         """

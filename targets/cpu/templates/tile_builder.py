@@ -19,10 +19,12 @@ Scalar = Callable[[Index], tirx.Expr]
 Vector = Callable[[Index, int], tirx.Expr]
 Finish = Callable[[tirx.Expr, Index, Index], Stmt]
 
-# From this many epilogue steps on, the epilogue runs in a loop over the tile's pixels instead of being repeated for each.
+# From this many epilogue steps on, the epilogue runs in a loop over the tile's pixels instead of being repeated for
+# each.
 ROLLED_EPILOGUE_STEPS = 6
-# TVM puts a buffer on the stack, where LLVM can turn it into registers, only under this size and in scope "global"; others
-# come from a memory pool. In memory, the accumulators of a second tile are spilled in the innermost loop: half the speed.
+# TVM puts a buffer on the stack, where LLVM can turn it into registers, only under this size and in scope "global";
+# others come from a memory pool. In memory, the accumulators of a second tile are spilled in the innermost loop: half
+# the speed.
 STACK_BYTES = 1023
 
 
@@ -108,7 +110,7 @@ class RegisterTile:
         return self._each(one, begin, end)
 
     def multiply_add(self, value: Scalar, weights: Vector, begin: int = 0, end: int | None = None) -> Stmt:
-        """accumulator(p, c) += value(p) * weights(c, lanes), for the pixels in [begin, end) and every vector at channel c."""
+        """accumulator(p, c) += value(p) * weights(c, lanes), for pixels in [begin, end) and vectors at c."""
         return self.accumulate(lambda p, c: splat(value(p), self.lanes) * weights(c, self.lanes), begin, end)
 
     def accumulate(self, term: Callable[[Index, Index], tirx.Expr], begin: int = 0, end: int | None = None) -> Stmt:
@@ -120,10 +122,10 @@ class RegisterTile:
         return self._each(step, begin, end)
 
     def finish(self, write: Finish, channels: int, steps: int) -> Stmt:
-        """`write(value, p, c)` for every pixel p and each of the first `channels` channels c, in vectors where possible.
+        """`write(value, p, c)` for every pixel p and each c of the first `channels` channels, in vectors.
 
-        `value` and `c` are scalar expressions inside a loop over lanes. With many epilogue steps, or channels that do not
-        fill the last vector, the accumulators go through memory so that the loops over them need not be unrolled.
+        `value` and `c` are scalar expressions inside a loop over lanes. With many epilogue steps, or channels that do
+        not fill the last vector, the accumulators go through memory so that the loops over them need not be unrolled.
         """
         if channels == self.width and steps < ROLLED_EPILOGUE_STEPS:
             return self._each(

@@ -25,7 +25,8 @@ def conv2d(
     epilogue: Sequence[str] = ("bias", "relu"),
     out: tuple[int | str, int | str] | None = None,
 ) -> OpSpec:
-    """A conv2d of NHWC `data` with OIHW `weight`; `epilogue` names steps of EPILOGUES; `out` the symbolic output size."""
+    """A conv2d of NHWC `data` with OIHW `weight`; `epilogue` names steps of EPILOGUES; `out` the symbolic output
+    size."""
     kernel = weight[2:]
     size = out or tuple(
         (d + padding[a] + padding[a + 2] - (kernel[a] - 1) * dilation[a] - 1) // strides[a] + 1

@@ -148,7 +148,9 @@ def test_compiles_for_other_cpus(preset: str) -> None:
 def test_packing_pads_the_last_block_with_zeros() -> None:
     op = conv2d((1, 5, 5, 4), (20, 4, 1, 1))
     spec = cpu_spec("avx2,cores=1")
-    candidate = DIRECT.build(op, spec, Config.of(vectors=2, tile=5, rows=1, cols=9, blocks=9, chunks=1, pitch=0, ahead="none"))
+    candidate = DIRECT.build(
+        op, spec, Config.of(vectors=2, tile=5, rows=1, cols=9, blocks=9, chunks=1, pitch=0, ahead="none")
+    )
     weight = np.arange(80, dtype="float32").reshape(20, 4, 1, 1)
     packed = candidate.packers[1](weight)
     assert packed.shape == (4 * 24,)

@@ -58,7 +58,7 @@ CASES = {
     "3x3 stride 1": transposed((1, 8, 9, 12), (12, 20, 3, 3), (1, 1), (1, 1, 1, 1)),
     "kernel smaller than stride": transposed((1, 6, 5, 8), (8, 16, 2, 1), (3, 2)),
     "dilated": transposed((1, 6, 5, 8), (8, 16, 3, 3), (2, 1), (1, 0, 2, 1), (1, 0), (2, 3)),
-    "dilation shares a factor with the stride": transposed((1, 6, 5, 8), (8, 16, 3, 3), (4, 2), (0, 0, 0, 0), (0, 0), (2, 2)),
+    "dilation and stride share a factor": transposed((1, 6, 5, 8), (8, 16, 3, 3), (4, 2), dilation=(2, 2)),
     "groups": transposed((1, 6, 5, 8), (8, 6, 3, 3), (2, 2), (1, 1, 1, 1), groups=2),
     "disjoint with groups": transposed((1, 6, 5, 8), (8, 6, 2, 2), (2, 2), groups=2),
     "cropped": transposed((1, 6, 5, 8), (8, 6, 2, 2), (2, 2), (1, 0, 0, 1)),

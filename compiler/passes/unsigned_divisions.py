@@ -76,6 +76,7 @@ class _Bounds:
     def __init__(self, func: tirx.PrimFunc, sizes: list[tirx.Var]):
         self._analyzer = sym.Analyzer()
         self._lanes: set[tirx.Var] = set()
+        self._defined: dict[ir.Var, ir.Expr] = {}
         for size in sizes:
             self._note(size, 0, _INFINITE)
         visitors = [(tirx.For, self._loop), (tirx.Bind, self._bind), (SBlock, self._block)]
@@ -83,7 +84,30 @@ class _Bounds:
 
     def is_natural(self, value: ir.Expr) -> bool:
         """Whether `value` is certainly not negative, and no vector."""
-        return _is_int(value) and self._low(value) >= 0 and not (self._lanes and self._is_vector(value))
+        if not _is_int(value) or (self._lanes and self._is_vector(value)):
+            return False
+        return self._is_natural(value)
+
+    def _is_natural(self, value: ir.Expr) -> bool:
+        if self._low(value) >= 0:
+            return True
+        if isinstance(value, prim.Sub):
+            return self._is_natural_difference(value)
+        parts = isinstance(value, prim.Add | prim.Mul | prim.Div | prim.Mod)
+        return parts and self._is_natural(value.a) and self._is_natural(value.b)
+
+    def _is_natural_difference(self, value: prim.Sub) -> bool:
+        """Whether `high - low` is not negative because `high` is defined as `max(low, ...)`."""
+        high, low = value.a, value.b
+        definition, least = self._defined.get(high), self._defined.get(low)
+        if definition is None or least is None:
+            return False
+
+        def named(part: ir.Expr) -> ir.Expr:
+            return low if tvm_ffi.structural_equal(part, least) else part
+
+        written = tvm_ffi.structural_map(definition, (type(least), named), order="post")
+        return self._low(self._analyzer.simplify(written - low)) >= 0
 
     def _low(self, value: ir.Expr) -> int:
         return int(self._analyzer.const_int_bound(value).min_value)
@@ -107,6 +131,7 @@ class _Bounds:
         if _is_int(binding.value):
             bound = self._analyzer.const_int_bound(binding.value)
             self._note(binding.var, bound.min_value, bound.max_value)
+            self._defined[binding.var] = binding.value
 
     def _block(self, block: SBlock) -> None:
         for axis in block.iter_vars:

@@ -62,3 +62,22 @@ def test_a_module_without_symbolic_functions_is_the_same_object() -> None:
     mod = tvm.IRModule({"main": static})
     assert UnsignedDivisions().run(mod) is mod
     assert isinstance(mod["main"], tirx.PrimFunc)
+
+
+@T.prim_func
+def between(x: T.handle, y: T.handle) -> None:
+    n, m = T.int64(), T.int64()
+    source = T.match_buffer(x, (n,), "float32")
+    target = T.match_buffer(y, (m,), "float32")
+    low: T.let[T.int64] = T.min(m, T.int64(2))
+    high: T.let[T.int64] = T.max(T.min(m, T.int64(2)), n - T.int64(2))
+    for k in T.serial((high - low) // T.int64(4)):
+        target[k] = source[k]
+    for k in T.serial((low - high) // T.int64(4)):
+        target[k] = source[k]
+
+
+def test_difference_of_bounds() -> None:
+    text = str(unsigned_divisions(between))
+    assert "T.Div(high - low, T.int64(4))" in text
+    assert "(low - high) // T.int64(4)" in text

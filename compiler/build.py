@@ -78,7 +78,8 @@ def _compile_and_link(mod: tvm.ir.IRModule, target: Target, path: Path) -> None:
     llvm = target.tvm_target()
     with ThreadPoolExecutor(parts) as pool:
         objects = [
-            pool.submit(_compile_object, functions[k::parts], llvm, path.with_name(f"part{k}.o")) for k in range(1, parts)
+            pool.submit(_compile_object, functions[k::parts], llvm, path.with_name(f"part{k}.o"))
+            for k in range(1, parts)
         ]
         main = tvm.IRModule(dict(functions[::parts])) if functions else None
         with tvm.transform.PassContext(opt_level=3, config=LOWERING):
@@ -86,7 +87,9 @@ def _compile_and_link(mod: tvm.ir.IRModule, target: Target, path: Path) -> None:
         target.export(executable, path, lambda: [job.result() for job in objects])
 
 
-def _compile_object(functions: list[tuple[tvm.ir.GlobalVar, tirx.PrimFunc]], llvm: tvm.target.Target, path: Path) -> str:
+def _compile_object(
+    functions: list[tuple[tvm.ir.GlobalVar, tirx.PrimFunc]], llvm: tvm.target.Target, path: Path
+) -> str:
     with tvm.transform.PassContext(opt_level=3, config=LOWERING):
         tvm.tirx.build(tvm.IRModule(dict(functions)), target=llvm).write_to_file(str(path))
     return str(path)

@@ -55,7 +55,7 @@ def one_hot_matmul(graph: Graph, node: Node) -> Expr | None:
     )
     row = graph.emit(relax.op.where(known, indices, high))
     table = tensors.constant(np.concatenate([weight, np.zeros((1, weight.shape[1]), weight.dtype)]))
-    return relax.op.take(table, row, axis=0)
+    return relax.op.take(table, row, axis=0, mode="clip")
 
 
 def _one_hot_indices(graph: Graph, expr: Expr) -> Expr | None:
@@ -93,7 +93,7 @@ def elementwise_on_rows(graph: Graph, node: Node) -> Expr | None:
     shape = tuple(int(d) for d in table.ty.shape)
     call = Call(node.value.op, operands, node.attrs, ret_ty=relax.TensorType(shape, tensors.dtype(node.var)))
     folded = CONSTANT_RULES[node.op][0](graph, Node(relax.Var("table", call.ty), call))
-    return None if folded is None else relax.op.take(folded, indices, axis=0)
+    return None if folded is None else relax.op.take(folded, indices, axis=0, mode=str(first.attrs.mode))
 
 
 def _lookup(graph: Graph, expr: Expr) -> Node | None:

@@ -14,6 +14,7 @@ from .common_subexpressions import CommonSubexpressions
 from .conv1d_to_conv2d import Conv1dToConv2d
 from .fold_pad import FoldPad
 from .fold_scale_shift import FoldScaleShift
+from .fuse_layer_norm import FuseLayerNorm
 from .legalize import Legalize
 from .legalize_layouts import LegalizeLayouts
 from .lookup_tables import LookupTables
@@ -21,6 +22,7 @@ from .own_outputs import OwnOutputs
 from .schedule_functions import ScheduleFunctions
 from .select_templates import SelectTemplates
 from .simplify import Simplify
+from .sink_permutes import SinkPermutes
 from .sink_reshapes import SinkReshapes
 from .unsigned_divisions import UnsignedDivisions
 from .view_reshapes import ViewReshapes
@@ -37,18 +39,28 @@ PHASES: tuple[Phase, ...] = (
     (
         "simplify",
         lambda target: [
-            OwnOutputs(),
             Simplify(),
             CommonSubexpressions(),
             LookupTables(),
             FoldPad(),
             FoldScaleShift(),
+            FuseLayerNorm(),
             Conv1dToConv2d(),
             Simplify(),
         ],
     ),
     # Spatial operators run channels-last wherever that transposes least.
-    ("layout", lambda target: [ChooseLayout(), Simplify(), CommonSubexpressions(), SinkReshapes()]),
+    (
+        "layout",
+        lambda target: [
+            ChooseLayout(),
+            Simplify(),
+            SinkReshapes(),
+            SinkPermutes(),
+            CommonSubexpressions(),
+            OwnOutputs(),
+        ],
+    ),
     # Anchors with their epilogues become kernels of the target's templates.
     ("select", lambda target: [SelectTemplates(Selector(target)), LegalizeLayouts()]),
     # Everything else becomes TIR, fused along elementwise and reduction chains, then scheduled by generic rules.
@@ -74,9 +86,4 @@ def run_phases(
         passes += make(target)
         if name == stop_after:
             break
-    runner = PassRunner(Knobs.from_environment())
-    for number, one in enumerate(passes):
-        if report:
-            report(one.name, number, len(passes))
-        mod, _ = runner.run(mod, [one])
-    return mod
+    return PassRunner(Knobs.from_environment()).run(mod, passes, report)[0]

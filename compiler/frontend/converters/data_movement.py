@@ -37,7 +37,7 @@ def gather(node: Node) -> relax.Expr:
         if known.size and not (-size <= known.min() and known.max() < size):
             raise node.error(f"an index is out of range for axis {axis} of size {size}")
         indices = np.where(known < 0, known + size, known).astype(known.dtype)
-        return op.take(node.inputs[0], constant(indices), axis, mode="fast")
+        return op.take(node.inputs[0], constant(indices), axis, mode="clip")
     indices, dtype = node.inputs[1], node.dtype(1)
     if isinstance(size, int):
         wrapped = op.where(op.less(indices, scalar(0, dtype)), op.add(indices, scalar(size, dtype)), indices)

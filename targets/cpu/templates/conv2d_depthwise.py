@@ -10,6 +10,7 @@ Strategy:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +24,10 @@ from .conv_borders import Borders, border_runs, kernel_range
 from .conv_operands import PARALLEL_FLOPS, Operands
 from .conv_shape import ConvShape, conv_shape
 from .index_math import (
+    bound,
     bound_all,
     ceil_div,
     floor_div,
-    floor_mod,
-    maximum,
     minimum,
     nothing,
     ramp,
@@ -62,11 +62,15 @@ class DepthwiseConv2D(Template):
         lanes = target.lanes("float32")
         width = conv.out_size[1] if isinstance(conv.out_size[1], int) else EVERYTHING
         rows, split = _work_items(conv, target)
+        # Vectors that divide the channels come first: what is left over needs code of its own.
         registers = target.vector_registers // 2
         tiles = [(t, v) for v in (1, 2, 4) for t in (4, 6, 7, 8, 10, 12) if t <= width and t * v <= registers]
         fitting = [(t, v) for t, v in tiles if v * lanes <= max(lanes, conv.channels)]
         preferred = _preferred_tile(conv, target, width)
-        ranked = sorted(fitting or [(min(width, 4), 1)], key=lambda t: _distance(t, preferred, width))
+        ranked = sorted(
+            fitting or [(min(width, 4), 1)],
+            key=lambda t: (conv.channels % (t[1] * lanes) > 0, *_distance(t, preferred, width)),
+        )
         configs = [Config.of(tile=t, vectors=v, rows=rows, split=split) for t, v in ranked]
         configs.insert(1, Config.of(tile=ranked[0][0], vectors=ranked[0][1], rows=max(1, rows // 2), split=split))
         return Space(configs[0], tuple(dict.fromkeys(configs)))
@@ -127,6 +131,10 @@ class _Place:
     channel: Index
 
 
+# Makes the place of a channel of the row at hand.
+_Placing = Callable[[Index], _Place]
+
+
 class _DepthwiseNest:
     """Generates the loops of one depthwise convolution."""
 
@@ -181,7 +189,7 @@ class _DepthwiseNest:
 
         return bound_all(["row", "base", "kh_low", "kh_count"], [row, base, *kh], body)
 
-    def _static_columns(self, place, first: Index, count: int) -> Stmt:
+    def _static_columns(self, place: _Placing, first: Index, count: int) -> Stmt:
         runs = border_runs(self.conv, self.tile)
         return seq(
             *(
@@ -195,50 +203,57 @@ class _DepthwiseNest:
             )
         )
 
-    def _symbolic_columns(self, place, first: Index, count: int) -> Stmt:
-        """A row of unknown width: border pixels one by one, whole tiles between them, then powers of two."""
+    def _symbolic_columns(self, place: _Placing, first: Index, count: int) -> Stmt:
+        """A row of unknown width: whole tiles, the last of which may overlap the one before, and border pixels.
+
+        Where no tile fits between the borders, all pixels are computed like border pixels.
+        """
         conv = self.conv
         reach = (conv.kernel[1] - 1) * conv.dilation[1]
         # The window of pixel x starts at x * stride - pad; it lies inside from `low` to before `high`.
         low = minimum(self.out_w, ceil_div(conv.pad[1], conv.stride[1]))
         inside = floor_div(self.in_w + (conv.pad[1] - reach - 1), conv.stride[1]) + 1
-        high = maximum(low, minimum(self.out_w, inside))
+        high = minimum(self.out_w, inside)
 
         def body(at: list[Index]) -> Stmt:
             low, high = at
-            whole = floor_div(high - low, self.tile)
-            parts = []
-            if conv.padded[1]:
-                parts.append(ranged("x", 0, low, lambda x: self._border(place, first, count, x)))
-            tiles = lambda t: self._channels(place, first, count, low + t * self.tile, self.tile, None)  # noqa: E731
-            parts.append(ranged("t", 0, whole, tiles))
-            rest = floor_mod(high - low, self.tile)
-            power = 1 << ((self.tile - 1).bit_length() - 1) if self.tile > 1 else 0
-            while power:
-                start = low + whole * self.tile + floor_div(rest, 2 * power) * (2 * power)
-                piece = self._channels(place, first, count, start, power, None)
-                parts.append(when(floor_mod(floor_div(rest, power), 2) == 1, piece))
-                power //= 2
-            if conv.padded[1]:
-                right = self.out_w - high
-                parts.append(ranged("x", high, right, lambda x: self._border(place, first, count, x)))
-            return seq(*parts)
+            tiles = ceil_div(high - low, self.tile)
 
-        return bound_all(["low", "high"], [low, high], body)
+            def tile(t: Index) -> Stmt:
+                col = minimum(low + t * self.tile, high - self.tile)
+                return bound("col", col, lambda c: self._channels(place, first, count, c, self.tile, None))
 
-    def _border(self, place, first: Index, count: int, x: Index) -> Stmt:
-        """One output pixel whose window reaches over the left or right border."""
-        conv = self.conv
-        kw = kernel_range(x * conv.stride[1] - conv.pad[1], self.in_w, conv.kernel[1], conv.dilation[1])
-        return bound_all(["kw_low", "kw_count"], list(kw), lambda k: self._channels(place, first, count, x, 1, None, k))
+            def border(side: Index) -> Stmt:
+                begin = tirx.Select(side == 0, i64(0), high)
+                end = tirx.Select(side == 0, low, i64(self.out_w))
+                pixel = lambda x: self._channels(place, first, count, x, 1, None, guarded=True)  # noqa: E731
+                return bound_all(["begin", "end"], [begin, end], lambda e: ranged("x", e[0], e[1] - e[0], pixel))
 
-    def _channels(self, place, first: Index, count: int, col: Index, pixels: int, edges: Borders, kw=None) -> Stmt:
-        """All blocks of channels of an item for the pixels from `col` on; what fills no block in smaller vectors."""
+            return seq(ranged("t", 0, tiles, tile), ranged("side", 0, 2, border))
+
+        fits = i64(high) - low >= self.tile
+        ends = [tirx.Select(fits, i64(low), i64(self.out_w)), tirx.Select(fits, i64(high), i64(self.out_w))]
+        return bound_all(["low", "high"], ends, body)
+
+    def _channels(
+        self,
+        place: _Placing,
+        first: Index,
+        count: int,
+        col: Index,
+        pixels: int,
+        edges: Borders,
+        guarded: bool = False,
+    ) -> Stmt:
+        """All blocks of channels of an item for the pixels from `col` on; what fills no block in smaller vectors.
+
+        `edges` are the taps that touch each pixel of a tile at a known place; `guarded` finds them at run time.
+        """
         block = self.vectors * self.lanes
         whole = self.conv.channels // block
 
         def full(b: Index) -> Stmt:
-            return self._tile(place((first + b) * block), col, pixels, self.vectors, self.lanes, edges, kw)
+            return self._tile(place((first + b) * block), col, pixels, self.vectors, self.lanes, edges, guarded)
 
         if self.split == 1:
             present: Index = whole
@@ -249,7 +264,7 @@ class _DepthwiseNest:
         pieces = []
         while rest:
             if lanes <= rest:
-                pieces.append(self._tile(place(at), col, pixels, 1, lanes, edges, kw))
+                pieces.append(self._tile(place(at), col, pixels, 1, lanes, edges, guarded))
                 at, rest = at + lanes, rest - lanes
             else:
                 lanes //= 2
@@ -259,7 +274,9 @@ class _DepthwiseNest:
             parts.append(last if self.split == 1 else when(here, last))
         return seq(*parts)
 
-    def _tile(self, at: _Place, col: Index, pixels: int, vectors: int, lanes: int, edges: Borders, kw) -> Stmt:
+    def _tile(
+        self, at: _Place, col: Index, pixels: int, vectors: int, lanes: int, edges: Borders, guarded: bool
+    ) -> Stmt:
         """A register tile of `pixels` x `vectors` vectors of channels."""
         conv, channels = self.conv, self.conv.channels
         tile = RegisterTile(pixels, vectors, lanes)
@@ -271,12 +288,17 @@ class _DepthwiseNest:
 
         def taps(kh: Index) -> Stmt:
             x = base + kh * (self.in_w * (conv.dilation[0] * channels))
-            return self._kernel_row(tile, x, kh * (conv.kernel[1] * channels) + at.channel, edges, kw)
+            return self._kernel_row(tile, x, kh * (conv.kernel[1] * channels) + at.channel, col, edges, guarded)
 
         reduce = ranged("kh", *at.kh, taps)
         return seq(tile.declare(), tile.zero(), reduce, tile.finish(write, tile.width, len(self.op.epilogue)))
 
-    def _kernel_row(self, tile: RegisterTile, x: Index, w: Index, edges: Borders, kw) -> Stmt:
+    def _inside(self, col: Index, k: int) -> tirx.Expr:
+        """Whether kernel column k of output pixel `col` meets the image."""
+        at = i64(col) * self.conv.stride[1] + (k * self.conv.dilation[1] - self.conv.pad[1])
+        return tirx.all(at >= 0, at < self.in_w)
+
+    def _kernel_row(self, tile: RegisterTile, x: Index, w: Index, col: Index, edges: Borders, guarded: bool) -> Stmt:
         """Accumulate one kernel row; `x` and `w` are offsets of its first input pixel and weight."""
         conv, channels = self.conv, self.conv.channels
         data, weights = self.operands.data, self.operands.weights
@@ -289,8 +311,8 @@ class _DepthwiseNest:
 
             return tile.accumulate(term, begin, end)
 
-        if kw is not None:
-            return ranged("kw", *kw, tap)
+        if guarded:
+            return seq(*(when(self._inside(col, k), tap(k)) for k in range(conv.kernel[1])))
         ranges = edges or ((0, tile.pixels),) * conv.kernel[1]
         taps = [tap(k, low, high) for k, (low, high) in enumerate(ranges) if low < high]
         return seq(*taps) if taps else nothing()

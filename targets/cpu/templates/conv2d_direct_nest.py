@@ -205,6 +205,10 @@ class DirectNest:
                     for start, count, pixels, edges in runs
                 )
             )
+        if self.stage is not None and not isinstance(self.out_w, int):
+            # The copy is as wide as whole tiles: pixels beyond the row are computed, too, but not stored.
+            count = minimum(b.cols, self.tiles - item.tile)
+            return ranged("t", item.tile, count, lambda t: self._tile(item, y, t * b.tile, b.tile, None, work, t, True))
         blocked = b.cols < WHOLE_ROW and not (isinstance(self.tiles, int) and self.tiles <= b.cols)
         even = isinstance(self.whole_tiles, int) and self.whole_tiles == self.tiles and self.tiles % b.cols == 0
         count = self.whole_tiles if not blocked else b.cols if even else minimum(b.cols, self.whole_tiles - item.tile)
@@ -217,37 +221,53 @@ class DirectNest:
         return seq(whole, rest)
 
     def _remainder(self, item: _Item, y: Index, work: Pass) -> Stmt | None:
-        """The pixels of a row behind its whole tiles: a tile of their number, or of powers of two."""
-        size = self.blocking.tile
-        start = self.whole_tiles * size
-        if isinstance(self.out_w, int):
-            rest = self.out_w - start
-            return self._tile(item, y, start, rest, None, work, self.whole_tiles) if rest else None
-        rest = floor_mod(self.out_w, size)
-        pieces = []
-        power = 1 << ((size - 1).bit_length() - 1) if size > 1 else 0
-        while power:
-            taken = floor_div(rest, 2 * power) * (2 * power)
-            tile = self._tile(item, y, start + taken, power, None, work, self.whole_tiles)
-            pieces.append(when(floor_mod(floor_div(rest, power), 2) == 1, tile))
-            power //= 2
-        return seq(*pieces) if pieces else None
+        """The pixels of a row behind its whole tiles.
 
-    def _tile(self, item: _Item, y: Index, col: Index, pixels: int, edges: Borders, work: Pass, number: Index) -> Stmt:
-        """A register tile: `pixels` output pixels from column `col` of row `y` of the item, its `number`th."""
+        In a row of unknown width they are the end of a tile that overlaps the one before and computes some pixels
+        again; in a row shorter than a tile all pixels are computed one by one.
+        """
+        size, number = self.blocking.tile, self.whole_tiles
+        if isinstance(self.out_w, int):
+            rest = self.out_w - number * size
+            return self._tile(item, y, number * size, rest, None, work, number) if rest else None
+        if size == 1:
+            return None
+        last = self._tile(item, y, self.out_w - size, size, None, work, number)
+        single = ranged("x", 0, self.out_w, lambda x: self._tile(item, y, x, 1, None, work, number))
+        return when(floor_mod(self.out_w, size) > 0, when(self.out_w >= size, last, single))
+
+    def _tile(
+        self,
+        item: _Item,
+        y: Index,
+        col: Index,
+        pixels: int,
+        edges: Borders,
+        work: Pass,
+        number: Index,
+        cut: bool = False,
+    ) -> Stmt:
+        """A register tile: `pixels` output pixels from column `col` of row `y` of the item, its `number`th.
+
+        With `cut`, pixels beyond the end of the row are not stored.
+        """
         tile = RegisterTile(pixels, work.vectors, self.weights.lanes)
         slot = (y * self.row_pixels + (col - item.tile * self.blocking.tile)) * tile.width
         begin = tile.zero() if work.sums is None else tile.load(work.sums, slot)
-        end = self.finish(tile, item.batch, item.row + y, col, work) if work.last else tile.save(work.sums, slot)
+        if work.last:
+            valid = self.out_w - col if cut else None
+            end = self.finish(tile, item.batch, item.row + y, col, work, valid)
+        else:
+            end = tile.save(work.sums, slot)
         return seq(tile.declare(), begin, self._reduce(tile, item, y, col, edges, work, number), end)
 
-    def finish(self, tile: RegisterTile, batch: Index, row: Index, col: Index, work: Pass) -> Stmt:
-        """Epilogue and store of a finished tile."""
+    def finish(self, tile: RegisterTile, batch: Index, row: Index, col: Index, work: Pass, valid: Index | None) -> Stmt:
+        """Epilogue and store of a finished tile, of its first `valid` pixels if that is not None."""
 
         def write(value: tirx.Expr, p: Index, c: Index) -> Stmt:
             return self.operands.write(value, batch, row, col + p, work.channel + c)
 
-        return tile.finish(write, work.channels, len(self.operands.op.epilogue))
+        return tile.finish(write, work.channels, len(self.operands.op.epilogue), valid)
 
     def _reduce(
         self, tile: RegisterTile, item: _Item, y: Index, col: Index, edges: Borders, work: Pass, number: Index

@@ -249,14 +249,14 @@ class _PhaseNest(DirectNest):
         super().__init__(operands, conv, weights, blocking, weights_at)
         self.phase, self.out_stride = phase, stride
 
-    def finish(self, tile: RegisterTile, batch: Index, row: Index, col: Index, work: Pass) -> Stmt:
+    def finish(self, tile: RegisterTile, batch: Index, row: Index, col: Index, work: Pass, valid: Index | None) -> Stmt:
         """Epilogue and store at the phase's output pixels."""
         (r, s), (down, right) = self.phase.at, self.out_stride
 
         def write(value: tirx.Expr, p: Index, c: Index) -> Stmt:
             return self.operands.write(value, batch, row * down + r, (col + p) * right + s, work.channel + c)
 
-        return tile.finish(write, work.channels, len(self.operands.op.epilogue))
+        return tile.finish(write, work.channels, len(self.operands.op.epilogue), valid)
 
 
 class _ScatterNest(DirectNest):
@@ -268,8 +268,8 @@ class _ScatterNest(DirectNest):
         super().__init__(operands, conv, weights, blocking)
         self.kernel, self.channels = transposed.kernel, transposed.out_channels
 
-    def finish(self, tile: RegisterTile, batch: Index, row: Index, col: Index, work: Pass) -> Stmt:
-        """Epilogue and store of each tap at its place."""
+    def finish(self, tile: RegisterTile, batch: Index, row: Index, col: Index, work: Pass, valid: Index | None) -> Stmt:
+        """Epilogue and store of each tap at its place; the input is never copied, so that all pixels are valid."""
         (kernel_h, kernel_w), channels = self.kernel, self.channels
         if work.channels <= channels and channels % (self.weights.block) == 0:
             tap, first = floor_div(work.channel, channels), floor_mod(work.channel, channels)

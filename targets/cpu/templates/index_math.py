@@ -40,8 +40,7 @@ def when(condition: tirx.Expr | bool, body: Stmt | None, otherwise: Stmt | None 
 
 
 def bound(name: str, value: Index, body: Callable[[Index], Stmt]) -> Stmt:
-    """`name = value; body(name)`: keeps the index expressions of an unrolled body small, which is most of the compile
-    time."""
+    """`name = value; body(name)`: for values with divisions or minima that `body` uses many times."""
     if isinstance(value, int):
         return body(value)
     var = tirx.Var(name, "int64")
@@ -104,8 +103,7 @@ def floor_mod(a: Index, b: Index) -> Index:
 def split_index(item: Index, extents: list[Index]) -> list[Index]:
     """The coordinates of a row-major flat index >= 0, the last axis fastest; an axis of constant extent 1 gives 0.
 
-    By symbolic extents it divides with truncation: rounding down takes sign tests that LLVM spends minutes on when
-    nested.
+    Divisions by symbolic extents truncate: rounding down takes sign tests on which, nested, LLVM spends minutes.
     """
     coords: list[Index] = [0] * len(extents)
     long = [axis for axis, extent in enumerate(extents) if not (isinstance(extent, int) and extent == 1)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from tvm import tirx
 from tvm.tirx import For, ForKind, Stmt
 
-from .index_math import ramp, ranged, splat, unrolled
+from .index_math import minimum, ramp, ranged, splat, unrolled
 from .tir_loops import Index, i64, seq, store
 
 Scalar = Callable[[Index], tirx.Expr]
@@ -121,24 +121,25 @@ class RegisterTile:
 
         return self._each(step, begin, end)
 
-    def finish(self, write: Finish, channels: int, steps: int) -> Stmt:
+    def finish(self, write: Finish, channels: int, steps: int, valid: Index | None = None) -> Stmt:
         """`write(value, p, c)` for every pixel p and each c of the first `channels` channels, in vectors.
 
         `value` and `c` are scalar expressions inside a loop over lanes. With many epilogue steps, or channels that do
-        not fill the last vector, the accumulators go through memory so that the loops over them need not be unrolled.
+        not fill the last vector, the accumulators go through memory so that the loops over them need not be unrolled;
+        also if `valid` is given: then only that many pixels are written.
         """
-        if channels == self.width and steps < ROLLED_EPILOGUE_STEPS:
+        if valid is None and channels == self.width and steps < ROLLED_EPILOGUE_STEPS:
             return self._each(
                 lambda bank, q, p, c: self._lanes(bank, q * self.width + c, lambda x, k: write(x, p, c + k), self.lanes)
             )
-        return self.through_memory(
-            lambda memory, base, count: ranged(
-                "q",
-                0,
-                count,
-                lambda q: self.lanes_of(memory, q * self.width, channels, lambda x, c: write(x, q + base, c)),
-            )
-        )
+
+        def group(memory: tirx.Buffer, base: int, count: int) -> Stmt:
+            def pixel(q: Index) -> Stmt:
+                return self.lanes_of(memory, q * self.width, channels, lambda x, c: write(x, q + base, c))
+
+            return ranged("q", 0, count if valid is None else minimum(count, valid - base), pixel)
+
+        return self.through_memory(group)
 
     def through_memory(self, use: Callable[[tirx.Buffer, int, int], Stmt]) -> Stmt:
         """Copies the accumulators to memory in groups of pixels; `use(memory, first pixel, pixels)` reads each group.

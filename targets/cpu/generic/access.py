@@ -11,7 +11,7 @@ from tvm import ir, tirx
 from tvm.ir import TensorLoad, prim
 
 from .loops import Index, as_int, i64, product
-from .program import Axis, Stage, loads, map_loads, substitute, with_value
+from .program import Axis, Stage, loads, map_loads, substitute, uses, with_value
 
 _COMPARISONS = (prim.LT, prim.GE, prim.LE, prim.GT, prim.EQ, prim.NE)
 # Comparison of (rate * v + c) with 0 -> where it changes its outcome, relative to its root.
@@ -86,18 +86,6 @@ def stride(index: tirx.Expr, axis: Axis, analyzer: tvm.sym.Analyzer) -> Index | 
     """How far `index` moves when `axis` advances by one; None if that is not the same everywhere."""
     step = as_int(analyzer.simplify(substitute(index, {axis.var: axis.var + 1}) - index))
     return None if not isinstance(step, int) and uses(step, axis.var) else step
-
-
-def uses(expr: tirx.Expr, var: tirx.Var) -> bool:
-    """Whether `var` occurs in `expr`."""
-    found: list[bool] = []
-
-    def visit(v: tirx.Var) -> None:
-        if v.same_as(var):
-            found.append(True)
-
-    tvm_ffi.structural_walk(expr, (tirx.Var, visit), order="post")
-    return bool(found)
 
 
 def used_outside_loads(value: tirx.Expr, var: tirx.Var) -> bool:

@@ -35,7 +35,7 @@ def inline_maps(program: Program) -> Program:
 
 
 def _worth_inlining(stage: Stage, consumers: list[Stage]) -> bool:
-    if stage.reduce:
+    if stage.reduce or stage.flat_copy or any(c.flat_copy for c in consumers):
         return False
     price = cost(stage.value)
     conditional = is_conditional(stage.value)

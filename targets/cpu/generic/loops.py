@@ -162,19 +162,22 @@ def parallel_nest(
         return wrap(nest(extents, body))
     outer: list[Index] = []
     rest = list(extents)
-    while rest and not (outer and static(product(outer)) and product(outer) >= tasks) and len(outer) < 3:
+    # Unknown extents do not count: one that is known suffices, or all are needed.
+    while rest and product([e for e in outer if static(e)]) < tasks and len(outer) < 3:
         outer.append(rest.pop(0))
     total = product(outer)
-    chunk = ceildiv(total, tasks) if static(total) else None
-    if chunk is not None and chunk > 1:
-        count = ceildiv(total, chunk)
+    if static(total) and total <= tasks:
+        return loop(
+            total, lambda t: wrap(nest(rest, lambda r: body([*unravel(t, outer), *r]))), ForKind.PARALLEL, "task"
+        )
+    chunk = ceildiv(total, tasks)
 
-        def task(t: Index) -> Stmt:
-            size = chunk if total % chunk == 0 else minimum(chunk, total - t * chunk)
-            return wrap(loop(size, lambda i: nest(rest, lambda r: body([*unravel(t * chunk + i, outer), *r]))))
+    def task(t: Index) -> Stmt:
+        whole = static(total) and total % chunk == 0
+        size = chunk if whole else minimum(chunk, total - t * chunk)
+        return wrap(loop(size, lambda i: nest(rest, lambda r: body([*unravel(t * chunk + i, outer), *r]))))
 
-        return loop(count, task, ForKind.PARALLEL, "task")
-    return loop(total, lambda t: wrap(nest(rest, lambda r: body([*unravel(t, outer), *r]))), ForKind.PARALLEL, "task")
+    return loop(ceildiv(total, chunk) if static(total) else tasks, task, ForKind.PARALLEL, "task")
 
 
 Setup = Callable[[Stmt], Stmt] | None

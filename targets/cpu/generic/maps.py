@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import tirx
 from tvm.tirx import Stmt
@@ -30,6 +30,7 @@ from .loops import (
     static,
     strip_mine,
     unrolled,
+    when,
 )
 from .program import Axis, Stage, cost, loads, substitute
 from .transpose import emit_transposed
@@ -39,7 +40,7 @@ PARALLEL_WORK = 96 * 1024
 # What an unknown extent is taken for when the work is estimated.
 _UNKNOWN = 64
 # Pieces a loop may be cut into at its conditions.
-_MAX_PIECES = 12
+_MAX_PIECES = 48
 # Elements of one piece when a one-dimensional loop is shared by threads.
 _CHUNK = 1024
 
@@ -70,10 +71,33 @@ def task_count(work: int, spec: CpuSpec) -> int:
     return min(4 * spec.cores, max(spec.cores, work // (PARALLEL_WORK // 2)))
 
 
+def enough_work(extents: Sequence[Index], unit: int, spec: CpuSpec) -> tirx.Expr | None:
+    """The run-time condition for threads where an extent is unknown; None where all are known, or with one core."""
+    work = product(extents)
+    if static(work) or spec.cores == 1:
+        return None
+    return work >= i64(-(-PARALLEL_WORK // unit))
+
+
+def one_core(spec: CpuSpec) -> CpuSpec:
+    """The same CPU without threads."""
+    return replace(spec, cores=1)
+
+
 def emit_map(stage: Stage, views: Views, spec: CpuSpec) -> Stmt:
     """The loops of `stage`, a map whose operands are parameters or whole temporaries."""
-    position = flat_index(stage.buffer, [a.var for a in stage.axes])
-    return _emit(flatten(stage, views), position, views.view(stage.buffer), spec)
+    target = views.view(stage.buffer)
+    if stage.flat_copy:
+        axis = Axis(tirx.Var("i", "int64"), product([a.extent for a in stage.axes]))
+        source = views.view(loads(stage.value)[0].source)
+        stage, position = Stage(stage.buffer, (axis,), tirx.BufferLoad(source, [axis.var])), axis.var
+    else:
+        position = flat_index(stage.buffer, [a.var for a in stage.axes])
+        stage = flatten(stage, views)
+    enough = enough_work([a.extent for a in stage.axes], _unit(stage), spec)
+    if enough is None:
+        return _emit(stage, position, target, spec)
+    return when(enough, _emit(stage, position, target, spec), _emit(stage, position, target, one_core(spec)))
 
 
 def _emit(stage: Stage, position: tirx.Expr, target: tirx.Buffer, spec: CpuSpec) -> Stmt:
@@ -90,7 +114,12 @@ def _emit(stage: Stage, position: tirx.Expr, target: tirx.Buffer, spec: CpuSpec)
 
 
 def _work(stage: Stage) -> int:
-    return estimate([a.extent for a in stage.axes]) * (2 + cost(stage.value))
+    return estimate([a.extent for a in stage.axes]) * _unit(stage)
+
+
+def _unit(stage: Stage) -> int:
+    """Work of one element."""
+    return 2 + cost(stage.value)
 
 
 def _piece(nest: MapNest, low: int, high: int) -> tuple[Stage, tirx.Expr]:

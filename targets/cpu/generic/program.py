@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import tvm_ffi
-from tvm import ir, tirx
+from tvm import ir, sym, tirx
 from tvm.ir import TensorLoad, prim
 from tvm.s_tir import SBlock, SBlockRealize
 
 from ....compiler.schedule import vector_math
-from .loops import Index, as_int
+from .loops import Index, as_int, i64
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,10 @@ class Axis:
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """`combine` is a key of COMBINERS for a reduction over `reduce`, None for a plain map."""
+    """`combine` is a key of COMBINERS for a reduction over `reduce`, None for a plain map.
+
+    `flat_copy` marks a reshape whose indices divide by unknown sizes: all it does is copy memory as it lies.
+    """
 
     buffer: tirx.Buffer
     axes: tuple[Axis, ...]
@@ -37,6 +40,7 @@ class Stage:
     reduce: tuple[Axis, ...] = ()
     combine: str | None = None
     init: tirx.Expr | None = None
+    flat_copy: bool = False
 
     @property
     def all_axes(self) -> tuple[Axis, ...]:
@@ -128,9 +132,8 @@ def _read_stage(statement: tirx.Stmt) -> Stage | None:
     block = statement.block
     if block.alloc_buffers or block.match_buffers or not isinstance(block.body, tirx.BufferStore):
         return None
-    if len(statement.iter_values) != len(loops) or any(
-        not v.same_as(var) for v, var in zip(statement.iter_values, loops, strict=True)
-    ):
+    values = list(statement.iter_values)
+    if len(values) != len(loops) or not all(any(v.same_as(var) for var in loops) for v in values):
         return None
     return _stage_of_block(block)
 
@@ -144,13 +147,35 @@ def _stage_of_block(block: SBlock) -> Stage | None:
         axis = Axis(iteration.var, as_int(iteration.dom.extent))
         (reduce if iteration.iter_type == tirx.IterVar.CommReduce else spatial).append(axis)
     store = block.body
-    if len(store.indices) != len(spatial) or any(
-        not i.same_as(a.var) for i, a in zip(store.indices, spatial, strict=True)
-    ):
+    # The axes in the order of the buffer's dimensions, whatever that of the loops.
+    ordered = [next((a for a in spatial if a.var.same_as(i)), None) for i in store.indices]
+    axes = tuple(a for a in ordered if a is not None)
+    if len(axes) != len(store.indices) or len({a.var for a in axes}) != len(spatial):
         return None
+    if not reduce and block.init is None:
+        return Stage(store.buffer, axes, fast_math(store.value), flat_copy=_is_flat_copy(block, axes))
     if not reduce:
-        return Stage(store.buffer, tuple(spatial), fast_math(store.value)) if block.init is None else None
-    return _reduction(block, store, tuple(spatial), tuple(reduce))
+        return None
+    return _reduction(block, store, axes, tuple(reduce))
+
+
+def _is_flat_copy(block: SBlock, axes: tuple[Axis, ...]) -> bool:
+    """Whether the block is TE's reshape with a division by an unknown size that does not simplify."""
+    value = block.body.value
+    if not str(block.name_hint).startswith("T_reshape") or not isinstance(value, TensorLoad):
+        return False
+    analyzer = sym.Analyzer()
+    for axis in axes:
+        analyzer.bind(axis.var, ir.Range.from_min_extent(i64(0), i64(axis.extent)))
+    found: list[bool] = []
+
+    def visit(node: prim.FloorDiv | prim.FloorMod) -> None:
+        if not isinstance(node.b, prim.IntImm):
+            found.append(True)
+
+    for index in value.indices:
+        tvm_ffi.structural_walk(analyzer.simplify(index), ((prim.FloorDiv, prim.FloorMod), visit), order="post")
+    return bool(found)
 
 
 def _reduction(
@@ -172,7 +197,7 @@ def _reduction(
 
 def with_value(stage: Stage, value: tirx.Expr) -> Stage:
     """`stage` computing `value` instead."""
-    return replace(stage, value=value)
+    return replace(stage, value=value, flat_copy=False)
 
 
 _FAST: dict[str, Callable[[Any], Any]] = {
@@ -203,6 +228,36 @@ def _power(call: ir.Call, base: tirx.Expr, exponent: float) -> tirx.Expr:
     if exponent in (2.0, 3.0):
         return vector_math.bind(base, lambda v: v * v if exponent == 2.0 else v * v * v)
     return {1.0: base, 0.5: tirx.sqrt(base)}.get(exponent, call)
+
+
+def hoist_divisions(stage: Stage) -> Stage:
+    """x / d as x * (1 / d) where d is the same along the innermost axis: LLVM takes 1 / d out of the loop.
+
+    A vector division takes as long as 16 multiplications; the result differs by at most one ulp.
+    """
+    if stage.reduce or not stage.axes:
+        return stage
+    inner = stage.axes[-1].var
+
+    def change(node: prim.Div) -> tirx.Expr:
+        varying = not isinstance(node.b, (prim.FloatImm, ir.Var)) and uses(node.a, inner) and not uses(node.b, inner)
+        if not varying or str(node.ty.dtype) != "float32":
+            return node
+        return node.a * (tirx.const(1, "float32") / node.b)
+
+    return replace(stage, value=tvm_ffi.structural_map(stage.value, (prim.Div, change), order="post"))
+
+
+def uses(expr: tirx.Expr, var: tirx.Var) -> bool:
+    """Whether `var` occurs in `expr`."""
+    found: list[bool] = []
+
+    def visit(v: tirx.Var) -> None:
+        if v.same_as(var):
+            found.append(True)
+
+    tvm_ffi.structural_walk(expr, (tirx.Var, visit), order="post")
+    return bool(found)
 
 
 def is_conditional(value: tirx.Expr) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.ir import TensorLoad
@@ -27,8 +28,9 @@ from .loops import (
     strip_mine,
     unrolled,
     vector,
+    when,
 )
-from .maps import estimate, task_count
+from .maps import enough_work, estimate, task_count
 from .program import COMBINERS, Axis, Stage, cost, loads, map_loads, substitute, with_value
 from .tiles import Tiling, choose_tiling
 
@@ -40,22 +42,43 @@ def emit_group(group: Group, inner: frozenset[tirx.Buffer], views: Views, spec: 
     """The loops of `group`. Buffers in `inner` are needed by nobody else and kept per tile."""
     flat = [_flatten_external(s, inner, views) for s in group.stages]
     tiling = choose_tiling(group, flat, spec)
-    work = sum(estimate([a.extent for a in s.all_axes]) * (1 + cost(s.value)) for s in group.stages)
-    tasks = task_count(work, spec)
-    last = group.shared[-1].extent if group.shared else 1
-    if not tiling.strip or static(last):
-        return _TileEmitter(group, flat, inner, views, tiling).emit(tasks)
-    # An unknown extent: whole vectors first, then single elements.
-    whole = floordiv(last, tiling.lanes)
-    single = Tiling(tuple(1 for _ in tiling.blocks), 1, strip=True)
-    return seq(
-        [
-            _TileEmitter(group, flat, inner, views, tiling).emit(tasks, count=whole),
-            _TileEmitter(group, flat, inner, views, single).emit(
-                1, count=floormod(last, tiling.lanes), first=whole * tiling.lanes
-            ),
+    largest = max(group.stages, key=lambda s: estimate([a.extent for a in s.all_axes]))
+    extents = [a.extent for a in largest.all_axes]
+    unit = sum(1 + cost(s.value) for s in group.stages)
+    tasks = task_count(estimate(extents) * unit, spec)
+    enough = enough_work(extents, unit, spec)
+
+    def all_pieces(count: int) -> Stmt:
+        return seq([_TileEmitter(group, flat, inner, views, piece).emit(count) for piece in _pieces(group, tiling)])
+
+    return all_pieces(tasks) if enough is None else when(enough, all_pieces(tasks), all_pieces(1))
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """The part of a group's tiles that has these block sizes: `counts` tiles per axis from `firsts` on."""
+
+    blocks: tuple[int, ...]
+    lanes: int
+    counts: tuple[Index, ...]
+    firsts: tuple[Index, ...]
+
+
+def _pieces(group: Group, tiling: Tiling) -> list[_Piece]:
+    """One piece if all blocked extents are known; otherwise whole blocks and single elements of each unknown one."""
+    pieces = [_Piece((), tiling.lanes, (), ())]
+    for k, (axis, block) in enumerate(zip(group.shared, tiling.blocks, strict=True)):
+        options: list[tuple[int, Index, Index]] = [(block, ceildiv(axis.extent, block), 0)]
+        if block > 1 and not static(axis.extent):
+            whole = floordiv(axis.extent, block)
+            options = [(block, whole, 0), (1, floormod(axis.extent, block), whole * block)]
+        is_strip = tiling.strip and k == len(group.shared) - 1
+        pieces = [
+            _Piece((*p.blocks, size), 1 if is_strip and size == 1 else p.lanes, (*p.counts, count), (*p.firsts, first))
+            for p in pieces
+            for size, count, first in options
         ]
-    )
+    return pieces
 
 
 def _flatten_external(stage: Stage, inner: frozenset[tirx.Buffer], views: Views) -> Stage:
@@ -76,30 +99,26 @@ class _TileEmitter:
     """Writes the loops over tiles, and inside them those of each stage."""
 
     def __init__(
-        self, group: Group, flat: Sequence[Stage], inner: frozenset[tirx.Buffer], views: Views, tiling: Tiling
+        self, group: Group, flat: Sequence[Stage], inner: frozenset[tirx.Buffer], views: Views, tiling: _Piece
     ) -> None:
         self.group, self.flat, self.views, self.tiling = group, flat, views, tiling
         self.number = {s.buffer: k for k, s in enumerate(group.stages) if s.buffer in inner}
         self.scratch = {b: self._scratch(b, k) for b, k in self.number.items()}
 
-    def emit(self, tasks: int, count: Index = None, first: Index = 0) -> Stmt:
-        """Loops over all tiles; `count` strips from coordinate `first` on where the last extent is not known."""
-        extents: list[Index] = [
-            ceildiv(a.extent, b) for a, b in zip(self.group.shared, self.tiling.blocks, strict=True)
-        ]
-        if count is not None:
-            extents[-1] = count
+    def emit(self, tasks: int) -> Stmt:
+        """Loops over all tiles of the piece."""
 
         def body(tile: list[Index]) -> Stmt:
             bases = []
-            for axis, block, t in zip(self.group.shared, self.tiling.blocks, tile, strict=True):
+            for axis, block, first, t in zip(
+                self.group.shared, self.tiling.blocks, self.tiling.firsts, tile, strict=True
+            ):
                 exact = block == 1 or not static(axis.extent) or axis.extent % block == 0
-                bases.append(t * block if exact else minimum(t * block, axis.extent - block))
-            if count is not None:
-                bases[-1] = bases[-1] + first
+                # The last tile overlaps the one before.
+                bases.append(t * block + first if exact else minimum(t * block, axis.extent - block))
             return seq([self._stage(k, bases) for k in range(len(self.flat))])
 
-        return parallel_nest(extents, tasks, body, self._with_scratch)
+        return parallel_nest(self.tiling.counts, tasks, body, self._with_scratch)
 
     def _with_scratch(self, body: Stmt) -> Stmt:
         return seq([*(tirx.AllocBuffer(b) for b in self.scratch.values()), body])

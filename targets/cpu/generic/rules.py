@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 
@@ -11,7 +13,7 @@ from .groups import Group, group_stages
 from .inline import inline_maps
 from .loops import seq
 from .maps import emit_map
-from .program import Program, loads, read_program
+from .program import Program, hoist_divisions, loads, read_program
 from .reductions import emit_group
 
 
@@ -21,6 +23,7 @@ def schedule_program(func: tirx.PrimFunc, spec: CpuSpec) -> tuple[tirx.PrimFunc,
     if program is None:
         return None
     program = inline_maps(program)
+    program = replace(program, stages=tuple(hoist_divisions(s) for s in program.stages))
     groups = group_stages(program, 4 * spec.cores)
     views = Views()
     inner = {g: _private(g, program) for g in groups}

@@ -38,20 +38,18 @@ def choose_tiling(group: Group, flat: Sequence[Stage], spec: CpuSpec) -> Tiling:
         return Tiling(single, lanes, strip=False)
     extent = group.shared[-1].extent
     heavy = _row_axis(group, flat)
-    if not static(extent):
-        return Tiling((*single[:-1], lanes), lanes, strip=True)
-    if extent < lanes:
+    if static(extent) and extent < lanes:
         return Tiling((*single[:-1], extent), extent, strip=True)
-    most = 4 if spec.vector_registers >= 32 or heavy is None else 2
-    most = min(most, extent // lanes)
-    vectors = min(range(1, most + 1), key=lambda u: (-(-extent // (u * lanes)) * u, -u))
+    vectors = 1
+    if static(extent):
+        most = min(4 if spec.vector_registers >= 32 or heavy is None else 2, extent // lanes)
+        vectors = min(range(1, most + 1), key=lambda u: (-(-extent // (u * lanes)) * u, -u))
     blocks = [*single[:-1], vectors * lanes]
     if heavy is not None:
         budget = (spec.vector_registers - vectors - 2) // vectors
         rows = group.shared[heavy].extent
-        assert static(rows)
-        most_rows = max(1, min(_MAX_ROWS, budget, rows))
-        blocks[heavy] = min(range(1, most_rows + 1), key=lambda r: (-(-rows // r), r))
+        most = max(1, min(_MAX_ROWS, budget, rows if static(rows) else budget))
+        blocks[heavy] = min(range(1, most + 1), key=lambda r: (-(-rows // r), r)) if static(rows) else most
     return Tiling(tuple(blocks), lanes, strip=True)
 
 
@@ -111,7 +109,7 @@ def _row_axis(group: Group, flat: Sequence[Stage]) -> int | None:
     best, most = None, 0
     for j, axis in enumerate(group.shared[:-1]):
         own = group.stages[number].axes[places[j]]
-        if not static(axis.extent) or axis.extent < 2:
+        if static(axis.extent) and axis.extent < 2:
             continue
         reused = sum(_is_zero(stride(x.indices[0], own, analyzer)) for x in vectors)
         if reused >= max(most, 1):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tvm
 from relax_support import TARGETS, arguments, build_graph, execute, lower
 from tvm import relax, te, tirx
 from tvm.relax import op
@@ -229,6 +230,18 @@ CASES = {
     ),
     "symbolic_sum": ([("n", "m")], lambda a: op.sum(a, [1]), lambda a: a.sum(1), "reduction"),
     "symbolic_sum_first": ([("n", "m")], lambda a: op.sum(a, [0]), lambda a: a.sum(0), "reduction"),
+    "symbolic_heads_matmul": (
+        [(2, 3, "n", "m"), (2, 3, "m", 32)],
+        op.matmul,
+        np.matmul,
+        "reduction",
+    ),
+    "symbolic_reshape": (
+        [("n", "m", 6, 1)],
+        lambda a: op.nn.relu(op.reshape(op.nn.relu(a), (a.ty.shape[0] * a.ty.shape[1], 1, 6))),
+        lambda a: np.maximum(a, 0).reshape(-1, 1, 6),
+        "map",
+    ),
     "symbolic_matmul": ([("n", 20), (20, "m")], op.matmul, np.matmul, "reduction"),
     "conv_nchw": ([(1, 6, 12, 14), (8, 6, 3, 3)], lambda a, w: op.nn.conv2d(a, w, padding=1), None, "reduction"),
     "conv_strided": (
@@ -295,6 +308,34 @@ def test_against_numpy(name, target):
         tolerance = 4e-3 if "float16" in dtypes else 3e-6
         for got, want in zip(execute(lowered, TARGETS[target], args), expected, strict=True):
             np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * max(1, np.abs(args[0]).sum() ** 0.5))
+
+
+def test_a_reshape_of_unknown_sizes_is_one_flat_copy():
+    # Divisions by such sizes do not simplify, and would be done for each element.
+    sizes = [(tirx.Var(name, "int64") - 1) // 32 * 32 + 32 for name in ("h", "w")]
+    images = tirx.Var("n", "int64")
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((images, *sizes, 1), "float32"))
+    named = relax.Var("named", relax.ShapeType([images, sizes[0].a.a.a.a, sizes[1].a.a.a.a]))
+    with builder.function("main", [x, named]):
+        with builder.dataflow():
+            output = builder.emit_output(builder.normalize(op.reshape(x, (images, 1, *sizes))))
+        builder.emit_func_output(output)
+    module = relax.transform.LegalizeOps()(builder.get())
+    func = next(f for f in module.functions.values() if isinstance(f, tirx.PrimFunc))
+    program = read_program(func)
+    assert [s.flat_copy for s in program.stages] == [True]
+    scheduled, rule = TARGETS["native,cores=2"].schedule(func)
+    assert rule == "map"
+    h, w = 64, 32
+    data = np.arange(2 * h * w, dtype="f4").reshape(2, h, w, 1)
+    got = tvm.runtime.tensor(np.zeros((2, 1, h, w), "f4"))
+    values = {"n": 2, "h": 40, "w": 20}
+    scalars = [values[p.name] for p in func.params if not isinstance(p.ty, tirx.BufferType)]
+    buffers = [tvm.runtime.tensor(data), got]
+    arguments_in_order = [buffers.pop(0) if isinstance(p.ty, tirx.BufferType) else scalars.pop(0) for p in func.params]
+    tvm.compile(scheduled, TARGETS["native,cores=2"].tvm_target())(*arguments_in_order)
+    np.testing.assert_array_equal(got.numpy(), data.reshape(2, 1, h, w))
 
 
 def test_scheduled_functions_are_left_alone():

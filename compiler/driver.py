@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32",)
 
 
-def compile(  # noqa: A001 - the public name is kompilo.compile
+def compile(
     model: Model,
     target: str | Sequence[str] = "cpu",
     inputs: Mapping[str, Sequence[int | str]] | None = None,
@@ -128,4 +128,9 @@ def _versions() -> dict[str, Any]:
 
     from kompilo import __version__
 
-    return {"kompilo": __version__, "tvm": tvm.__version__, "python": platform.python_version(), "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    return {
+        "kompilo": __version__,
+        "tvm": tvm.__version__,
+        "python": platform.python_version(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

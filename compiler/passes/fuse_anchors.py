@@ -44,7 +44,7 @@ class _Growth:
 
 
 class GraphUses:
-    """Bindings of one dataflow block with, for each variable, its definition and the variables whose definitions use it."""
+    """Bindings of one dataflow block with the definition and the users of each variable."""
 
     def __init__(self, function: relax.Function):
         self.bindings = [b for block in function.body.blocks for b in block.bindings]
@@ -100,7 +100,9 @@ def _with_permute(graph: GraphUses, group: Group) -> Group | None:
         return None
     rank = len(group.result.ty.shape)
     axes = tuple(range(rank))[::-1] if call.attrs.axes is None else tuple(int(a) % rank for a in call.attrs.axes)
-    op = replace(group.op, attrs=tuple(sorted({**dict(group.op.attrs), "out_perm": axes}.items())), output=tensor_type(user))
+    op = replace(
+        group.op, attrs=tuple(sorted({**dict(group.op.attrs), "out_perm": axes}.items())), output=tensor_type(user)
+    )
     return Group(op, group.operands, user, group.members | {user})
 
 

@@ -27,7 +27,7 @@ class LookupTables(Pass):
     Before:  y = matmul(astype(equal(reshape(x, (..., 1)), [0, ..., K-1]), "float32"), W); z = gelu(add(y, b))
     After:   z = take(gelu([W; 0] + b), where(0 <= x < K, x, K))
 
-    Needs integer x and constant W of shape (K, N). Exact: a one-hot row picks one row of W, and any other x picks zeros.
+    Needs integer x and constant W of shape (K, N). Exact: a one-hot row picks a row of W, any other x zeros.
     """
 
     name: str = field(default="lookup_tables", init=False)
@@ -72,7 +72,10 @@ def _one_hot_indices(graph: Graph, expr: Expr) -> Expr | None:
     counts = values.dtype.kind in "iu" and values.size == values.shape[-1]
     if not counts or full is None or len(full) != len(dims) or not tensors.same_dims(full[:-1], dims[:-1]):
         return None
-    if not np.array_equal(values.reshape(-1), np.arange(values.size)) or tensors.dtype(column) not in ("int32", "int64"):
+    if not np.array_equal(values.reshape(-1), np.arange(values.size)) or tensors.dtype(column) not in (
+        "int32",
+        "int64",
+    ):
         return None
     return graph.emit(relax.op.reshape(column, dims[:-1]))
 

@@ -80,7 +80,7 @@ def run_phases(
     report: Callable[[str, int, int], None] | None = None,
     stop_after: str | None = None,
 ) -> tvm.ir.IRModule:
-    """`mod` after all phases, or after the one called `stop_after`; `report(phase, done, total)` is told as they start."""
+    """`mod` after all phases, or after the one called `stop_after`; `report(pass, done, total)` hears of each start."""
     passes: list[Pass] = []
     for name, make in PHASES:
         passes += make(target)

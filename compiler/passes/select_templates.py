@@ -18,7 +18,7 @@ from ..schedule.flops import flops
 from ..schedule.selection import Choice, Selector
 from .anchors import ANCHORS, op_name
 from .base import Pass
-from .fuse_anchors import Group, GraphUses, find_group
+from .fuse_anchors import GraphUses, Group, find_group
 
 # TVM's op_pattern of a function that FuseOps must leave alone.
 OPAQUE = 8

@@ -20,8 +20,8 @@ class ViewReshapes(Pass):
     Before:  y = call_tir(reshape_kernel, (x,))
     After:   y = reshape(x, shape of y)            # the virtual machine makes a view of x's memory
 
-    Needs functions as legalisation leaves them (sblocks): TVM's own RewriteDataflowReshape aborts on finished loops, which
-    templates' kernels consist of; those are skipped here.
+    Needs functions as legalisation leaves them (sblocks): TVM's own RewriteDataflowReshape aborts on finished loops,
+    which templates' kernels consist of; those are skipped here.
     """
 
     name: str = field(default="view_reshapes", init=False)

@@ -57,11 +57,9 @@ STEP_OPS: dict[str, Callable[..., Any]] = {
 
 
 def broadcast_indices(operand: TensorType, indices: Sequence[PrimExpr]) -> list[PrimExpr]:
-    """Indices into `operand` for the output index `indices` under numpy broadcasting (a size-1 axis reads element 0)."""
+    """Indices into `operand` for the output index `indices` under numpy broadcasting (axes of size 1 read element 0)."""
     tail = list(indices)[len(indices) - len(operand.shape) :]
-    return [
-        tirx.const(0, i.ty.dtype) if d == 1 else i for d, i in zip(operand.shape, tail, strict=True)
-    ]
+    return [tirx.const(0, i.ty.dtype) if d == 1 else i for d, i in zip(operand.shape, tail, strict=True)]
 
 
 def apply_epilogue(op: OpSpec, anchor: PrimExpr, indices: Sequence[PrimExpr], read: Read) -> PrimExpr:

@@ -46,8 +46,8 @@ class Step:
 class OpSpec:
     """A fused operator: an anchor and the elementwise epilogue behind it.
 
-    `inputs` are the anchor's operands followed by the epilogue's extra operands; `constant` tells which of them are known
-    at compile time (templates may pack those). `anchor_type` is the anchor's result, `output` the last step's: same
+    `inputs` are the anchor's operands followed by the epilogue's extra operands; `constant` tells which are known at
+    compile time (templates may pack those). `anchor_type` is the anchor's result, `output` the last step's: same
     shape, perhaps another dtype. `attrs` is sorted by name. Its text form (`str`) is the key of tuning records.
     """
 

@@ -42,7 +42,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Space:
-    """The configs a template offers for one OpSpec: `default` is the analytic choice, used when nothing was measured."""
+    """The configs a template offers for one OpSpec: `default` is the analytic choice, for when nothing was measured."""
 
     default: Config
     configs: tuple[Config, ...] = ()
@@ -67,7 +67,7 @@ class Candidate:
 class Template(ABC):
     """An algorithm for one kind of operator on one kind of hardware.
 
-    `version` is raised whenever the generated code or the meaning of a knob changes: records of other versions are void.
+    `version` is raised whenever the generated code or the meaning of a knob changes; that voids older records.
     """
 
     name: str

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tvm
-from kompilo.compiler.passes.fuse_anchors import Group, GraphUses, find_group
+from tvm import relax
+
+from kompilo.compiler.passes.fuse_anchors import GraphUses, Group, find_group
 from kompilo.compiler.passes.select_templates import SelectTemplates
 from kompilo.compiler.schedule.selection import Selector
 from kompilo.compiler.schedule.target import find_target
-from tvm import relax
 
 from support import apply, build, const, f32, ops, random, run
 
@@ -51,7 +52,12 @@ def test_hardswish_with_literals() -> None:
         y = OP.matmul(x, weight())
         return OP.multiply(OP.multiply(y, OP.clip(OP.add(y, const(3.0)), 0, 6)), const(1 / 8))
 
-    assert steps(build([X], body)) == ["add(anchor,3.0)", "clip(s0,0.0,6.0)", "multiply(anchor,s1)", "multiply(s2,0.125)"]
+    assert steps(build([X], body)) == [
+        "add(anchor,3.0)",
+        "clip(s0,0.0,6.0)",
+        "multiply(anchor,s1)",
+        "multiply(s2,0.125)",
+    ]
 
 
 def test_residual_from_another_branch() -> None:

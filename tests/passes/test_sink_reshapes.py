@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from kompilo.compiler.passes.sink_reshapes import SinkReshapes
-from support import build, check, const, f32, ops, random
 from tvm import relax, tirx
+
+from kompilo.compiler.passes.sink_reshapes import SinkReshapes
+
+from support import build, check, const, f32, ops, random
 
 OP = relax.op
 
@@ -18,7 +20,8 @@ def gelu(x):
 
 def test_diamond_behind_a_squeeze() -> None:
     after = check(build([f32(2, 8, 1, 16)], gelu), SinkReshapes())
-    assert ops(after)[-1] == "reshape" and "squeeze" not in ops(after)
+    assert ops(after)[-1] == "reshape"
+    assert "squeeze" not in ops(after)
 
 
 def test_unsqueeze_with_a_full_constant() -> None:

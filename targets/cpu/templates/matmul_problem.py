@@ -1,8 +1,9 @@
 """A matmul OpSpec brought to the plain form that the matmul templates generate loops for.
 
-Logical operands are A (batch..., M, K) and B (batch..., K, N) with C (batch..., M, N). A and B are what is in memory after
-permute_dims by `lhs_perm` and `rhs_perm`; memory gets C after permute_dims by `out_perm`. When nothing but the last axis distinguishes the rows, leading axes are
-collapsed into M, so that a (1, 128, 384) activation is one problem of 128 rows.
+Logical operands are A (batch..., M, K) and B (batch..., K, N) with C (batch..., M, N). A and B are what is in memory
+after permute_dims by `lhs_perm` and `rhs_perm`; memory gets C after permute_dims by `out_perm`. When nothing but the last
+axis distinguishes the rows, leading axes are collapsed into M, so that a (1, 128, 384) activation is one problem of 128
+rows.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class Buffers:
         return self._flat[index]
 
     def offset(self, index: int, indices: Sequence[Index], perm: Sequence[int] | None = None) -> Index:
-        """Row-major offset of the logical `indices` in parameter `index`; axis `perm[i]` of memory is logical axis i."""
+        """Row-major offset of the logical `indices` in parameter `index`; memory axis `perm[i]` is logical axis i."""
         shape = self._shapes[index]
         memory = list(indices)
         if perm is not None:

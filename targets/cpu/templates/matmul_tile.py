@@ -62,7 +62,8 @@ class MatmulTile(Template):
     def build(self, op: OpSpec, target: TargetSpec, config: Config) -> Candidate:
         """The kernel, and the packer of B when B is constant."""
         problem = read_problem(op)
-        assert problem is not None and isinstance(target, CpuSpec), "match accepts only such operators"
+        assert problem is not None, "match accepts only such operators"
+        assert isinstance(target, CpuSpec)
         lanes = target.lanes("float32")
         block = config.int("vectors") * lanes
         packed = None
@@ -111,10 +112,14 @@ def _cost(problem: MatmulProblem, rows: int, vectors: int, target: CpuSpec) -> f
     panels = -(-problem.n // (vectors * lanes)) if isinstance(problem.n, int) else 8 / vectors
     if isinstance(problem.m, int):
         full, tail = divmod(problem.m, rows)
-        cycles = full * _tile_cycles(problem, rows, vectors, target) + (_tile_cycles(problem, tail, vectors, target) if tail else 0)
+        cycles = full * _tile_cycles(problem, rows, vectors, target) + (
+            _tile_cycles(problem, tail, vectors, target) if tail else 0
+        )
     else:
         # Unknown M: one long run of tiles and an average tail of single rows.
-        cycles = 64 / rows * _tile_cycles(problem, rows, vectors, target) + rows / 2 * _tile_cycles(problem, 1, vectors, target)
+        cycles = 64 / rows * _tile_cycles(problem, rows, vectors, target) + rows / 2 * _tile_cycles(
+            problem, 1, vectors, target
+        )
     return panels * cycles * _set_conflicts(problem, rows, target)
 
 
@@ -229,9 +234,7 @@ class _Emitter:
 
         return loop("t", self.chunk, one)
 
-    def _tile(
-        self, batch: Sequence[Index], first: Index, panel: Index, rows: int, scratch: tirx.Buffer | None
-    ) -> Stmt:
+    def _tile(self, batch: Sequence[Index], first: Index, panel: Index, rows: int, scratch: tirx.Buffer | None) -> Stmt:
         """One register tile: `rows` rows from `first`, all of K, then the epilogue."""
         tile = RegisterTile(rows, self.vectors, self.lanes)
         lead = self.buffers.batch_indices(0, batch)
@@ -241,7 +244,9 @@ class _Emitter:
             return self.buffers.flat(0)[self.buffers.offset(0, [*lead, first + row, k], perm)]
 
         def step(k: Index) -> Stmt:
-            return tile.multiply_add(lambda row: lhs(row, k), lambda c, lanes: self._rhs(batch, k, panel, c, lanes, scratch))
+            return tile.multiply_add(
+                lambda row: lhs(row, k), lambda c, lanes: self._rhs(batch, k, panel, c, lanes, scratch)
+            )
 
         reduce = loop("k", self.buffers.k, step)
         return seq(tile.declare(), tile.zero(), reduce, self._write(tile, batch, first, panel))
@@ -251,7 +256,9 @@ class _Emitter:
     ) -> PrimExpr:
         """`lanes` columns of B from `column` of the panel, in row k."""
         if self.constant:
-            return tirx.BufferLoad(self.buffers.flat(1), [ramp((panel * self.buffers.k + k) * self.block + column, lanes)])
+            return tirx.BufferLoad(
+                self.buffers.flat(1), [ramp((panel * self.buffers.k + k) * self.block + column, lanes)]
+            )
         if scratch is not None:
             return tirx.BufferLoad(scratch, [ramp(k * self.block + column, lanes)])
         perm, lead = self.problem.op.ints("rhs_perm"), self.buffers.batch_indices(1, batch)

@@ -119,9 +119,7 @@ class _Emitter:
             reads *= d if isinstance(d, int) else 64
         return self.cores > 1 and reads >= PARALLEL_READS
 
-    def _pixel(
-        self, n: Index, oh: Index, ow: Index, rows: tuple[Index, Index], cols: tuple[Index, Index]
-    ) -> Stmt:
+    def _pixel(self, n: Index, oh: Index, ow: Index, rows: tuple[Index, Index], cols: tuple[Index, Index]) -> Stmt:
         """All channels of one output pixel, in blocks of vectors, then single vectors, then the rest."""
         channels = int(self.channels)
         pieces: list[Stmt] = []

@@ -9,6 +9,7 @@ import pytest
 import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kompilo.compiler.schedule.op_spec import OpSpec, Step, TensorType
 from kompilo.compiler.schedule.target import find_target
 from kompilo.compiler.schedule.template import Config
@@ -130,5 +131,12 @@ def test_pack_panels_pads_with_zeros() -> None:
 
 def test_other_dtypes_are_left_to_other_templates() -> None:
     half = TensorType((4, 4), "float16")
-    op = OpSpec("matmul", (half, half), (False, True), (("lhs_perm", (0, 1)), ("out_perm", (0, 1)), ("rhs_perm", (0, 1))), half, half)
+    op = OpSpec(
+        "matmul",
+        (half, half),
+        (False, True),
+        (("lhs_perm", (0, 1)), ("out_perm", (0, 1)), ("rhs_perm", (0, 1))),
+        half,
+        half,
+    )
     assert MatmulTile().match(op, TARGET.spec) is None

@@ -9,6 +9,7 @@ import pytest
 import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kompilo.compiler.schedule.op_spec import OpSpec, Step, TensorType
 from kompilo.compiler.schedule.target import find_target
 from kompilo.targets.cpu.templates.pool2d import Pool2D

@@ -316,8 +316,8 @@ def test_a_reshape_of_unknown_sizes_is_one_flat_copy():
     images = tirx.Var("n", "int64")
     builder = relax.BlockBuilder()
     x = relax.Var("x", relax.TensorType((images, *sizes, 1), "float32"))
-    named = relax.Var("named", relax.ShapeType([images, sizes[0].a.a.a.a, sizes[1].a.a.a.a]))
-    with builder.function("main", [x, named]):
+    shape = relax.Var("shape", relax.ShapeType([images, sizes[0].a.a.a.a, sizes[1].a.a.a.a]))
+    with builder.function("main", [x, shape]):
         with builder.dataflow():
             output = builder.emit_output(builder.normalize(op.reshape(x, (images, 1, *sizes))))
         builder.emit_func_output(output)
@@ -334,7 +334,8 @@ def test_a_reshape_of_unknown_sizes_is_one_flat_copy():
     scalars = [values[p.name] for p in func.params if not isinstance(p.ty, tirx.BufferType)]
     buffers = [tvm.runtime.tensor(data), got]
     arguments_in_order = [buffers.pop(0) if isinstance(p.ty, tirx.BufferType) else scalars.pop(0) for p in func.params]
-    tvm.compile(scheduled, TARGETS["native,cores=2"].tvm_target())(*arguments_in_order)
+    named = scheduled.with_attr("global_symbol", "main")
+    tvm.compile(named, TARGETS["native,cores=2"].tvm_target())(*arguments_in_order)
     np.testing.assert_array_equal(got.numpy(), data.reshape(2, 1, h, w))
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tvm
 from tvm import relax, tirx
@@ -104,7 +105,7 @@ def describe_operators(mod: tvm.ir.IRModule) -> tuple[Operator, ...]:
 
 
 def _operator(name: str, func: tirx.PrimFunc, calls: int) -> Operator:
-    def attr(key: str, default: object = "") -> object:
+    def attr(key: str, default: Any = "") -> Any:
         return func.attrs.get(f"kompilo.{key}", default)
 
     shapes = ", ".join(f"{p.dtype}[{','.join(str(d) for d in p.shape)}]" for p in _buffers(func))

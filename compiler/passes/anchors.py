@@ -45,7 +45,7 @@ def _conv2d(call: tvm.ir.Call, _: Producers) -> Anchor | None:
     a = call.attrs
     if a.data_layout != "NHWC" or a.kernel_layout != "OIHW" or a.out_layout != "NHWC":
         return None
-    attrs = {
+    attrs: dict[str, AttrValue] = {
         "strides": _ints(a.strides),
         "padding": _ints(a.padding),
         "dilation": _ints(a.dilation),
@@ -59,7 +59,7 @@ def _conv2d_transpose(call: tvm.ir.Call, _: Producers) -> Anchor | None:
     a = call.attrs
     if a.data_layout != "NHWC" or a.kernel_layout != "IOHW" or a.out_layout != "NHWC":
         return None
-    attrs = {
+    attrs: dict[str, AttrValue] = {
         "strides": _ints(a.strides),
         "padding": _ints(a.padding),
         "output_padding": _ints(a.output_padding),
@@ -75,7 +75,7 @@ def _pool2d(mode: str) -> Callable[[tvm.ir.Call, Producers], Anchor | None]:
         a = call.attrs
         if a.layout != "NHWC" or a.out_layout != "NHWC":
             return None
-        attrs = {
+        attrs: dict[str, AttrValue] = {
             "mode": mode,
             "pool_size": _ints(a.pool_size),
             "strides": _ints(a.strides),

@@ -62,7 +62,7 @@ def _copy_outputs(
     main = mod["main"]
     builder = relax.BlockBuilder(mod)
     results = []
-    added = []
+    added: list[relax.VarBinding] = []
     for output, copy in zip(outputs, borrowed, strict=True):
         if copy:
             call = builder.call_te(_identity, output, primfunc_name_hint="copy")

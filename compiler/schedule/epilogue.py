@@ -57,7 +57,7 @@ STEP_OPS: dict[str, Callable[..., Any]] = {
 
 
 def broadcast_indices(operand: TensorType, indices: Sequence[PrimExpr]) -> list[PrimExpr]:
-    """Indices into `operand` for the output index `indices` under numpy broadcasting (axes of size 1 read element 0)."""
+    """Indices into `operand` for output index `indices` under numpy broadcasting (axes of size 1 read element 0)."""
     tail = list(indices)[len(indices) - len(operand.shape) :]
     return [tirx.const(0, i.ty.dtype) if d == 1 else i for d, i in zip(operand.shape, tail, strict=True)]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from tvm import tirx
 from tvm.tirx import Stmt
@@ -110,7 +111,8 @@ def _emit(stage: Stage, position: tirx.Expr, target: tirx.Buffer, spec: CpuSpec)
     if cuts and len(cuts) < _MAX_PIECES:
         return _emit_pieces(nest, [0, *cuts, inner.extent], spec)
     tasks = task_count(_work(stage), spec)
-    return emit_interleaved(nest, spec, tasks) or emit_transposed(nest, spec, tasks) or _emit_rows(nest, spec)
+    rows = partial(_emit_rows, nest, spec)
+    return emit_interleaved(nest, spec, tasks) or emit_transposed(nest, spec, tasks, rows) or rows()
 
 
 def _work(stage: Stage) -> int:

@@ -12,8 +12,8 @@ from .access import Views
 from .groups import Group, group_stages
 from .inline import inline_maps
 from .loops import seq
-from .maps import emit_map
-from .program import Program, hoist_divisions, loads, read_program
+from .maps import emit_map, estimate, task_count
+from .program import Program, cost, hoist_divisions, loads, read_program
 from .reductions import emit_group
 
 
@@ -24,7 +24,9 @@ def schedule_program(func: tirx.PrimFunc, spec: CpuSpec) -> tuple[tirx.PrimFunc,
         return None
     program = inline_maps(program)
     program = replace(program, stages=tuple(hoist_divisions(s) for s in program.stages))
-    groups = group_stages(program, 4 * spec.cores)
+    work = sum(estimate([a.extent for a in s.all_axes]) * (1 + cost(s.value)) for s in program.stages)
+    # Stages are only kept apart for the sake of parallel loops.
+    groups = group_stages(program, 4 * spec.cores if task_count(work, spec) > 1 else 1)
     views = Views()
     inner = {g: _private(g, program) for g in groups}
     private = frozenset().union(*inner.values())

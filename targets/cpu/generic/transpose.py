@@ -8,6 +8,7 @@ The last tile along an axis overlaps the one before. Against scalar copies this 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tvm import tirx
@@ -17,7 +18,7 @@ from tvm.tirx import Stmt
 from ....compiler.schedule.target_spec import CpuSpec
 from . import loops, program
 from .access import analyzer_for, stride
-from .loops import Index, ceildiv, i64, minimum, parallel_nest, seq, static, unrolled, vector
+from .loops import Index, ceildiv, floordiv, i64, minimum, parallel_nest, seq, static, unrolled, vector, when
 from .program import map_loads, substitute
 
 if TYPE_CHECKING:
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
 _BLOCK = 8
 
 
-def emit_transposed(nest: MapNest, spec: CpuSpec, tasks: int) -> Stmt | None:
-    """The loops of `nest` in transposed tiles, or None if its reads do not ask for that."""
+def emit_transposed(nest: MapNest, spec: CpuSpec, tasks: int, otherwise: Callable[[], Stmt]) -> Stmt | None:
+    """The loops of `nest` in transposed tiles, or None if its reads do not ask for that.
+
+    Where an extent is unknown, the loops of `otherwise` are for extents too small for a tile.
+    """
     lanes = spec.vector_bytes // 4
     found = _crossed_reads(nest, lanes)
     if found is None:
@@ -39,7 +43,7 @@ def emit_transposed(nest: MapNest, spec: CpuSpec, tasks: int) -> Stmt | None:
     order = [k for k in range(len(axes)) if k not in (row, column)]
     tiles = [ceildiv(axes[k].extent, lanes) for k in (row, column)]
     blocks = [_block(t) for t in tiles]
-    extents = [axes[k].extent for k in order] + [t // b for t, b in zip(tiles, blocks, strict=True)]
+    extents = [axes[k].extent for k in order] + [floordiv(t, b) for t, b in zip(tiles, blocks, strict=True)]
 
     def tile(outer: list[Index], block: list[Index], inner: list[Index]) -> Stmt:
         at: list[Index] = [0] * len(axes)
@@ -47,19 +51,22 @@ def emit_transposed(nest: MapNest, spec: CpuSpec, tasks: int) -> Stmt | None:
             at[k] = i
         for k, size, big, small in zip((row, column), blocks, block, inner, strict=True):
             start = (big * size + small) * lanes
-            at[k] = minimum(start, axes[k].extent - lanes) if axes[k].extent % lanes else start
+            exact = static(axes[k].extent) and axes[k].extent % lanes == 0
+            at[k] = start if exact else minimum(start, axes[k].extent - lanes)
         return _tile(nest, at, row, reads, lanes)
 
     def body(index: list[Index]) -> Stmt:
         return loops.nest(blocks, lambda inner: tile(index[:-2], index[-2:], inner))
 
-    return parallel_nest(extents, tasks, body)
+    tiled = parallel_nest(extents, tasks, body)
+    unknown = [axes[k].extent >= lanes for k in (row, column) if not static(axes[k].extent)]
+    return when(tirx.all(*unknown), tiled, otherwise()) if unknown else tiled
 
 
-def _block(tiles: int) -> int:
+def _block(tiles: Index) -> int:
     """Tiles of one axis done together: whole cache lines of several rows are used while they are in L1, and stores to
     one row follow each other."""
-    return max((b for b in range(1, _BLOCK + 1) if tiles % b == 0), default=1)
+    return max(b for b in range(1, _BLOCK + 1) if b == 1 or (static(tiles) and tiles % b == 0))
 
 
 def _crossed_reads(nest: MapNest, lanes: int) -> tuple[int, list[TensorLoad]] | None:
@@ -71,7 +78,7 @@ def _crossed_reads(nest: MapNest, lanes: int) -> tuple[int, list[TensorLoad]] | 
     reads = []
     for load in program.loads(nest.stage.value):
         step = stride(load.indices[0], column, analyzer)
-        if step in (0, 1) if static(step) else step is None:
+        if step is None or (static(step) and step in (0, 1)):
             continue
         along = [k for k, a in enumerate(axes[:-1]) if stride(load.indices[0], a, analyzer) == 1]
         if not along or "32" not in str(load.ty.dtype):
@@ -81,7 +88,7 @@ def _crossed_reads(nest: MapNest, lanes: int) -> tuple[int, list[TensorLoad]] | 
     if len(rows) != 1 or loads_nested(reads):
         return None
     row = rows.pop()
-    fits = all(static(axes[k].extent) and axes[k].extent >= lanes for k in (row, len(axes) - 1))
+    fits = all(not static(axes[k].extent) or axes[k].extent >= lanes for k in (row, len(axes) - 1))
     return (row, reads) if fits else None
 
 

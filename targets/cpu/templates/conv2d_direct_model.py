@@ -109,7 +109,9 @@ class DirectModel:
             # The widest tile, and those that divide the row evenly into as many tiles or one more.
             counts = {-(-self.width // limit), -(-self.width // limit) + 1}
             for pixels in sorted({limit, *(-(-self.width // n) for n in counts)}):
-                found.append((self.tile_cycles(vectors, pixels), vectors, pixels))
+                # An incomplete last block or tile takes code of its own: it must be worth more than a trifle.
+                ragged = (self.vectors_out % vectors > 0) + (self.width % pixels > 0)
+                found.append((self.tile_cycles(vectors, pixels) * (1 + 0.01 * ragged), vectors, pixels))
         return sorted(found)
 
     def blockings(self, vectors: int, pixels: int) -> list[tuple[float, int, int, int, int]]:

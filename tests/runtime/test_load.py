@@ -271,7 +271,7 @@ def test_an_error_in_the_virtual_machine_is_one_sentence():
     loose = (dataclasses.replace(artifact.inputs[0], shape=("A", "B")),)
     model = load(Artifact(loose, artifact.outputs, artifact.targets, artifact.weights, {}), threads=1)
     for _ in range(3):
-        with pytest.raises(KompiloError, match="the model cannot run on these inputs: .*shape") as caught:
+        with pytest.raises(KompiloError, match="do not fit the model|cannot run on these inputs") as caught:
             model(X[:3])
         assert "\n" not in str(caught.value)
         np.testing.assert_array_equal(model(X), affine_result(X))

@@ -1,8 +1,8 @@
 """A matmul OpSpec brought to the plain form that the matmul templates generate loops for.
 
 Logical operands are A (batch..., M, K) and B (batch..., K, N) with C (batch..., M, N). A and B are what is in memory
-after permute_dims by `lhs_perm` and `rhs_perm`; memory gets C after permute_dims by `out_perm`. When nothing but the last
-axis distinguishes the rows, leading axes are collapsed into M: a (1, 128, 384) activation is one problem of 128 rows.
+after permute_dims by `lhs_perm` and `rhs_perm`; memory gets C after permute_dims by `out_perm`. When nothing but the
+last axis distinguishes the rows, leading axes are collapsed into M: a (1, 128, 384) activation has 128 rows.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ CASES = {
     "3x3 dilated": depthwise((1, 9, 9, 70), 3, dilation=2),
     "3x3 without padding": depthwise((1, 9, 30, 16), 3, pad=(0, 0, 0, 0), epilogue=()),
     "3x3 asymmetric": depthwise((1, 12, 12, 16), 3, 2, pad=(0, 0, 1, 1)),
+    "one column": conv2d((1, 90, 1, 24), (24, 1, 5, 1), (1, 1), (2, 0, 2, 0), groups=24, epilogue=("residual",)),
     "split among cores": depthwise((1, 3, 3, 160), 3),
     "large": depthwise((1, 60, 64, 96), 3),
 }

@@ -38,6 +38,7 @@ CASES = {
     "1x7": conv2d((1, 17, 17, 16), (24, 16, 1, 7), (1, 1), (0, 3, 0, 3)),
     "7x1": conv2d((1, 17, 17, 16), (24, 16, 7, 1), (1, 1), (3, 0, 3, 0)),
     "one row": conv2d((1, 1, 200, 16), (24, 16, 1, 5), (1, 2), (0, 2, 0, 2)),
+    "one column": conv2d((1, 200, 1, 16), (24, 16, 5, 1), (2, 1), (2, 0, 2, 0), epilogue=("bias", "residual")),
     "two groups": conv2d((1, 13, 12, 16), (40, 8, 3, 3), (1, 1), SAME3, groups=2),
     "groups of 3 channels": conv2d((1, 7, 7, 12), (20, 3, 3, 3), (1, 1), SAME3, groups=4),
     "depthwise with multiplier": conv2d((1, 9, 9, 6), (12, 1, 3, 3), (1, 1), SAME3, groups=6),

@@ -6,18 +6,22 @@ After:   z = call_tir(fused_softmax_add, (x, b))
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import tvm
+from tvm import relax
+from tvm.ir import Call
 from tvm.relax import transform
 
+from ..reductions import extreme, extreme_position
 from ..schedule.target import Target
 from .base import Pass
 
 
 @dataclass(frozen=True)
 class Legalize(Pass):
-    """LegalizeOps with the target's own legalisations first, then TVM's FuseOps and FuseTIR."""
+    """LegalizeOps with the target's own legalisations first, then ours, then TVM's; and FuseOps and FuseTIR."""
 
     target: Target
     name: str = field(default="legalize", init=False)
@@ -26,7 +30,7 @@ class Legalize(Pass):
         """Every call in `main` becomes call_tir or a runtime built-in."""
         sequence = tvm.transform.Sequential(
             [
-                transform.LegalizeOps(dict(self.target.legalizations())),
+                transform.LegalizeOps({**_EXTREMES, **self.target.legalizations()}),
                 transform.AnnotateTIROpPattern(),
                 transform.FuseOps(),
                 transform.FuseTIR(),
@@ -35,3 +39,39 @@ class Legalize(Pass):
         )
         with self.target.tvm_target(), tvm.transform.PassContext(opt_level=3):
             return sequence(mod)
+
+
+Legalization = Callable[[relax.BlockBuilder, Call], relax.Expr]
+
+
+def _extreme(largest: bool) -> Legalization:
+    def legalize(bb: relax.BlockBuilder, call: Call) -> relax.Expr:
+        axes = _axes(call.attrs.axis, call)
+        keepdims = bool(call.attrs.keepdims)
+        hint = "max" if largest else "min"
+        return bb.call_te(lambda x: extreme(x, axes, keepdims, largest), call.args[0], primfunc_name_hint=hint)
+
+    return legalize
+
+
+def _extreme_position(largest: bool) -> Legalization:
+    def legalize(bb: relax.BlockBuilder, call: Call) -> relax.Expr:
+        (axis,) = _axes([call.attrs.axis], call)
+        keepdims = bool(call.attrs.keepdims)
+        hint = "argmax" if largest else "argmin"
+        return bb.call_te(lambda x: extreme_position(x, axis, keepdims, largest), call.args[0], primfunc_name_hint=hint)
+
+    return legalize
+
+
+def _axes(axes: list[int] | None, call: Call) -> list[int]:
+    rank = len(call.args[0].ty.shape)
+    return list(range(rank)) if axes is None else sorted(int(a) % rank for a in axes)
+
+
+_EXTREMES: dict[str, Legalization] = {
+    "relax.max": _extreme(largest=True),
+    "relax.min": _extreme(largest=False),
+    "relax.argmax": _extreme_position(largest=True),
+    "relax.argmin": _extreme_position(largest=False),
+}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tvm import relax, te, tirx, topi
 
+from ...reductions import extreme_position
 from ..dtypes import is_float, numpy_dtype
 from ..values import constant
 from .broadcast import scalar
@@ -172,7 +173,7 @@ for _op_type, _reduction in _REDUCTIONS.items():
     _register(_op_type, _reduction)
 
 
-def _arg_reduce(node: Node, select: Callable, select_te: Callable) -> relax.Expr:
+def _arg_reduce(node: Node, select: Callable, largest: bool) -> relax.Expr:
     rank = node.rank(0)
     axis = node.axis(node.attr("axis", 0), rank) if rank else 0
     keepdims = bool(node.attr("keepdims", 1))
@@ -182,16 +183,16 @@ def _arg_reduce(node: Node, select: Callable, select_te: Callable) -> relax.Expr
         return node.emit(select(node.inputs[0], axis, keepdims))
 
     def last(x: te.Tensor) -> te.Tensor:
-        return topi.cast(select_te(x, axis, keepdims, True), "int64")
+        return extreme_position(x, axis, keepdims, largest, last=True)
 
     return node.te(last, node.inputs[0], name=f"last_{node.op_type.lower()}")
 
 
 @converter("ArgMax")
 def arg_max(node: Node) -> relax.Expr:
-    return _arg_reduce(node, relax.op.argmax, topi.argmax)
+    return _arg_reduce(node, relax.op.argmax, largest=True)
 
 
 @converter("ArgMin")
 def arg_min(node: Node) -> relax.Expr:
-    return _arg_reduce(node, relax.op.argmin, topi.argmin)
+    return _arg_reduce(node, relax.op.argmin, largest=False)

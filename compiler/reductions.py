@@ -1,7 +1,7 @@
 """Tensor expressions of maximum, minimum and their positions that are right for every value of the dtype.
 
-topi starts from the least finite number and from position -1: the maximum of a row of -inf comes out as -3.4e38, and the
-position of the maximum of a row of zeros in uint8 as -1.
+topi starts from the least finite number and from position -1: the maximum of a row of -inf comes out as -3.4e38, and
+the position of the maximum of a row of zeros in uint8 as -1.
 """
 
 from __future__ import annotations

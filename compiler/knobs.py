@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +21,43 @@ class Knobs:
     `verify` (KOMPILO_VERIFY=0|1): whether the IR is checked after each pass (on unless switched off).
     `threads` (KOMPILO_THREADS=N): threads a model runs with when the caller names none; None means all cores.
     `debug` (KOMPILO_DEBUG=0|1): full tracebacks and pass times on standard error.
+    `tvm_runtime` (KOMPILO_TVM_RUNTIME=file): TVM's runtime library, where it is not found by itself.
 
     None of these changes the code that is generated, so none of them is part of a cache key.
     """
 
     dump: Path | None = None
-    cache: Path = Path.home() / ".cache" / "kompilo"
+    cache: Path = field(default_factory=lambda: _default_cache())
     verify: bool = True
     threads: int | None = None
     debug: bool = False
+    tvm_runtime: Path | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Knobs:
         """The knobs of `environment` (default: the process's); UsageError names a variable that cannot be read."""
         env = os.environ if environment is None else environment
         values: dict[str, Any] = {}
-        for field in fields(cls):
-            variable = f"KOMPILO_{field.name.upper()}"
+        for knob in fields(cls):
+            variable = f"KOMPILO_{knob.name.upper()}"
             text = env.get(variable, "").strip()
             if text:
-                values[field.name] = _PARSERS[field.name](variable, text)
+                values[knob.name] = _PARSERS[knob.name](variable, text)
         return cls(**values)
 
 
-def _path(_: str, text: str) -> Path:
-    return Path(text).expanduser()
+def _default_cache() -> Path:
+    try:
+        return Path.home() / ".cache" / "kompilo"
+    except RuntimeError:  # no $HOME, and a user whom the system does not know: as in many containers
+        return Path(tempfile.gettempdir()) / f"kompilo-{os.getuid()}"
+
+
+def _path(variable: str, text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UsageError(f"environment variable {variable}: the home folder in {text!r} is not known.") from None
 
 
 def _flag(variable: str, text: str) -> bool:
@@ -66,4 +79,5 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "verify": _flag,
     "threads": _count,
     "debug": _flag,
+    "tvm_runtime": _path,
 }

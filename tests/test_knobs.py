@@ -1,5 +1,9 @@
 """Knobs: every variable, and a sentence for each that cannot be read."""
 
+import dataclasses
+import os
+import re
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,8 +24,9 @@ def test_all_variables():
         "KOMPILO_VERIFY": "off",
         "KOMPILO_THREADS": "3",
         "KOMPILO_DEBUG": "1",
+        "KOMPILO_TVM_RUNTIME": "/opt/lib.so",
     }
-    expected = Knobs(Path("/tmp/ir"), Path.home() / "models", verify=False, threads=3, debug=True)
+    expected = Knobs(Path("/tmp/ir"), Path.home() / "models", False, 3, True, Path("/opt/lib.so"))
     assert Knobs.from_environment(environment) == expected
 
 
@@ -36,3 +41,29 @@ def test_all_variables():
 def test_unreadable_values(variable, text, message):
     with pytest.raises(UsageError, match=message):
         Knobs.from_environment({variable: text})
+
+
+def test_without_a_home_folder(monkeypatch):
+    """A user without $HOME and without a name in the system still has a cache; what needs the home is refused."""
+
+    def unknown(*_):
+        raise KeyError("uid not found")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert Knobs.from_environment({}).cache == Path(tempfile.gettempdir()) / f"kompilo-{os.getuid()}"
+    with pytest.raises(UsageError, match="KOMPILO_DUMP: the home folder in '~/ir' is not known"):
+        Knobs.from_environment({"KOMPILO_DUMP": "~/ir"})
+
+
+def test_the_documentation_lists_every_variable_and_no_other():
+    table = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
+    listed = set(re.findall(r"^\| `(KOMPILO_\w+)=", table, re.MULTILINE))
+    assert listed == {f"KOMPILO_{knob.name.upper()}" for knob in dataclasses.fields(Knobs)}
+
+
+def test_nothing_else_reads_the_environment():
+    root = Path(__file__).parent.parent
+    files = [f for top in ("compiler", "targets", "models", "kompilo") for f in (root / top).rglob("*.py")]
+    readers = [str(f.relative_to(root)) for f in files if re.search(r"environ\[|environ\.get|getenv", f.read_text())]
+    assert readers == []

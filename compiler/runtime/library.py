@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError, KompiloError
+from ..knobs import Knobs
 
 RUNTIME_VARIABLE = "KOMPILO_TVM_RUNTIME"
 _RUNTIME = "libtvm_runtime.so"
@@ -66,11 +67,11 @@ def find_runtime() -> Path:
     Raises:
         KompiloError: none of them exists; the sentence lists the places.
     """
-    named = os.environ.get(RUNTIME_VARIABLE)
-    if named:
-        if not Path(named).is_file():
-            raise KompiloError(f"${RUNTIME_VARIABLE} names {named!r}, which is not a file.")
-        return Path(named)
+    named = Knobs.from_environment().tvm_runtime
+    if named is not None:
+        if not named.is_file():
+            raise KompiloError(f"${RUNTIME_VARIABLE} names {str(named)!r}, which is not a file.")
+        return named
     places = _places()
     for place in places:
         if (place / _RUNTIME).is_file():

@@ -116,7 +116,7 @@ def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto"
     Args:
         source: the path of a .kpo file, its bytes, or an Artifact.
         device: "auto" for the best of the artifact's targets that this machine can run, or a kind, name or key of one.
-        threads: CPU threads per call, or None for the physical cores that this process may use.
+        threads: CPU threads per call, or None for $KOMPILO_THREADS, else the physical cores this process may use.
 
     Raises:
         ArtifactError: the artifact is missing, damaged, of a newer format, or not for this machine.

@@ -8,6 +8,7 @@ used another one.
 from __future__ import annotations
 
 import ctypes
+import operator
 import os
 import threading
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from ..errors import UsageError
+from ..knobs import Knobs
 from .host import allowed_cpus, default_threads
 from .library import ensure_runtime
 
@@ -37,18 +39,22 @@ current = _CallingThread()
 
 
 def resolve_threads(threads: int | None) -> int:
-    """The number of threads to use: `threads`, or by default the physical cores that this process may use.
+    """The number of threads to use: `threads`, else $KOMPILO_THREADS, else the physical cores this process may use.
 
     Raises:
-        UsageError: not an integer from 1 to 1024.
+        UsageError: not an integer (of Python's or numpy's) from 1 to 1024.
     """
     global _widest
     if threads is None:
-        threads = default_threads()
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= _MAX_THREADS:
+        threads = Knobs.from_environment().threads or default_threads()
+    try:
+        count = 0 if isinstance(threads, bool) else operator.index(threads)
+    except TypeError:
+        count = 0
+    if not 1 <= count <= _MAX_THREADS:
         raise UsageError(f"threads: expected an integer from 1 to {_MAX_THREADS} or None, found {threads!r}.")
-    _widest = max(_widest, threads)
-    return threads
+    _widest = max(_widest, count)
+    return count
 
 
 def use_threads(count: int) -> None:

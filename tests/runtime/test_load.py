@@ -185,6 +185,15 @@ def test_default_threads_are_the_cores_allowed():
     assert 1 <= count <= len(os.sched_getaffinity(0))
 
 
+def test_threads_of_the_environment_and_of_numpy(monkeypatch, path):
+    monkeypatch.setenv("KOMPILO_THREADS", "3")
+    assert load(path).threads == 3
+    assert load(path, threads=np.int64(2)).threads == 2
+    monkeypatch.setenv("KOMPILO_THREADS", "many")
+    with pytest.raises(UsageError, match="KOMPILO_THREADS: expected a whole number of at least 1, found 'many'"):
+        load(path)
+
+
 def test_a_quota_of_cpu_time_limits_the_threads(monkeypatch, tmp_path):
     quota = tmp_path / "cpu.max"
     monkeypatch.setattr(host, "_QUOTA", quota)

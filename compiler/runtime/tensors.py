@@ -43,9 +43,9 @@ def to_array(value: Any, spec: TensorSpec, dtype: np.dtype) -> np.ndarray:
     if isinstance(value, np.ndarray):
         array = np.asarray(value)
     elif hasattr(value, "__dlpack__"):
-        array = _from_dlpack(value, spec)
+        array = _converted(np.from_dlpack, value, f"input {spec.name!r}: expected a CPU tensor that numpy can read")
     elif hasattr(value, "__array__") and not isinstance(value, np.generic):
-        array = np.asarray(value)
+        array = _converted(np.asarray, value, f"input {spec.name!r}: expected an array")
     else:
         return _from_python(value, spec, dtype)
     if array.dtype.newbyteorder("=") != dtype:
@@ -82,31 +82,34 @@ def check_shapes(specs: Sequence[TensorSpec], arrays: Sequence[np.ndarray]) -> N
                 raise InputError(f"{place} is {found}, but {size} in {owner!r}.")
 
 
-def _from_dlpack(value: Any, spec: TensorSpec) -> np.ndarray:
+def _converted(convert: Callable[[Any], np.ndarray], value: Any, expected: str) -> np.ndarray:
     try:
-        return np.from_dlpack(value)
-    except Exception as error:  # producers raise what they like
-        reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise InputError(
-            f"input {spec.name!r}: expected a CPU tensor that numpy can read, found {type(value).__name__} ({reason})."
-        ) from None
+        return convert(value)
+    except Exception as error:  # other libraries' objects raise what they like
+        reason = (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
+        raise InputError(f"{expected}, found {type(value).__name__} ({reason}).") from None
 
 
 def _from_python(value: Any, spec: TensorSpec, dtype: np.dtype) -> np.ndarray:
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InputError(f"input {spec.name!r}: expected an array, found {type(value).__name__} ({error}).") from None
+    array = _converted(np.asarray, value, f"input {spec.name!r}: expected an array")
     if array.dtype == dtype:
         return array
     integers = array.dtype.kind in "iu" and dtype.kind in "iu"
     if array.size and not integers and not np.can_cast(array.dtype, dtype, "same_kind"):
         raise _mismatch(spec, array, f"convert it: np.asarray({spec.name}, {spec.dtype!r}).")
-    if array.size and integers:
-        limits = np.iinfo(dtype)
-        if not (limits.min <= int(array.min()) and int(array.max()) <= limits.max):
-            raise InputError(f"input {spec.name!r}: a number lies outside the range of {spec.dtype}.")
-    return array.astype(dtype)
+    with np.errstate(over="ignore"):
+        result = array.astype(dtype)
+    if array.size and _overflows(array, result):
+        raise InputError(f"input {spec.name!r}: a number lies outside the range of {spec.dtype}.")
+    return result
+
+
+def _overflows(array: np.ndarray, result: np.ndarray) -> bool:
+    """Whether a number of `array` has no place in the dtype of its conversion `result`; infinity is no number."""
+    if result.dtype.kind in "iu":
+        limits = np.iinfo(result.dtype)
+        return not (limits.min <= int(array.min()) and int(array.max()) <= limits.max)
+    return bool((np.isinf(result) & np.isfinite(array)).any())
 
 
 def _mismatch(spec: TensorSpec, array: np.ndarray, hint: str | None) -> InputError:

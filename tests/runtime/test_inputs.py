@@ -144,6 +144,11 @@ class OnAnotherDevice:
         return (2, 0)
 
 
+class BrokenArray:
+    def __array__(self, *_, **__):
+        raise RuntimeError("the file behind it is gone\nsecond line")
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -165,6 +170,7 @@ class OnAnotherDevice:
         ([[1j] * 8] * 4, r"found complex128"),
         (np.ma.masked_array(np.zeros((4, 8), np.float32), True), "found a masked one"),
         (OnAnotherDevice(), r"expected a CPU tensor .* \(the tensor is on cuda:0\)"),
+        (BrokenArray(), r"expected an array, found BrokenArray \(the file behind it is gone\)"),
     ],
 )
 def test_refusals(model, x, value, message):
@@ -180,6 +186,16 @@ def test_no_float_for_an_int_and_no_number_out_of_range():
         model([[1.5] * 8] * 4)
     with pytest.raises(InputError, match="outside the range of int8"):
         model([[200] * 8] * 4)
+    with pytest.raises(InputError, match="outside the range of float32"):
+        load(double("float32"), threads=1)([[1e300] * 8] * 4)
+    with pytest.raises(InputError, match="outside the range of float16"):
+        load(double("float16"), threads=1)([[70000] * 8] * 4)
+
+
+def test_not_a_number_and_infinity_are_values():
+    for value in (float("nan"), float("inf"), -float("inf")):
+        result = load(double("float32"), threads=1)([[value] * 8] * 4)
+        np.testing.assert_array_equal(result, np.full((4, 8), value, np.float32))
 
 
 @pytest.mark.parametrize(

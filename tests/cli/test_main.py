@@ -116,7 +116,8 @@ def test_a_broken_pipe_is_quiet():
 def test_an_interrupt_ends_with_130(tmp_path):
     # A job started in the background inherits an ignored SIGINT; a person's shell does not ignore it.
     code = (
-        "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom kompilo.compiler.cli import targets, main\n"
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from kompilo.compiler.cli import targets, main\n"
         "targets._facts = lambda kind: (print('started', flush=True), time.sleep(60))\nmain.main(['targets'])"
     )
     process = subprocess.Popen(

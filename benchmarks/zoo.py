@@ -10,7 +10,6 @@ divided by theirs, so below 1 Kompilo is faster.
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from kompilo.compiler.cli.console import json_text
 from kompilo.compiler.errors import KompiloError
 from kompilo.compiler.peers.base import OURS, is_installed
 from kompilo.compiler.peers.measure import Measurement, geometric_mean, measure
+from kompilo.compiler.runtime.host import cpu_name
 from kompilo.models import zoo
 
 PEERS = ("onnxruntime", "openvino")
@@ -99,14 +99,6 @@ def conditions(rows: Sequence[Row]) -> str:
     versions = {t.runtime: t.version for row in rows for m in row.measurements for t in m.timings}
     runtimes = ", ".join(f"{name} {version}" for name, version in versions.items())
     return f"{time.strftime('%Y-%m-%d')}, {cpu_name()}, {runtimes}; medians in ms, ratios ours / theirs."
-
-
-def cpu_name() -> str:
-    """The CPU's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def _progress_text(row: Row) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from ..model_source import is_artifact, resolve
 from . import console
 from .arguments import parse_threads
 from .feeds import Feeds, sample_feeds
+from .outputs import check_output, write_text
 
 if TYPE_CHECKING:
     from ..peers.measure import Measurement
@@ -63,6 +65,8 @@ def bench(
 ) -> None:
     """Time a model against other runtimes: same inputs, threads and cores, in turn, each in a process of its own."""
     counts = parse_threads(threads)
+    if not math.isfinite(seconds):
+        raise UsageError(f"expected a finite number of --seconds, found {seconds}.")
     peers = _choose_peers(against)
     _check_json_file(json_file)
     from ..peers.base import OURS
@@ -84,7 +88,7 @@ def bench(
 
 def fill_json_value(args: list[str]) -> list[str]:
     """Lets `bench --json` stand without a value: puts "-" behind it, as the option parser knows no optional values."""
-    if "bench" not in args:
+    if next((a for a in args if not a.startswith("-")), None) != "bench":
         return args
     filled: list[str] = []
     for k, arg in enumerate(args):
@@ -114,11 +118,9 @@ def _choose_peers(against: str | None) -> list[str]:
 def _check_json_file(json_file: str | None) -> None:
     if json_file is None or json_file == "-":
         return
-    path = Path(json_file)
-    if path.suffix in (".onnx", ".kpo") or json_file.startswith("zoo:"):
+    if Path(json_file).suffix in (".onnx", ".kpo") or json_file.startswith("zoo:"):
         raise UsageError(f"expected a file for JSON behind --json, found {json_file!r}.", "--json - writes to stdout.")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"the directory {str(path.parent)!r} of the JSON file does not exist.")
+    check_output(Path(json_file), "JSON file")
 
 
 def compile_subject(
@@ -181,7 +183,7 @@ def _print_results(model: str, subject: Subject, results: list[Measurement], jso
         console.print_json(summary)
         return
     if json_file is not None:
-        Path(json_file).write_text(console.json_text(summary) + "\n")
+        write_text(Path(json_file), console.json_text(summary) + "\n")
     shapes = ", ".join(f"{n} {'x'.join(map(str, v.shape))}" for n, v in subject.feeds.arrays.items())
     columns = (
         "threads",

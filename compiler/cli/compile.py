@@ -14,6 +14,7 @@ from ..errors import UsageError
 from ..model_source import resolve, stem
 from . import console
 from .arguments import parse_shapes
+from .outputs import check_output
 
 if TYPE_CHECKING:
     from ..artifact.artifact import Artifact
@@ -41,11 +42,11 @@ def compile_model(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Compile an ONNX model into one .kpo file."""
-    output = output or Path(stem(model)).with_suffix(".kpo")
-    _check_output(model, output)
     shapes = parse_shapes(inputs or ())
-    _check_targets(target or ())
     resolve(model)
+    output = output or Path(f"{stem(model)}.kpo")
+    _check_output(model, output)
+    _check_targets(target or ())
     start = time.perf_counter()
     with console.progress() as report:
         from ..driver import compile as compile_driver
@@ -76,10 +77,7 @@ def _check_targets(names: Sequence[str]) -> None:
 def _check_output(model: str, output: Path) -> None:
     if output.exists() and Path(model).exists() and output.samefile(model):
         raise UsageError(f"the output {str(output)!r} is the model itself.", "choose another name with -o OUT.kpo.")
-    if output.is_dir():
-        raise UsageError(f"the output {str(output)!r} is a directory.", "name a file: -o OUT.kpo.")
-    if not output.absolute().parent.is_dir():
-        raise UsageError(f"the directory {str(output.parent)!r} of the output does not exist.")
+    check_output(output)
     if output.suffix == ".onnx":
         raise UsageError(f"the output {str(output)!r} would look like a model.", "name it OUT.kpo.")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import InputError
 from ..model_source import find_zoo_model
 from ..tensor_spec import Dim, TensorSpec
 from .arguments import fix_shapes, fixed_shape, read_values, split_shape_options
@@ -47,7 +48,7 @@ def make_feeds(
     """
     import numpy as np
 
-    from ..peers.sampling import assume_sizes, draw
+    from ..peers.sampling import assume_sizes
 
     whole, sizes = split_shape_options(shapes)
     specs = fix_shapes(specs, whole, sizes)
@@ -57,19 +58,26 @@ def make_feeds(
     if assume:
         specs, assumed = assume_sizes(specs)
     rng = np.random.default_rng(seed)
-    arrays: dict[str, np.ndarray] = {}
-    for spec in specs:
-        value = given.get(spec.name, "random")
-        if not isinstance(value, str):
-            arrays[spec.name] = value
-            continue
-        extents = fixed_shape(spec)
+    values_of = {s.name: given.get(s.name, "random") for s in specs}
+    arrays = {s.name: _array(s, values_of[s.name], rng, (bounds or {}).get(s.name)) for s in specs}
+    return Feeds(arrays, assumed, any(isinstance(value, str) for value in values_of.values()))
+
+
+def _array(spec: TensorSpec, value: np.ndarray | str, rng: np.random.Generator, bound: int | None) -> np.ndarray:
+    """`value`, or what the word of a fill means for the shape of `spec`."""
+    import numpy as np
+
+    from ..peers.sampling import draw
+
+    if not isinstance(value, str):
+        return value
+    shape = fixed_shape(spec)
+    try:
         if value == "random":
-            concrete = TensorSpec(spec.name, extents, spec.dtype)
-            arrays[spec.name] = draw(concrete, rng, (bounds or {}).get(spec.name))
-        else:
-            arrays[spec.name] = np.full(extents, 1 if value == "ones" else 0, dtype=spec.dtype)
-    return Feeds(arrays, assumed, any(isinstance(given.get(s.name, "random"), str) for s in specs))
+            return draw(TensorSpec(spec.name, shape, spec.dtype), rng, bound)
+        return np.full(shape, 1 if value == "ones" else 0, dtype=spec.dtype)
+    except (MemoryError, ValueError):  # numpy's words for too large a size, and for one that no machine could hold
+        raise InputError(f"input {spec}: there is not enough memory for the shape {list(shape)}.") from None
 
 
 def sample_feeds(
@@ -87,7 +95,7 @@ def sample_feeds(
     entry = find_zoo_model(model)
     if entry is not None and not values and not shapes:
         samples = entry.sample_inputs(seed)
-        if all(s.name in samples and _fits(samples[s.name].shape, s.shape) for s in specs):
+        if fits(samples, specs):
             return Feeds({s.name: samples[s.name] for s in specs}, {}, True)
     return make_feeds(specs, values, shapes, seed, _bounds(source, specs), assume=True)
 
@@ -95,11 +103,10 @@ def sample_feeds(
 def _bounds(source: Path | None, specs: Sequence[TensorSpec]) -> dict[str, int]:
     if source is None or all(s.dtype.startswith("float") for s in specs):
         return {}
-    import onnx
-
+    from ..peers.fixed_model import load_model
     from ..peers.sampling import integer_bounds
 
-    return integer_bounds(onnx.load(source, load_external_data=False))
+    return integer_bounds(load_model(source, external_data=False))
 
 
 def _sizes_of(given: Mapping[str, np.ndarray | str], specs: Sequence[TensorSpec]) -> dict[str, int]:
@@ -112,5 +119,10 @@ def _sizes_of(given: Mapping[str, np.ndarray | str], specs: Sequence[TensorSpec]
     return sizes
 
 
-def _fits(shape: Sequence[int], dims: Sequence[Dim]) -> bool:
-    return len(shape) == len(dims) and all(isinstance(d, str) or n == d for n, d in zip(shape, dims, strict=True))
+def fits(arrays: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> bool:
+    """Whether there is an array of the right shape for every one of `specs`."""
+
+    def same(shape: Sequence[int], dims: Sequence[Dim]) -> bool:
+        return len(shape) == len(dims) and all(isinstance(d, str) or n == d for n, d in zip(shape, dims, strict=True))
+
+    return all(s.name in arrays and same(arrays[s.name].shape, s.shape) for s in specs)

@@ -43,23 +43,23 @@ def inspect(
             raise UsageError("expected a model for --ir, found an artifact.", f"kompilo inspect MODEL.onnx --ir {ir}")
         _inspect_artifact(Path(file), as_json)
     elif ir is not None:
-        _print_ir(file, ir, target, inputs or ())
+        _print_ir(file, ir, target, inputs or (), as_json)
     else:
         _inspect_model(file, inputs or (), as_json)
 
 
-def _print_ir(model: str, level: str, target: str, inputs: Sequence[str]) -> None:
+def _print_ir(model: str, level: str, target: str, inputs: Sequence[str], as_json: bool) -> None:
     from ..driver import ir_after
     from ..passes.pipeline import phase_names
 
     levels = ("import", *phase_names())
     if level == "list":
-        for name in levels:
-            console.say(name)
+        console.print_json(levels) if as_json else console.say("\n".join(levels))
         return
     if level not in levels:
         raise UsageError(f"expected one of {', '.join(levels)} for --ir, found {level!r}.")
-    print(ir_after(model, level, target, parse_shapes(inputs) or None))
+    text = ir_after(model, level, target, parse_shapes(inputs) or None)
+    console.print_json({"model": model, "level": level, "ir": text}) if as_json else print(text)
 
 
 def _inspect_artifact(path: Path, as_json: bool) -> None:
@@ -72,10 +72,10 @@ def _inspect_artifact(path: Path, as_json: bool) -> None:
     except ArtifactError as error:
         integrity = error.message
     facts = _artifact_facts(artifact, path, integrity)
-    if as_json:
-        console.print_json(facts)
-    else:
+    if not as_json:
         _print_artifact(artifact, facts)
+    elif integrity == "ok":
+        console.print_json(facts)
     if integrity != "ok":
         raise ArtifactError(integrity)
 

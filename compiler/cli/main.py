@@ -1,21 +1,24 @@
 """`kompilo`: the command line. Each verb is one file beside this one; heavy imports happen inside the verbs.
 
-Exit codes: 0 fine; 1 the check asked for failed; 2 bad usage or input; 70 a defect of Kompilo; 130 interrupted by
-Ctrl-C; 141 the reader of the output went away.
+Exit codes: 0 fine; 1 the check asked for failed; 2 bad usage or input; 70 a defect of Kompilo; 129 the terminal was
+closed; 130 interrupted by Ctrl-C; 141 the reader of the output went away; 143 terminated.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
 from ..errors import KompiloError
 from ..knobs import Knobs
-from . import bench, inspect, run, targets, verify, zoo
+from . import bench, console, inspect, run, targets, verify, zoo
 from . import compile as compile_verb
 
 EXIT_USAGE = 2
@@ -63,11 +66,16 @@ def _global_options(
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line on `argv` (default: the process's arguments) and exit with its code."""
+    _ready_streams()
+    _unwind_on_signals()
     sys.exit(run_command(sys.argv[1:] if argv is None else argv))
 
 
 def run_command(argv: Sequence[str]) -> int:
-    """Run one command line and return its exit code; errors are printed to stderr, never raised."""
+    """Run one command line and return its exit code; errors are printed to stderr, never raised.
+
+    With --json an error is also the one JSON document on stdout: {"error": {"message", "hint", "exit_code"}}.
+    """
     args, debug = _take_debug(bench.fill_json_value(list(argv)))
     try:
         debug = debug or Knobs.from_environment().debug
@@ -81,7 +89,7 @@ def run_command(argv: Sequence[str]) -> int:
             import traceback
 
             traceback.print_exception(error)
-        return _report(error)
+        return _report(error, _wants_json(args))
 
 
 def _invoke(args: list[str]) -> int:
@@ -98,7 +106,33 @@ def _take_debug(args: list[str]) -> tuple[list[str], bool]:
     return head + args[end:], len(head) < end
 
 
-def _report(error: BaseException) -> int:
+def _wants_json(args: Sequence[str]) -> bool:
+    """Whether stdout is to hold a JSON document: --json of all verbs, `--json -` of bench."""
+    place = args.index("--json") if "--json" in args else None
+    return place is not None and (args[0] != "bench" or args[place + 1 : place + 2] == ["-"])
+
+
+def _ready_streams() -> None:
+    """Output that is closed is dropped; characters that a terminal's encoding lacks are escaped, not a defect."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open as long as the process
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def _unwind_on_signals() -> None:
+    """Has SIGTERM and SIGHUP unwind as Ctrl-C does, so that temporary folders and worker processes go with us."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one does not wait for the unwinding
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
+            signal.signal(number, leave)
+
+
+def _report(error: BaseException, as_json: bool) -> int:
     """Print the one sentence that `error` deserves and return the exit code."""
     if isinstance(error, typer.Exit):
         return error.exit_code
@@ -109,33 +143,33 @@ def _report(error: BaseException) -> int:
         # What is still buffered would raise again when the interpreter flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
-    if isinstance(error, KompiloError):
-        return _print_error(error.message, error.hint)
-    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        return _print_usage(error)
-    if isinstance(error, OSError) and error.strerror:
-        where = f" {error.filename!r}" if error.filename is not None else ""
-        return _print_error(f"cannot use{where}: {error.strerror[0].lower()}{error.strerror[1:]}.", None)
-    summary = " ".join(str(error).split())
-    _print_error(
-        f"this is a defect in Kompilo: {type(error).__name__}: {summary[:300]}",
-        "run the same command with --debug and report its output.",
-    )
-    return EXIT_DEFECT
-
-
-def _print_usage(error: BaseException) -> int:
-    """An error of the argument parser: its sentence and where to find help; a bare `kompilo` is no error's sentence."""
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "kompilo"
-    text = error.format_message().strip()  # type: ignore[attr-defined]
-    if type(error).__name__ == "NoArgsIsHelpError":
+    if type(error).__name__ == "NoArgsIsHelpError":  # it has shown the help already
         return EXIT_USAGE
-    return _print_error(text[:1].lower() + text[1:], f"see {path} --help.")
-
-
-def _print_error(message: str, hint: str | None) -> int:
+    message, hint, code = _describe(error)
     print(f"kompilo: error: {message}", file=sys.stderr)
     if hint:
         print(f"hint: {hint}", file=sys.stderr)
-    return EXIT_USAGE
+    if as_json:
+        with suppress(OSError):  # stdout itself may be what failed
+            console.print_json({"error": {"message": message, "hint": hint, "exit_code": code}})
+            sys.stdout.flush()
+    return code
+
+
+def _describe(error: BaseException) -> tuple[str, str | None, int]:
+    """The sentence for `error`, a hint or None, and the exit code."""
+    if isinstance(error, KompiloError):
+        return error.message, error.hint, EXIT_USAGE
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # of the argument parser
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "kompilo"
+        text = error.format_message().strip()
+        return text[:1].lower() + text[1:], f"see {path} --help.", EXIT_USAGE
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename!r}" if error.filename is not None else "the output"
+        return f"cannot use {where}: {error.strerror[0].lower()}{error.strerror[1:]}.", None, EXIT_USAGE
+    if isinstance(error, MemoryError):
+        return "there is not enough memory.", None, EXIT_USAGE
+    summary = " ".join(str(error).split())[:300]
+    message = f"this is a defect in Kompilo: {type(error).__name__}: {summary}"
+    return message, "run the same command with --debug and report its output.", EXIT_DEFECT

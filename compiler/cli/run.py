@@ -14,6 +14,7 @@ from ..errors import UsageError
 from . import console
 from .arguments import parse_threads
 from .feeds import make_feeds
+from .outputs import check_output, write_arrays
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +41,7 @@ def run_artifact(
     device: Annotated[str, typer.Option(help="Where to run: auto, cpu, ...")] = "auto",
     threads: Annotated[str | None, typer.Option(metavar="N", help="Number of threads; default all cores.")] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Run this often and show the times.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of random inputs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random inputs.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outputs' facts as JSON.")] = False,
 ) -> None:
     """Run a compiled artifact and print each output's shape and statistics."""
@@ -51,17 +52,17 @@ def run_artifact(
     counts = parse_threads(threads) if threads else [None]
     if len(counts) > 1:
         raise UsageError(f"expected one number of threads, found {threads!r}.")
-    if output is not None and not output.absolute().parent.is_dir():
-        raise UsageError(f"the directory {str(output.parent)!r} of the output does not exist.")
+    if output is not None:
+        check_output(output)
+        if output.exists() and artifact.exists() and output.samefile(artifact):
+            raise UsageError(f"the output {str(output)!r} is the artifact itself.", "choose another name.")
     from ..runtime.module import load
 
     module = load(artifact, device=device, threads=counts[0])
     feeds = make_feeds(module.inputs, inputs or (), shape or (), seed).arrays
     results, times = _timed_runs(module, feeds, repeat)
     if output is not None:
-        from ..peers.base import save_arrays
-
-        save_arrays(output, results)
+        write_arrays(output, results)
     if as_json:
         facts = [{"name": n, "shape": v.shape, "dtype": str(v.dtype), **_statistics(v)} for n, v in results.items()]
         console.print_json({"outputs": facts, "ms": times})

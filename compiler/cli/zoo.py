@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .. import model_source
-from ..errors import UsageError
 from . import console
+from .outputs import check_output, copy_file
 
 app = typer.Typer(help="List the models of the zoo, or get one.", no_args_is_help=True)
 
@@ -42,9 +41,8 @@ def get_model(
     path = Path(entry.path())
     if output is not None:
         target = output / path.name if output.is_dir() else output
-        if not target.absolute().parent.is_dir():
-            raise UsageError(f"the directory {str(target.parent)!r} does not exist.")
+        check_output(target)
         if not (target.exists() and target.samefile(path)):
-            shutil.copyfile(path, target)
+            copy_file(path, target)
         path = target
     print(path)

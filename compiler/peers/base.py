@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -51,10 +53,12 @@ PEERS = {
 }
 
 
-def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write `arrays` as an .npz file named exactly `path`: numpy would append .npz to other names."""
-    with path.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+def save_arrays(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write `arrays` as an .npz into the open `file`; numpy's own function cannot store an array called "file"."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def is_installed(name: str) -> bool:

@@ -25,7 +25,8 @@ class WorkerProcess:
         self.runtime = runtime
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "kompilo.compiler.peers.worker"],
+            # -P: a file of the user's in this folder must not be taken for a module of the same name.
+            [sys.executable, "-P", "-m", "kompilo.compiler.peers.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from ..errors import InputError
+from ..errors import InputError, ModelError
 
 # Protobuf cannot write more; larger models keep their weights in external files, which saving must split off again.
 _LARGEST_FILE = 2**31 - 1
@@ -16,13 +16,22 @@ _LARGEST_FILE = 2**31 - 1
 def fix_model_shapes(model: Path, shapes: Mapping[str, Sequence[int | str]], target: Path) -> Path:
     """Write `model` with the input shapes `shapes` to `target`; returns `target`, or `model` if nothing changes.
 
-    Raises InputError for an unknown input.
+    Raises ModelError if there is no readable model, InputError for an unknown input.
     """
-    proto = onnx.load(model)
+    proto = load_model(model)
     if not set_input_shapes(proto, shapes):
         return model
     onnx.save(proto, target, save_as_external_data=proto.ByteSize() > _LARGEST_FILE)
     return target
+
+
+def load_model(path: Path, external_data: bool = True) -> onnx.ModelProto:
+    """The model at `path` as the `onnx` package reads it (the frontend's reader would import TVM), or ModelError."""
+    try:
+        return onnx.load(path, load_external_data=external_data)
+    except Exception as error:  # protobuf's, the checker's, or an OSError
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise ModelError(f"model file {path.name!r} or its external data cannot be read: {reason}.") from error
 
 
 def set_input_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]) -> bool:

@@ -88,7 +88,8 @@ def measure(
     report = progress or (lambda stage, done, total: None)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kompilo-bench-")))
-        save_arrays(folder / "inputs.npz", inputs)
+        with (folder / "inputs.npz").open("wb") as file:
+            save_arrays(file, inputs)
         workers = {name: stack.enter_context(WorkerProcess(name)) for name in models}
         loaded = {}
         for k, (name, worker) in enumerate(workers.items()):

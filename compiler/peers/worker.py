@@ -72,7 +72,8 @@ class Worker:
         from .base import save_arrays
 
         outputs = self._peer.outputs(self._inputs)
-        save_arrays(Path(path), {str(k): v for k, v in enumerate(outputs.values())})
+        with open(path, "wb") as file:
+            save_arrays(file, {str(k): v for k, v in enumerate(outputs.values())})
         return {"names": list(outputs)}
 
 

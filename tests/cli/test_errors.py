@@ -62,6 +62,7 @@ def test_an_unsupported_operator_is_named_with_its_node(fails, tmp_path):
         (("--output", "no/such/folder/o.kpo"), "does not exist"),
         (("--output", "o.onnx"), "would look like a model"),
         (("--output", "."), "is a directory"),
+        (("--output", "/dev/full"), "is not a regular file"),
     ],
 )
 def test_compile_options_that_do_not_fit(fails, model, tmp_path, monkeypatch, option, says):
@@ -100,10 +101,46 @@ def test_inputs_of_the_wrong_shape_or_dtype(fails, artifact, tmp_path, array, sa
         (["--device", "toaster"], "toaster"),
         (["--shape", "N=4"], "no dimension 'N'"),
         (["--output", "no/such/folder/o.npz"], "does not exist"),
+        (["--output", "."], "is a directory"),
+        (["--seed", "-1"], "'--seed'"),
     ],
 )
 def test_run_options_that_do_not_fit(fails, artifact, args, says):
     assert says in fails("run", artifact, *args)
+
+
+@pytest.mark.parametrize("model", ["", "/", "."])
+def test_a_folder_is_no_model(fails, model):
+    assert "is a directory" in fails("compile", model)
+
+
+@pytest.mark.parametrize("size", [10**11, 10**24])
+def test_sizes_that_no_memory_holds(fails, dynamic_artifact, size):
+    assert "not enough memory for the shape" in fails("run", dynamic_artifact, "--shape", f"N={size}")
+
+
+def test_the_artifact_is_never_overwritten_by_its_outputs(fails, copy):
+    assert "is the artifact itself" in fails("run", copy, "--output", copy)
+
+
+@pytest.mark.parametrize("verb", ["verify", "bench"])
+def test_a_reference_model_that_cannot_be_read(fails, artifact, model, tmp_path, verb):
+    (tmp_path / "bad.onnx").write_text("garbage")
+    rest = ["--model", tmp_path / "bad.onnx"] if verb == "bench" else [tmp_path / "bad.onnx"]
+    assert "'bad.onnx' or its external data cannot be read" in fails(verb, artifact, *rest)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--seconds", "inf"], "finite"),
+        (["--json", "."], "is a directory"),
+        (["--json", "none/b.json"], "does not exist"),
+        (["--json", "m.kpo"], "expected a file for JSON"),
+    ],
+)
+def test_bench_options_that_do_not_fit(fails, artifact, args, says):
+    assert says in fails("bench", artifact, "--against", "none", *args)
 
 
 def test_dynamic_dimensions_need_a_size(fails, dynamic_artifact):

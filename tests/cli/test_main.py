@@ -1,5 +1,7 @@
 """The command line as a whole: exit codes, one-sentence errors, --debug, interrupts, pipes."""
 
+import json
+import os
 import re
 import signal
 import subprocess
@@ -7,6 +9,8 @@ import sys
 import time
 
 import pytest
+from onnx import TensorProto, helper
+from small_models import write_model
 
 from kompilo.compiler.cli import main as cli
 from kompilo.compiler.cli import targets as targets_verb
@@ -113,22 +117,84 @@ def test_a_broken_pipe_is_quiet():
     assert done.stdout.strip() in ("0", str(cli.EXIT_BROKEN_PIPE))
 
 
-def test_an_interrupt_ends_with_130(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "says"),
+    [(signal.SIGINT, 130, "kompilo: interrupted\n"), (signal.SIGTERM, 143, ""), (signal.SIGHUP, 129, "")],
+)
+def test_signals_end_the_work_and_leave_nothing(tmp_path, number, code, says):
     # A job started in the background inherits an ignored SIGINT; a person's shell does not ignore it.
-    code = (
-        "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    script = (
+        "import signal, tempfile, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from kompilo.compiler.cli import targets, main\n"
-        "targets._facts = lambda kind: (print('started', flush=True), time.sleep(60))\nmain.main(['targets'])"
+        "def work(kind):\n"
+        "    with tempfile.TemporaryDirectory():\n"
+        "        print('started', flush=True)\n"
+        "        time.sleep(60)\n"
+        "targets._facts = work\nmain.main(['targets'])"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert process.stdout.readline() == "started\n"
     time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert err == "kompilo: interrupted\n"
+    assert process.returncode == code
+    assert err == says
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("redirect", "code"), [(">&-", 0), ("2>&-", 0), (">/dev/full", 2)])
+def test_streams_that_take_nothing(redirect, code):
+    command = f"exec {sys.executable} -m kompilo zoo list {redirect}"
+    done = subprocess.run(command, shell=True, executable="/bin/bash", capture_output=True, text=True)
+    assert done.returncode == code
+    wanted = "kompilo: error: cannot use the output: no space left on device.\n" if code else ""
+    assert done.stderr == wanted
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_names_that_the_terminal_cannot_write(tmp_path, encoding):
+    path = write_model(
+        tmp_path / "m.onnx",
+        [helper.make_node("Relu", ["größe_大"], ["y"])],
+        [("größe_大", TensorProto.FLOAT, [2])],
+        [("y", TensorProto.FLOAT, [2])],
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "kompilo", "inspect", str(path)]
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert b"\\u5927" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["compile", "nothere.onnx", "--json"],
+        ["run", "nothere.kpo", "--json"],
+        ["inspect", "nothere.kpo", "--json"],
+        ["inspect", "nothere.onnx", "--ir", "import", "--json"],
+        ["verify", "--json", "nothere.kpo", "nothere.onnx"],
+        ["bench", "nothere.onnx", "--json"],
+        ["compile", "--json"],
+        ["zoo", "list", "--json", "--nonsense"],
+    ],
+)
+def test_an_error_is_a_json_document_too(kompilo, args):
+    outcome = kompilo(*args)
+    error = json.loads(outcome.out)["error"]
+    assert (outcome.code, error["exit_code"]) == (2, 2)
+    assert f"kompilo: error: {error['message']}\n" in outcome.err
+
+
+def test_bench_is_a_verb_only_where_verbs_stand(kompilo):
+    error = json.loads(kompilo("inspect", "bench", "--json").out)["error"]
+    assert error["message"] == "there is no model file 'bench'."
 
 
 def test_a_bad_environment_variable_is_named(fails, monkeypatch):

@@ -1,6 +1,7 @@
 """What each verb prints and writes, on small models."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -27,6 +28,13 @@ def test_compile_writes_an_artifact_and_says_what_next(kompilo, model, tmp_path,
     assert "template" in outcome.out
     assert "kompilo run small.kpo" in outcome.out
     assert "import" in outcome.err
+
+
+def test_the_default_name_keeps_every_dot_of_the_model(kompilo, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model, "net.v1.onnx")
+    assert kompilo("compile", "net.v1.onnx").code == 0
+    assert (tmp_path / "net.v1.kpo").is_file()
 
 
 def test_compile_as_json_fixes_shapes(kompilo, dynamic_model, tmp_path):
@@ -200,3 +208,28 @@ def test_bench_an_artifact(kompilo, artifact, model):
     assert [t["runtime"] for t in alone["results"][0]["timings"]] == ["kompilo"]
     args = ("--model", model, "--against", "onnxruntime", "--seconds", "0.02", "--json", "-")
     assert len(parsed(kompilo("bench", artifact, *args))["results"][0]["ratios"]) == 1
+
+
+def test_the_ir_as_json(kompilo, model):
+    phases = parsed(kompilo("inspect", model, "--ir", "list", "--json"))
+    assert phases[0] == "import"
+    facts = parsed(kompilo("inspect", model, "--ir", "import", "--json"))
+    assert "R.nn.conv2d" in facts["ir"]
+
+
+def test_tensors_called_file(kompilo, tmp_path):
+    """numpy's savez has a parameter of that name."""
+    sides = [("file", TensorProto.FLOAT, [4])], [("allow_pickle", TensorProto.FLOAT, [4])]
+    path = write_model(tmp_path / "m.onnx", [helper.make_node("Relu", ["file"], ["allow_pickle"])], *sides)
+    assert kompilo("compile", path, "-o", tmp_path / "m.kpo").code == 0
+    assert kompilo("run", tmp_path / "m.kpo", "-i", "file=ones", "-o", tmp_path / "o.npz").code == 0
+    with np.load(tmp_path / "o.npz") as arrays:
+        assert dict(arrays)["allow_pickle"].tolist() == [1, 1, 1, 1]
+    facts = parsed(kompilo("bench", tmp_path / "m.kpo", "--against", "none", "--seconds", "0.01", "--json"))
+    assert facts["inputs"]["file"]["shape"] == [4]
+
+
+def test_bench_does_not_import_what_lies_in_the_current_folder(kompilo, artifact, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "numpy.py").write_text("raise SystemExit(9)")
+    assert kompilo("bench", artifact, "--against", "none", "--seconds", "0.01").code == 0

@@ -47,4 +47,8 @@ def _as_view(graph: Graph, node: Node) -> relax.Expr | None:
         return None
     if tensors.dtype(source) != tensors.dtype(node.var) or not relax.analysis.has_reshape_pattern(func):
         return None
+    # TVM also sees the pattern in a kernel that copies the first rows of a tensor: that is no view of all of it.
+    before = tensors.shape(source)
+    if before is None or not tensors.same_dim(tensors.product(before), tensors.product(dims)):
+        return None
     return relax.op.reshape(source, dims)

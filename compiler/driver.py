@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .artifact.artifact import Artifact, TargetCode
+from .artifact.shared_weights import SharedWeights
 from .errors import UsageError
 from .model_source import resolve
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
 
     from .frontend.importer import ImportedModel
@@ -49,21 +49,16 @@ def compile(
     """
     if precision not in PRECISIONS:
         raise UsageError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}.")
-    names = [target] if isinstance(target, str) else list(target)
-    if not names:
-        raise UsageError("target: expected at least one target, found an empty list.")
+    targets = _find_targets(target)
     report = progress or (lambda stage, done, total: None)
     started = time.perf_counter()
     report("import", 0, 1)
     imported = _import(model, inputs)
-    codes: list[TargetCode] = []
-    weights: list[np.ndarray] = []
-    for name in names:
-        code, weights = _compile_for(imported, name, weights, report)
-        codes.append(code)
+    weights = SharedWeights()
+    codes = tuple(_compile_for(imported, name, found, weights, report) for name, found in targets.items())
     provenance = {**imported.provenance, **_versions(), "precision": precision}
     provenance["compile_seconds"] = round(time.perf_counter() - started, 2)
-    return Artifact(imported.inputs, imported.outputs, tuple(codes), weights, provenance)
+    return Artifact(imported.inputs, imported.outputs, codes, weights.arrays, provenance)
 
 
 def ir_after(
@@ -95,22 +90,39 @@ def _import(model: Model, inputs: Mapping[str, Sequence[int | str]] | None) -> I
     return import_model(resolve(model), inputs)
 
 
+def _find_targets(target: str | Sequence[str]) -> dict[str, Target]:
+    """The targets by the names they are asked for; UsageError unless there is one, and each once."""
+    from .schedule.target import find_target
+
+    names = [target] if isinstance(target, str) else target
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"target: expected a name or a list of names, found {target!r}.")
+    if not names:
+        raise UsageError("target: expected at least one target, found an empty list.")
+    targets: dict[str, Target] = {}
+    for name in names:
+        found = find_target(name)
+        twin = next((other for other, known in targets.items() if known.spec.key == found.spec.key), None)
+        if twin is not None:
+            raise UsageError(f"target: expected each target once, found {twin!r} and {name!r}, both {found.spec.key}.")
+        targets[name] = found
+    return targets
+
+
 def _compile_for(
-    imported: ImportedModel, name: str, weights: list[np.ndarray], report: Progress
-) -> tuple[TargetCode, list[np.ndarray]]:
-    """Code for one target; `weights` grows by what this target packs differently, equal arrays are shared."""
+    imported: ImportedModel, name: str, target: Target, weights: SharedWeights, report: Progress
+) -> TargetCode:
+    """Code for one target; `weights` grows by what this target packs differently from those before it."""
     from .build import build
     from .passes.lift_weights import lift_weights
     from .passes.pipeline import run_phases
-    from .schedule.target import find_target
 
-    target: Target = find_target(name)
     mod = run_phases(imported.mod, target, report)
     mod, own = lift_weights(mod)
     report("build", 0, 1)
     built = build(mod, target)
     report("build", 1, 1)
-    code = TargetCode(
+    return TargetCode(
         name=name,
         key=target.spec.key,
         triple=target.triple,
@@ -118,9 +130,8 @@ def _compile_for(
         cpu_features=target.required_features,
         operators=built.operators,
         memory=built.memory,
-        weights=tuple(range(len(weights), len(weights) + len(own))),
+        weights=tuple(weights.place(array) for array in own),
     )
-    return code, [*weights, *own]
 
 
 def _versions() -> dict[str, Any]:

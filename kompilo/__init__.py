@@ -6,7 +6,7 @@ from typing import Any
 _EXPORTS = {
     "compile": "kompilo.compiler.driver",
     "load": "kompilo.compiler.runtime.module",
-    "errors": "kompilo.compiler.errors",
+    "errors": "kompilo.errors",
 }
 
 __version__ = "0.1.0"

@@ -161,7 +161,10 @@ def read_artifact(source: str | os.PathLike[str] | bytes) -> tuple[Artifact, Cal
     if isinstance(source, bytes | bytearray | memoryview):
         name, mapping = "the artifact", _map_bytes(bytes(source))
     else:
-        name = str(os.fspath(source))
+        try:
+            name = os.fsdecode(source)
+        except TypeError as error:
+            raise ArtifactError(f"cannot open {source!r}: {error}.") from None
         mapping = _map_file(name)
     try:
         return _read(name, mapping)

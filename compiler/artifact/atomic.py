@@ -25,8 +25,8 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """
     try:
         final = Path(os.path.realpath(path))
-    except ValueError as error:  # a null byte in the path
-        raise ArtifactError(f"cannot write {str(path)!r}: {error}.") from None
+    except (TypeError, ValueError) as error:  # no path, bytes, or a null byte in it
+        raise ArtifactError(f"cannot write {path!r}: {error}.") from None
     try:
         if final.exists() and not stat.S_ISREG(final.stat().st_mode):
             raise ArtifactError(f"cannot write {str(path)!r}: it exists and is not a regular file.")

@@ -100,7 +100,7 @@ class Manifest:
 
     @staticmethod
     def from_json(text: bytes) -> Manifest:
-        """The manifest in `text`, checked in itself; `check_members` checks it against the file.
+        """The manifest in `text`, checked in itself but not yet against the file.
 
         Raises:
             ArtifactError: not a manifest, of a newer format, or inconsistent.

@@ -148,6 +148,29 @@ def test_places_that_cannot_be_written(tmp_path, place):
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
 
+@pytest.mark.parametrize("place", [None, 3])
+def test_what_is_no_path(place):
+    with pytest.raises(ArtifactError, match=f"cannot write {place}: expected str, bytes or os.PathLike object"):
+        sample_artifact().save(place)
+    with pytest.raises(ArtifactError, match=f"cannot open {place}: expected str, bytes or os.PathLike object"):
+        Artifact.open(place)
+
+
+def test_many_writers_of_one_file(path):
+    """Whoever comes last wins, and every reader meanwhile sees one whole artifact."""
+    script = (
+        "import sys; from kompilo.compiler.artifact.artifact import Artifact\n"
+        f"artifact = Artifact.open({str(path)!r}); artifact.provenance = {{'writer': sys.argv[1]}}\n"
+        f"for _ in range(30): artifact.save({str(path)!r})"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", script, str(k)]) for k in range(3)]
+    while any(writer.poll() is None for writer in writers):
+        Artifact.open(path).check()
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    assert Artifact.open(path).provenance["writer"] in "012"
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_a_device_is_not_replaced():
     with pytest.raises(ArtifactError, match="'/dev/null': it exists and is not a regular file"):
         sample_artifact().save("/dev/null")

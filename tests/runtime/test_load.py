@@ -13,6 +13,7 @@ from tiny_programs import FEATURES, affine, affine_result, double
 
 import kompilo
 from kompilo import load
+from kompilo.compiler import errors
 from kompilo.compiler.artifact.artifact import Artifact
 from kompilo.compiler.errors import ArtifactError, KompiloError, UsageError
 from kompilo.compiler.runtime import host, library, module
@@ -272,6 +273,10 @@ def test_damage_anywhere_is_refused_or_harmless(path, data):
 def test_public_names():
     assert kompilo.load is load
     assert module.load is load
+    assert set(kompilo.errors.__all__) == {name for name in vars(errors) if name.endswith("Error")}
+    from kompilo.errors import ArtifactError as public
+
+    assert public is ArtifactError
 
 
 def test_an_error_in_the_virtual_machine_is_one_sentence():

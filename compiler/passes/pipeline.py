@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
     from ..schedule.target import Target
 
-Phase = tuple[str, Callable[["Target"], Sequence[Pass]]]
+Phase = tuple[str, Callable[[Selector], Sequence[Pass]]]
 
 PHASES: tuple[Phase, ...] = (
     # Less graph: algebra, constants, dead code; weights take in what only scales or shifts.
     (
         "simplify",
-        lambda target: [
+        lambda selector: [
             Simplify(),
             CommonSubexpressions(),
             LookupTables(),
@@ -52,7 +52,7 @@ PHASES: tuple[Phase, ...] = (
     # Spatial operators run channels-last wherever that transposes least.
     (
         "layout",
-        lambda target: [
+        lambda selector: [
             ChooseLayout(),
             Simplify(),
             SinkReshapes(),
@@ -62,10 +62,10 @@ PHASES: tuple[Phase, ...] = (
         ],
     ),
     # Anchors with their epilogues become kernels of the target's templates.
-    ("select", lambda target: [SelectTemplates(Selector(target)), LegalizeLayouts()]),
+    ("select", lambda selector: [SelectTemplates(selector), LegalizeLayouts()]),
     # Everything else becomes TIR, fused along elementwise and reduction chains, then scheduled by generic rules.
-    ("legalize", lambda target: [Legalize(target), ViewReshapes()]),
-    ("schedule", lambda target: [ScheduleFunctions(target), CheckSizes(), UnsignedDivisions()]),
+    ("legalize", lambda selector: [Legalize(selector.target), ViewReshapes()]),
+    ("schedule", lambda selector: [ScheduleFunctions(selector.target), CheckSizes(), UnsignedDivisions()]),
 )
 
 
@@ -79,11 +79,16 @@ def run_phases(
     target: Target,
     report: Callable[[str, int, int], None] | None = None,
     stop_after: str | None = None,
+    selector: Selector | None = None,
 ) -> tvm.ir.IRModule:
-    """`mod` after all phases, or after the one called `stop_after`; `report(pass, done, total)` hears of each start."""
+    """`mod` after all phases, or after the one called `stop_after`; `report(pass, done, total)` hears of each start.
+
+    `selector` chooses the templates and configs of `target`; by default each template's own choice is taken.
+    """
+    selector = selector or Selector(target)
     passes: list[Pass] = []
     for name, make in PHASES:
-        passes += make(target)
+        passes += make(selector)
         if name == stop_after:
             break
     return PassRunner(Knobs.from_environment()).run(mod, passes, report)[0]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from .op_spec import OpSpec
 from .target import Target
-from .template import Candidate, Config, Template
+from .template import Candidate, Config, Space, Template
+
+Option = tuple[Template, Space]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The template and config chosen for an OpSpec, and why ("default" or the record that said so)."""
+    """The template and config chosen for an OpSpec, and why ("default", or the record or model that said so)."""
 
     op: OpSpec
     template: Template
@@ -19,32 +23,55 @@ class Choice:
     source: str
 
 
+class Advisor(Protocol):
+    """Knows better than the templates' own defaults: from records, or from a model of what was measured."""
+
+    def advise(self, op: OpSpec, options: Sequence[Option]) -> Choice | None:
+        """A choice among the templates that match `op`, or None for no advice."""
+
+
 class Selector:
-    """Chooses among a target's templates. The first template that matches an operator gives its default config.
+    """Chooses among a target's templates: what the first advisor with an opinion says, else the first match's default.
 
     Choices and built candidates are kept per OpSpec: equal operators of a model share one kernel.
     """
 
-    def __init__(self, target: Target):
+    def __init__(self, target: Target, advisors: Sequence[Advisor] = ()):
         self.target = target
+        self.advisors = tuple(advisors)
         self._choices: dict[OpSpec, Choice | None] = {}
         self._candidates: dict[OpSpec, Candidate] = {}
 
     def choose(self, op: OpSpec) -> Choice | None:
         """The choice for `op`, or None if no template of the target matches."""
         if op not in self._choices:
-            self._choices[op] = self._first_match(op)
+            self._choices[op] = self._decide(op)
         return self._choices[op]
 
-    def _first_match(self, op: OpSpec) -> Choice | None:
-        for template in self.target.templates:
-            space = template.match(op, self.target.spec)
-            if space is not None:
-                return Choice(op, template, space.default, "default")
-        return None
+    @property
+    def considered(self) -> tuple[OpSpec, ...]:
+        """Every operator that was asked for and that some template matches, in the order of the questions."""
+        return tuple(op for op, choice in self._choices.items() if choice is not None)
+
+    def _decide(self, op: OpSpec) -> Choice | None:
+        options = matches(op, self.target)
+        if not options:
+            return None
+        for advisor in self.advisors:
+            choice = advisor.advise(op, options)
+            if choice is not None:
+                return choice
+        template, space = options[0]
+        return Choice(op, template, space.default, "default")
 
     def candidate(self, choice: Choice) -> Candidate:
         """The code of `choice`, built at the first request."""
         if choice.op not in self._candidates:
             self._candidates[choice.op] = choice.template.build(choice.op, self.target.spec, choice.config)
         return self._candidates[choice.op]
+
+
+def matches(op: OpSpec, target: Target) -> list[Option]:
+    """The templates of `target` that match `op` with their spaces, in the target's order."""
+    found = ((template, template.match(op, target.spec)) for template in target.templates)
+    return [(template, space) for template, space in found if space is not None]

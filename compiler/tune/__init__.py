@@ -1,0 +1,1 @@
+"""Tuning: measure the configs that templates offer, remember the results, and learn from them."""

@@ -1,0 +1,145 @@
+"""One measured candidate, as a line of JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ..schedule.op_spec import OpSpec
+from ..schedule.template import Config
+from .op_json import op_from_json, op_to_json
+
+SCHEMA = 1
+
+# What became of a candidate. Only "ok" has a time; the others are reasons why a config must not be used.
+STATUSES = ("ok", "build_failed", "crashed", "timed_out", "out_of_memory", "wrong_result", "run_failed")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A template at a certain version with one config of its space: what is measured."""
+
+    template: str
+    version: int
+    config: Config
+
+    def __str__(self) -> str:
+        return f"{self.template}@{self.version}({self.config})"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What measuring one candidate gave.
+
+    `seconds` is the median time of a call on one thread, corrected for the machine's drift: the measured time times
+    `speed`, which is the reference kernel's usual time divided by its time during this measurement (1.0: no drift).
+    `spread` is half the width of the median's 95% confidence interval relative to the median; `samples` how many
+    timings it rests on; `error` the largest difference from the reference relative to the largest reference value;
+    `reason` one sentence where `status` is not "ok". `cache` tells whether weights were in cache ("warm") or had been
+    pushed out of it ("cold").
+    """
+
+    status: str
+    seconds: float | None = None
+    spread: float | None = None
+    samples: int = 0
+    speed: float = 1.0
+    error: float | None = None
+    reason: str = ""
+    cache: str = "cold"
+
+    @property
+    def ok(self) -> bool:
+        """Whether the candidate ran, gave the right result, and was timed."""
+        return self.status == "ok"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A measurement of `point` for `op` on the target whose key is `target`; `created` is UTC in ISO 8601."""
+
+    op: OpSpec
+    target: str
+    point: Point
+    measurement: Measurement
+    created: str = ""
+    kompilo: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Operator text and target key: what a record holds for, beside its template's version."""
+        return str(self.op), self.target
+
+    def to_line(self) -> str:
+        """One line of JSON without the line end."""
+        m = self.measurement
+        measured = {
+            "status": m.status,
+            "seconds": m.seconds,
+            "spread": m.spread,
+            "samples": m.samples,
+            "speed": m.speed,
+            "error": m.error,
+            "reason": m.reason,
+            "cache": m.cache,
+        }
+        return json.dumps(
+            {
+                "schema": SCHEMA,
+                "target": self.target,
+                "op": op_to_json(self.op),
+                "template": self.point.template,
+                "version": self.point.version,
+                "config": dict(self.point.config.knobs),
+                **measured,
+                "created": self.created,
+                "kompilo": self.kompilo,
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_line(cls, line: str) -> Record:
+        """The record of a line; ValueError says what is wrong with it."""
+        data = _object(line)
+        if data.get("schema") != SCHEMA:
+            raise ValueError(f"expected schema {SCHEMA}, found {data.get('schema')!r}")
+        try:
+            return cls._from_json(data)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"incomplete record: {type(error).__name__} {error}") from None
+
+    @classmethod
+    def _from_json(cls, data: dict[str, Any]) -> Record:
+        if data["status"] not in STATUSES:
+            raise ValueError(f"expected a status among {', '.join(STATUSES)}, found {data['status']!r}")
+        if (data["status"] == "ok") != isinstance(data["seconds"], float):
+            raise ValueError(f"status {data['status']!r} with seconds {data['seconds']!r}")
+        return cls(
+            op=op_from_json(data["op"]),
+            target=str(data["target"]),
+            point=Point(str(data["template"]), int(data["version"]), Config(tuple(data["config"].items()))),
+            measurement=Measurement(
+                data["status"],
+                data["seconds"],
+                data["spread"],
+                int(data["samples"]),
+                float(data["speed"]),
+                data["error"],
+                str(data["reason"]),
+                str(data["cache"]),
+            ),
+            created=str(data["created"]),
+            kompilo=str(data["kompilo"]),
+        )
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        data = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"expected an object, found {type(data).__name__}")
+    return data

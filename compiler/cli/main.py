@@ -26,6 +26,9 @@ EXIT_DEFECT = 70
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
+# What asked this process to end. On its way through TVM's C++ frames KeyboardInterrupt may become another exception.
+_signals: list[int] = []
+
 app = typer.Typer(
     name="kompilo",
     help="Compile ONNX models into fast, verified code; run, measure and inspect the result.",
@@ -83,7 +86,7 @@ def run_command(argv: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except BaseException as error:
-        if isinstance(error, SystemExit):
+        if isinstance(error, SystemExit) and not _signals:
             return error.code if isinstance(error.code, int) else EXIT_USAGE
         if debug and not isinstance(error, (typer.Exit, BrokenPipeError)):
             import traceback
@@ -125,18 +128,21 @@ def _unwind_on_signals() -> None:
 
     def leave(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one does not wait for the unwinding
-        raise SystemExit(128 + number)
+        _signals.append(number)
+        raise KeyboardInterrupt
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # nohup has SIGHUP ignored
             signal.signal(number, leave)
 
 
 def _report(error: BaseException, as_json: bool) -> int:
     """Print the one sentence that `error` deserves and return the exit code."""
+    if _signals and _signals[0] != signal.SIGINT:
+        return 128 + _signals[0]
     if isinstance(error, typer.Exit):
         return error.exit_code
-    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+    if _signals or isinstance(error, (KeyboardInterrupt, typer.Abort)):
         print("kompilo: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     if isinstance(error, BrokenPipeError):

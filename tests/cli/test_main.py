@@ -148,6 +148,21 @@ def test_signals_end_the_work_and_leave_nothing(tmp_path, number, code, says):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_comes_out_of_cpp_as_another_exception(number, code):
+    script = (
+        "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from kompilo.compiler.cli import targets, main\n"
+        "def work(kind):\n"
+        f"    try: os.kill(os.getpid(), {int(number)})\n"
+        "    except BaseException as error: raise RuntimeError(str(error))\n"
+        "targets._facts = work\nmain.main(['targets'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == code
+    assert "defect" not in done.stderr
+
+
 @pytest.mark.parametrize(("redirect", "code"), [(">&-", 0), ("2>&-", 0), (">/dev/full", 2)])
 def test_streams_that_take_nothing(redirect, code):
     command = f"exec {sys.executable} -m kompilo zoo list {redirect}"

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def _relu(x: PrimExpr) -> PrimExpr:
-    return tirx.max(x, tirx.const(0, x.ty.dtype))
+    return vector_math.maximum(x, tirx.const(0, x.ty.dtype))
 
 
 def _clip(x: PrimExpr, low: PrimExpr, high: PrimExpr) -> PrimExpr:
-    return tirx.min(tirx.max(x, low), high)
+    return vector_math.minimum(vector_math.maximum(x, low), high)
 
 
 def _leaky_relu(x: PrimExpr, alpha: PrimExpr) -> PrimExpr:
@@ -38,8 +38,8 @@ STEP_OPS: dict[str, Callable[..., Any]] = {
     "subtract": lambda x, y: x - y,
     "multiply": lambda x, y: x * y,
     "divide": lambda x, y: x / y,
-    "maximum": tirx.max,
-    "minimum": tirx.min,
+    "maximum": vector_math.maximum,
+    "minimum": vector_math.minimum,
     "negative": lambda x: -x,
     "abs": tirx.abs,
     "sqrt": tirx.sqrt,
@@ -47,8 +47,8 @@ STEP_OPS: dict[str, Callable[..., Any]] = {
     "clip": _clip,
     "nn.relu": _relu,
     "nn.leakyrelu": _leaky_relu,
-    "nn.silu": lambda x: x * vector_math.sigmoid(x),
-    "nn.gelu": lambda x: vector_math.gelu(x),
+    "nn.silu": vector_math.silu,
+    "nn.gelu": vector_math.gelu,
     "sigmoid": vector_math.sigmoid,
     "exp": vector_math.exp,
     "tanh": vector_math.tanh,

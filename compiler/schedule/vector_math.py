@@ -154,6 +154,30 @@ def softplus(x: PrimExpr) -> PrimExpr:
     return bind(x, body)
 
 
+def maximum(x: PrimExpr, y: PrimExpr) -> PrimExpr:
+    """The larger of both, of any dtype; NaN where either is NaN (`tirx.max` drops that of its first argument)."""
+    return _extreme(tirx.max, x, y)
+
+
+def minimum(x: PrimExpr, y: PrimExpr) -> PrimExpr:
+    """The smaller of both, of any dtype; NaN where either is NaN."""
+    return _extreme(tirx.min, x, y)
+
+
+def _extreme(pick: Callable[[PrimExpr, PrimExpr], PrimExpr], x: PrimExpr, y: PrimExpr) -> PrimExpr:
+    """`pick(x, y)` is `x > y ? x : y` in LLVM: NaN in y comes out. So a constant goes first, which costs nothing."""
+    x, y = _expr(x), _expr(y)
+    if not str(x.ty.dtype).startswith(("float", "bfloat")) or _is_constant(x):
+        return pick(x, y)
+    if _is_constant(y):
+        return pick(y, x)
+    return bind(x, lambda v: tirx.Select(tirx.isnan(v), v, pick(v, y)))
+
+
+def _is_constant(x: PrimExpr) -> bool:
+    return isinstance(x, tirx.FloatImm) or (isinstance(x, tirx.Cast) and _is_constant(x.value))
+
+
 def _expr(x: PrimExpr) -> PrimExpr:
     """Reading a TE tensor gives a lazy slice, not yet an expression."""
     return x.asobject() if hasattr(x, "asobject") else x

@@ -119,3 +119,25 @@ def test_nesting_does_not_grow_exponentially():
 
     func = te.create_prim_func([x, te.compute((64,), nested, name="y")])
     assert len(func.script()) < 20_000
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(("name", "reference"), [("maximum", np.maximum), ("minimum", np.minimum)])
+@pytest.mark.parametrize("constant", [None, 0, 1])
+def test_extremes_keep_nan(name, reference, constant, dtype):
+    values = np.array([np.nan, -np.inf, np.inf, -1, 1], dtype)
+    arrays = [np.resize(v, 32).astype(dtype) for v in (values, np.repeat(values, 5))]
+    tensors = [te.placeholder((32,), dtype) for _ in arrays]
+
+    def element(i):
+        operands = [t[i] for t in tensors]
+        if constant is not None:
+            operands[constant] = tvm.tirx.const(0, dtype)
+        return getattr(vector_math, name)(*operands)
+
+    out = tvm.runtime.tensor(np.zeros(32, dtype))
+    function = tvm.compile(te.create_prim_func([*tensors, te.compute((32,), element)]), TARGET)
+    function(*map(tvm.runtime.tensor, arrays), out)
+    if constant is not None:
+        arrays[constant] = np.zeros(32, dtype)
+    np.testing.assert_array_equal(out.numpy(), reference(*arrays))

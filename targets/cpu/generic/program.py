@@ -6,6 +6,7 @@ A stage computes one buffer, element by element: `buffer[axes] = value`, or for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -67,6 +68,8 @@ COMBINERS: dict[str, Callable[[Any, Any], Any]] = {
 }
 # Reductions that may start from any value without counting it twice; the others only from their neutral element.
 _NEUTRAL = {"Add": 0.0, "Mul": 1.0}
+# What TVM starts float maxima and minima from, which hides infinities, and what they start from here.
+_EXTREMES = {"Max": (tirx.min_value, -math.inf), "Min": (tirx.max_value, math.inf)}
 
 
 def read_program(func: tirx.PrimFunc) -> Program | None:
@@ -191,8 +194,17 @@ def _reduction(
     for own, term in ((store.value.a, store.value.b), (store.value.b, store.value.a)):
         is_own = isinstance(own, TensorLoad) and own.source.same_as(store.buffer)
         if is_own and all(i.same_as(a.var) for i, a in zip(own.indices, axes, strict=True)):
-            return Stage(store.buffer, axes, fast_math(term), reduce, kind, init)
+            return Stage(store.buffer, axes, fast_math(term), reduce, kind, _start(kind, init))
     return None
+
+
+def _start(kind: str, init: tirx.Expr) -> tirx.Expr:
+    """What a reduction of this kind starts from, given that TE starts it from `init`."""
+    if kind not in _EXTREMES or not isinstance(init, tirx.FloatImm):
+        return init
+    finite, infinite = _EXTREMES[kind]
+    dtype = str(init.ty.dtype)
+    return tirx.const(infinite, dtype) if init.value == finite(dtype).value else init
 
 
 def with_value(stage: Stage, value: tirx.Expr) -> Stage:
@@ -211,7 +223,8 @@ _FAST_DTYPES = ("float32", "float16")
 
 
 def fast_math(value: tirx.Expr) -> tirx.Expr:
-    """`value` with calls into libm replaced by polynomials, and small constant powers by products."""
+    """`value` with calls into libm replaced by polynomials, small constant powers by products, and maxima and minima
+    by those that keep NaN."""
 
     def change(call: ir.Call) -> tirx.Expr:
         name = getattr(call.op, "name", "")
@@ -221,7 +234,12 @@ def fast_math(value: tirx.Expr) -> tirx.Expr:
             return _power(call, call.args[0], call.args[1].value)
         return call
 
-    return tvm_ffi.structural_map(value, (ir.Call, change), order="post")
+    rules = [
+        (ir.Call, change),
+        (prim.Max, lambda node: vector_math.maximum(node.a, node.b)),
+        (prim.Min, lambda node: vector_math.minimum(node.a, node.b)),
+    ]
+    return tvm_ffi.structural_map(value, rules, order="post")
 
 
 def _power(call: ir.Call, base: tirx.Expr, exponent: float) -> tirx.Expr:

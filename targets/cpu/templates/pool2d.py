@@ -9,6 +9,7 @@ Strategy:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -152,7 +153,7 @@ class _Emitter:
         n, oh, ow = position
         # Scope "global" and a small size put the buffer on the stack.
         acc = tirx.decl_buffer((vectors * lanes,), "float32", "acc", scope="global")
-        start = tirx.min_value("float32") if self.maximum else tirx.const(0.0, "float32")
+        start = tirx.const(-math.inf if self.maximum else 0.0, "float32")
         top, left = self.vertical.start(oh), self.horizontal.start(ow)
 
         def tap(kh: Index, kw: Index) -> Stmt:

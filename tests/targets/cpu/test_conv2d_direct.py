@@ -157,3 +157,13 @@ def test_packing_pads_the_last_block_with_zeros() -> None:
     assert packed.shape == (4 * 24,)
     np.testing.assert_array_equal(packed[:16], weight[:16, 0, 0, 0])
     np.testing.assert_array_equal(packed[64:72], [*weight[16:, 0, 0, 0], 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("steps", [("relu",), ("bias", "hardswish")])
+def test_epilogues_keep_nan(steps):
+    op = conv2d((1, 2, 9, 16), (16, 16, 1, 1), epilogue=steps)
+    inputs = random_inputs(op)
+    inputs[0][0, 0, 3] = np.nan
+    found = Kernel(DIRECT, op)(inputs, reference(op, inputs).shape)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(reference(op, inputs)))
+    assert np.isnan(found[0, 0, 3]).all()

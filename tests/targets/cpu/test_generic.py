@@ -310,6 +310,33 @@ def test_against_numpy(name, target):
             np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * max(1, np.abs(args[0]).sum() ** 0.5))
 
 
+SPECIAL = np.array([[np.nan, -np.inf, np.inf, 1, -1] * 8, [1, np.nan, -1, np.inf, -np.inf] * 8], "f4")
+
+
+@pytest.mark.parametrize(
+    ("body", "reference"),
+    [
+        (op.nn.relu, lambda a: np.maximum(a, 0)),
+        (lambda a: op.clip(a, -0.5, 0.5), lambda a: np.clip(a, -0.5, 0.5)),
+        (lambda a: op.maximum(a, relax.const(0.5, "float32")), lambda a: np.maximum(a, 0.5)),
+        (lambda a: op.minimum(a, op.negative(a)), lambda a: np.minimum(a, -a)),
+        (lambda a: op.add(op.nn.relu(op.abs(a)), a), lambda a: np.abs(a) + a),
+    ],
+)
+def test_nan_is_not_clipped(body, reference):
+    lowered, _ = lower(build_graph([SPECIAL.shape], ["float32"], body), TARGETS["native,cores=1"])
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(execute(lowered, TARGETS["native,cores=1"], [SPECIAL])[0], reference(SPECIAL))
+
+
+@pytest.mark.parametrize(("reduce", "sign"), [(op.max, -1), (op.min, 1)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_extremes_of_nothing_but_infinities(reduce, sign, axis):
+    data = np.full((37, 37), sign * np.inf, "f4")
+    lowered, _ = lower(build_graph([data.shape], ["float32"], lambda a: reduce(a, axis)), TARGETS["native,cores=1"])
+    np.testing.assert_array_equal(execute(lowered, TARGETS["native,cores=1"], [data])[0], data[0])
+
+
 def test_a_reshape_of_unknown_sizes_is_one_flat_copy():
     # Divisions by such sizes do not simplify, and would be done for each element.
     sizes = [(tirx.Var(name, "int64") - 1) // 32 * 32 + 32 for name in ("h", "w")]

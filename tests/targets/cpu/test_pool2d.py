@@ -97,6 +97,22 @@ def test_against_numpy(case: Case, mode: str) -> None:
     check(case, mode)
 
 
+def test_maximum_of_nothing_but_infinities() -> None:
+    shape = TensorType((1, 4, 4, 20), "float32")
+    result = TensorType((1, 2, 2, 20), "float32")
+    attrs = {"ceil_mode": 0, "count_include_pad": 0, "dilation": (1, 1), "mode": "max", "padding": (0, 0, 0, 0)}
+    attrs |= {"pool_size": (2, 2), "strides": (2, 2)}
+    op = OpSpec("pool2d", (shape,), (False,), tuple(sorted(attrs.items())), result, result)
+    x = np.full(shape.shape, -np.inf, "float32")
+    x[0, 0, 0] = -1
+    func = Pool2D().build(op, TARGET.spec, Pool2D().match(op, TARGET.spec).default).func
+    out = tvm.runtime.tensor(np.zeros(result.shape, "float32"))
+    tvm.compile(func, TARGET.tvm_target())(tvm.runtime.tensor(x), out)
+    expected = np.full(result.shape, -np.inf)
+    expected[0, 0, 0] = -1
+    np.testing.assert_array_equal(out.numpy(), expected)
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 3), st.integers(1, 3)),

@@ -47,12 +47,12 @@ class MatmulTile(Template):
     name = "matmul_tile"
 
     def match(self, op: OpSpec, target: TargetSpec) -> Space | None:
-        """float32 matrices; K is static, N too unless B is computed."""
+        """float32 matrices without a size of zero; K is static, N too unless B is computed."""
         problem = read_problem(op)
         if problem is None or not isinstance(target, CpuSpec) or not isinstance(problem.k, int):
             return None
         constant = op.constant[1]
-        if (constant and len(op.inputs[1].shape) != 2) or problem.k == 0:
+        if (constant and len(op.inputs[1].shape) != 2) or 0 in (problem.k, *op.anchor_type.shape):
             return None
         tiles = [(r, v) for v in range(1, 9) for r in range(1, 29) if _fits(r, v, target)]
         ranked = sorted(tiles, key=lambda t: _cost(problem, t[0], t[1], target))

@@ -140,3 +140,11 @@ def test_other_dtypes_are_left_to_other_templates() -> None:
         half,
     )
     assert MatmulTile().match(op, TARGET.spec) is None
+
+
+@pytest.mark.parametrize("sizes", [(0, 3, 4), (2, 0, 4), (2, 3, 0)])
+def test_empty_matrices_are_left_to_the_generic_rules(sizes: tuple[int, int, int]) -> None:
+    m, k, n = sizes
+    a, b, c = (TensorType(s, "float32") for s in ((m, k), (k, n), (m, n)))
+    attrs = (("lhs_perm", (0, 1)), ("out_perm", (0, 1)), ("rhs_perm", (0, 1)))
+    assert MatmulTile().match(OpSpec("matmul", (a, b), (False, True), attrs, c, c), TARGET.spec) is None

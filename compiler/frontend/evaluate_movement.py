@@ -90,6 +90,8 @@ def _split(node: Node, o: Operands) -> tuple[np.ndarray, ...]:
         chunk = -(-array.shape[axis] // count)
         cuts = [min(chunk * i, array.shape[axis]) for i in range(1, count)]
     else:
+        if sum(sizes) != array.shape[axis] or min(sizes, default=0) < 0:
+            raise Undecided
         cuts = list(np.cumsum(sizes)[:-1])
     return tuple(np.split(array, cuts, axis))
 

@@ -8,6 +8,7 @@ import pytest
 from onnx import helper
 
 import kompilo
+from kompilo.compiler.runtime.module import Module
 
 ROWS = {
     "float32": [[-np.inf] * 5, [np.inf] * 5, [-np.inf, 1, 2, -np.inf, 2], [3.4e38, 3.4028235e38, 1, 1, 1]],
@@ -17,7 +18,7 @@ ROWS = {
 }
 
 
-def compiled(op: str, x: np.ndarray, **attrs: int) -> kompilo.Module:
+def compiled(op: str, x: np.ndarray, **attrs: int) -> Module:
     element = helper.np_dtype_to_tensor_dtype(x.dtype)
     node = helper.make_node(op, ["x"], ["y"], **attrs)
     out = onnx.TensorProto.INT64 if op.startswith("Arg") else element

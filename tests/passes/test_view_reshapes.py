@@ -7,9 +7,10 @@ import pytest
 from onnx import TensorProto, helper
 
 import kompilo
+from kompilo.compiler.runtime.module import Module
 
 
-def first_rows(rows: int) -> kompilo.Module:
+def first_rows(rows: int) -> Module:
     nodes = [
         helper.make_node("Slice", ["x", "starts", "ends"], ["first"]),
         helper.make_node("MatMul", ["w", "first"], ["y"]),

@@ -15,7 +15,9 @@ def schedule_anything(func: tirx.PrimFunc, spec: CpuSpec) -> tirx.PrimFunc:
     if not isinstance(func.body, s_tir.SBlockRealize) or spec.cores == 1:
         return func
     schedule = s_tir.Schedule(func)
-    for block in schedule.get_child_blocks(schedule.get_sblock("root")):
+    # A function of one external block has that one for a root.
+    root = schedule.get_sblock(func.body.block.name_hint)
+    for block in schedule.get_child_blocks(root):
         try:
             _parallelise(schedule, block)
         except (ScheduleError, RuntimeError):

@@ -38,11 +38,23 @@ def cached(relative: str, make: Callable[[Path], None], sha256: str | None) -> P
     A lock beside the file lets one process make it while the others wait; the file appears complete or not at all.
     Its sum is taken when it is made and whenever its size or time of change differs from what was noted then.
     `sha256` None means that no sum can be known beforehand (results of training differ between machines in the last
-    bits): then the one noted counts. ModelError when a freshly made file has the wrong sum.
+    bits): then the one noted counts. A cache that we cannot write to serves what it holds.
+
+    Raises:
+        ModelError: a freshly made file has the wrong sum.
+        UsageError: the cache cannot be written and does not hold the file.
     """
-    path = cache_dir() / relative
-    path.parent.mkdir(parents=True, exist_ok=True)
+    root = cache_dir()
+    path = root / relative
     note = path.with_name(path.name + ".note")
+    if not os.access(root, os.W_OK):  # part of an image, perhaps; and where nobody writes there is nobody to wait for
+        if path.exists() and _intact(path, note, sha256):
+            return path
+        raise UsageError(
+            f"the model cache {root} is read-only and holds no whole {relative}.",
+            "set KOMPILO_CACHE to a writable folder.",
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path.with_name(path.name + ".lock")):
         if path.exists() and _intact(path, note, sha256):
             return path
@@ -70,7 +82,8 @@ def _intact(path: Path, note: Path, sha256: str | None) -> bool:
         return True
     if not expected or sha256_of(path) != expected:
         return False
-    note.write_text(f"{expected} {_stamp(path)}\n")
+    if os.access(note.parent, os.W_OK):
+        note.write_text(f"{expected} {_stamp(path)}\n")
     return True
 
 

@@ -119,3 +119,18 @@ def test_failed_download_says_what_to_do(monkeypatch, tmp_path):
     pip_that_gives(monkeypatch, tmp_path, {}, 1, "ERROR: a\nERROR: No matching distribution found for p==1\n")
     with pytest.raises(UsageError, match=r"p==1 could not be downloaded \(ERROR: No matching .*check the network"):
         Wheel("p", "1", SUM).get()
+
+
+def test_a_cache_that_cannot_be_written_serves_what_it_holds(monkeypatch):
+    path = cached("a.onnx", write, SUM)
+    path.with_name("a.onnx.note").unlink()
+    path.with_name("a.onnx.lock").unlink()
+    before = sorted(cache_dir().iterdir())
+    monkeypatch.setattr("kompilo.models.cache.os.access", lambda *_: False)
+    assert cached("a.onnx", fail, SUM) == path
+    with pytest.raises(UsageError, match=r"is read-only and holds no whole b.onnx\. Hint: set KOMPILO_CACHE"):
+        cached("b.onnx", fail, None)
+    path.write_bytes(b"damaged")
+    with pytest.raises(UsageError, match=r"holds no whole a.onnx"):
+        cached("a.onnx", fail, SUM)
+    assert sorted(cache_dir().iterdir()) == before

@@ -41,4 +41,7 @@ def main(artifact: str, names: list[str]) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
-    main(sys.argv[1], sys.argv[2:])
+    try:
+        main(sys.argv[1], sys.argv[2:])
+    except (kompilo.errors.KompiloError, OSError) as error:
+        sys.exit(f"{sys.argv[0]}: {error}")

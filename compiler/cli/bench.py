@@ -182,8 +182,6 @@ def _print_results(model: str, subject: Subject, results: list[Measurement], jso
     if json_file == "-":
         console.print_json(summary)
         return
-    if json_file is not None:
-        write_text(Path(json_file), console.json_text(summary) + "\n")
     shapes = ", ".join(f"{n} {'x'.join(map(str, v.shape))}" for n, v in subject.feeds.arrays.items())
     columns = (
         "threads",
@@ -199,6 +197,8 @@ def _print_results(model: str, subject: Subject, results: list[Measurement], jso
     console.print_table(f"{model} on {shapes}", columns, [row for r in results for row in _rows(r)])
     if subject.feeds.remark:
         console.say(subject.feeds.remark)
+    if json_file is not None:
+        write_text(Path(json_file), console.json_text(summary) + "\n")
 
 
 def _rows(result: Measurement) -> list[tuple[object, ...]]:

@@ -127,7 +127,7 @@ def _plain_lines() -> Progress:
         nonlocal last
         if stage != last:
             last = stage
-            print(f"{stage} ({total} steps)" if total > 1 else stage, file=sys.stderr, flush=True)
+            print(stage, file=sys.stderr, flush=True)
 
     return report
 

@@ -134,6 +134,8 @@ def _operator_row(op: Operator) -> tuple[object, ...]:
 
 
 def _memory_text(memory: MemoryPlan) -> str:
+    if memory.dynamic and not memory.buffers:
+        return "intermediate memory: depends on dynamic dimensions"
     text = f"intermediate memory: {len(memory.buffers)} buffers, {console.size_text(memory.total_bytes)} in total"
     text += f", largest {console.size_text(memory.largest_bytes)}"
     return text + ("; more depends on dynamic dimensions" if memory.dynamic else "")

@@ -233,3 +233,25 @@ def test_bench_does_not_import_what_lies_in_the_current_folder(kompilo, artifact
     monkeypatch.chdir(tmp_path)
     (tmp_path / "numpy.py").write_text("raise SystemExit(9)")
     assert kompilo("bench", artifact, "--against", "none", "--seconds", "0.01").code == 0
+
+
+def test_memory_that_only_the_sizes_decide(kompilo, tmp_path):
+    path = write_model(
+        tmp_path / "m.onnx",
+        [helper.make_node("Softmax", ["x"], ["s"]), helper.make_node("MatMul", ["s", "x"], ["y"])],
+        [("x", TensorProto.FLOAT, ["N", "N"])],
+        [("y", TensorProto.FLOAT, ["N", "N"])],
+    )
+    assert kompilo("compile", path, "-o", tmp_path / "m.kpo").code == 0
+    assert "intermediate memory: depends on dynamic dimensions\n" in kompilo("inspect", tmp_path / "m.kpo").out
+
+
+def test_bench_shows_its_figures_even_if_they_cannot_be_stored(kompilo, artifact, tmp_path, monkeypatch):
+    def fail(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("kompilo.compiler.cli.bench.write_text", fail)
+    args = ("--against", "none", "--seconds", "0.01", "--json", tmp_path / "b.json")
+    outcome = kompilo("bench", artifact, *args)
+    assert outcome.code == 2
+    assert "median" in outcome.out

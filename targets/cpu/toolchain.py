@@ -18,7 +18,6 @@ from pathlib import Path
 
 from ...compiler.errors import TargetError
 
-HINT = "install one of them: apt install binutils, or pip install ziglang."
 _LIBM_FOLDERS = (
     "/lib/{arch}-linux-gnu",
     "/usr/lib/{arch}-linux-gnu",
@@ -117,7 +116,7 @@ def link_shared(output: str, objects: Sequence[str], arch: str) -> None:
     """
     linkers = find_linkers(arch)
     if not linkers:
-        raise TargetError(f"no linker for {arch} found: expected one of {', '.join(FINDERS)}.", HINT)
+        raise TargetError(f"no linker for {arch} found: expected one of {', '.join(FINDERS)}.", _hint(arch))
     libraries = _libm(arch)
     said = []
     for linker in linkers:
@@ -125,7 +124,13 @@ def link_shared(output: str, objects: Sequence[str], arch: str) -> None:
         if problem is None:
             return
         said.append(f"{linker.name}: {problem.splitlines()[-1]}")
-    raise TargetError(f"no linker could link the compiled code for {arch} ({'; '.join(said)}).", HINT)
+    raise TargetError(f"no linker could link the compiled code for {arch} ({'; '.join(said)}).", _hint(arch))
+
+
+def _hint(arch: str) -> str:
+    """What to install; Debian's package for another architecture carries its name."""
+    suffix = "" if arch == _machine() else f"-{arch.replace('_', '-')}-linux-gnu"
+    return f"install one of them: apt install binutils{suffix}, or pip install ziglang."
 
 
 def _machine() -> str:

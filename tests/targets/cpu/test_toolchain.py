@@ -57,3 +57,12 @@ def test_cross_linkers_are_looked_for_by_their_own_name(monkeypatch):
     assert f"/usr/bin/{other}-linux-gnu-gcc" in commands
     assert "/usr/bin/ld.lld" in commands
     assert "/usr/bin/ld" not in commands
+
+
+@pytest.mark.parametrize(("arch", "package"), [("aarch64", "binutils-aarch64-linux-gnu"), ("x86_64", "binutils,")])
+def test_the_hint_names_the_package_for_the_other_architecture(arch, package, monkeypatch, tmp_path):
+    monkeypatch.setattr(toolchain.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(toolchain, "find_linkers", lambda arch: [])
+    with pytest.raises(TargetError) as raised:
+        toolchain.link_shared(str(tmp_path / "lib.so"), [], arch)
+    assert package in raised.value.hint

@@ -15,18 +15,23 @@ _MAX_DEPTH = 64
 
 
 def encode(value: Any) -> Any:
-    """A dataclass, tuple, list, dict or scalar as plain JSON values."""
+    """A dataclass, tuple, list, dict or scalar as plain JSON values that UTF-8 can hold."""
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: encode(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, list | tuple):
         return [encode(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): encode(item) for key, item in value.items()}
+        return {_text(key): encode(item) for key, item in value.items()}
     if isinstance(value, float) and not isfinite(value):
         return str(value)  # JSON has no word for them
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | int | float):
         return value
-    return str(value)
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    """`value` as text; the bytes of a file name that is no UTF-8, which Python has as surrogates, are escaped."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def parse(text: bytes) -> Any:

@@ -81,6 +81,9 @@ class Module:
             raise InputError(f"run: expected a mapping of input names to arrays, found {type(inputs).__name__}.")
         result = self(*self._arrange((), inputs))
         results = result if isinstance(result, tuple) else (result,)
+        if len(results) != len(self._output_names):
+            named = ", ".join(self._output_names)
+            raise ArtifactError(f"the artifact's code gives {len(results)} results, expected {named}.")
         return dict(zip(self._output_names, results, strict=True))
 
     def _arrange(self, values: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -151,13 +154,16 @@ def choose_target(artifact: Artifact, device: str) -> TargetCode:
     """The target that `device` names, or the one with most CPU features among those that fit this machine.
 
     Raises:
-        UsageError: no target of that name, or of a kind that this runtime drives.
-        ArtifactError: none fits this machine; the sentence is that of the first one.
+        UsageError: no target of that name.
+        ArtifactError: none fits this machine; the sentence is that of the plainest one.
     """
-    names = [t.name if t.name == t.key else f"{t.name} ({t.key})" for t in artifact.targets]
-    wanted = [t for t in artifact.targets if _kind(t) in _DEVICES and device in ("auto", _kind(t), t.name, t.key)]
+    names = ", ".join(t.name if t.name == t.key else f"{t.name} ({t.key})" for t in artifact.targets)
+    driven = [t for t in artifact.targets if _kind(t) in _DEVICES]
+    if not driven:
+        raise ArtifactError(f"the artifact has code for {names} only, expected one of {', '.join(_DEVICES)}.")
+    wanted = [t for t in driven if device in ("auto", _kind(t), t.name, t.key)]
     if not wanted:
-        raise UsageError(f"device {device!r}: expected auto or one of the artifact's targets, {', '.join(names)}.")
+        raise UsageError(f"device {device!r}: expected auto or one of the artifact's targets, {names}.")
     wanted.sort(key=lambda target: -len(target.cpu_features))
     refusals = []
     for target in wanted:

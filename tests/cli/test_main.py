@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,6 +171,14 @@ def test_streams_that_take_nothing(redirect, code):
     assert done.returncode == code
     wanted = "kompilo: error: cannot use the output: no space left on device.\n" if code else ""
     assert done.stderr == wanted
+
+
+def test_file_names_that_are_no_utf8(model, tmp_path):
+    folder = os.fsencode(tmp_path)
+    shutil.copy(model, folder + b"/m\xff.onnx")
+    for args in ([b"compile", b"m\xff.onnx"], [b"inspect", b"m\xff.kpo"], [b"run", b"m\xff.kpo", b"--json"]):
+        done = subprocess.run([os.fsencode(sys.executable), b"-m", b"kompilo", *args], capture_output=True, cwd=folder)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

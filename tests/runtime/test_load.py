@@ -110,6 +110,18 @@ def test_an_unknown_device_lists_those_there(path):
         load(path, device="gpu")
 
 
+def test_code_for_devices_that_the_runtime_does_not_drive():
+    with pytest.raises(ArtifactError, match=r"the artifact has code for fpga \(cpu-.*\) only, expected one of cpu"):
+        load(with_target(name="fpga"))
+
+
+def test_a_manifest_that_names_other_outputs_than_the_code_has():
+    artifact = affine()
+    wrong = Artifact(artifact.inputs, artifact.outputs * 2, artifact.targets, artifact.weights, {})
+    with pytest.raises(ArtifactError, match="gives 1 results, expected z, z"):
+        load(wrong, threads=1).run({"x": X})
+
+
 def test_the_best_target_that_fits_is_taken():
     artifact = affine()
     (code,) = artifact.targets

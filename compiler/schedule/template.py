@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from .op_spec import OpSpec
 from .target_spec import TargetSpec
+from .traits import Traits
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
@@ -80,3 +81,11 @@ class Template(ABC):
     @abstractmethod
     def build(self, op: OpSpec, target: TargetSpec, config: Config) -> Candidate:
         """Generate the code of `op` with `config`, a member of the space that `match` returned."""
+
+    def traits(self, op: OpSpec, target: TargetSpec, configs: Sequence[Config]) -> Traits:
+        """What the cost model should know about `configs`, members of the space of `op`: see `traits.TRAITS`.
+
+        Each value is a column with a number for each config, or one number for all. A template that says nothing is
+        judged by its operator and its knobs alone.
+        """
+        return {}

@@ -10,7 +10,7 @@ Strategy:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +20,11 @@ from tvm.tirx import For, ForKind, PrimFunc, Stmt
 from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import CpuSpec, TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
+from ....compiler.schedule.traits import Traits
 from .conv_borders import Borders, border_runs, kernel_range
 from .conv_operands import PARALLEL_FLOPS, Operands
 from .conv_shape import ConvShape, conv_shape
+from .conv_traits import depthwise_traits
 from .index_math import (
     bound,
     bound_all,
@@ -85,6 +87,13 @@ class DepthwiseConv2D(Template):
             config.int("split"),
         )  # fmt: skip
         return Candidate(nest.build(), {1: pack_depthwise})
+
+    def traits(self, op: OpSpec, target: TargetSpec, configs: Sequence[Config]) -> Traits:
+        """Traits of `configs`."""
+        conv = conv_shape(op)
+        assert conv is not None, "match accepts only convolutions"
+        assert isinstance(target, CpuSpec)
+        return depthwise_traits(conv, target, configs)
 
 
 def pack_depthwise(weight: np.ndarray) -> np.ndarray:

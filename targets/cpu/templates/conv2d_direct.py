@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import CpuSpec, TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
+from ....compiler.schedule.traits import Traits
 from .conv2d_direct_model import DirectModel
 from .conv2d_direct_nest import Blocking, DirectNest
 from .conv_operands import PARALLEL_FLOPS, Operands
 from .conv_shape import ConvShape, conv_shape, flatten_pixels
+from .conv_traits import direct_traits
 from .packing import BlockedWeights
 
 # Alternatives offered to the tuner: register tiles, and work items for each.
@@ -46,6 +50,13 @@ class DirectConv2D(Template):
         operands = Operands(op, {1: weights.size}, flatten=flat is not None)
         nest = DirectNest(operands, conv, weights, blocking_of(conv, config))
         return Candidate(operands.function(nest.body()), {1: weights.pack})
+
+    def traits(self, op: OpSpec, target: TargetSpec, configs: Sequence[Config]) -> Traits:
+        """Traits of `configs`."""
+        conv = conv_shape(op)
+        assert conv is not None, "match accepts only convolutions"
+        assert isinstance(target, CpuSpec)
+        return direct_traits(flatten_pixels(conv, op) or conv, target, configs)
 
 
 def direct_configs(conv: ConvShape, target: CpuSpec) -> list[Config]:

@@ -125,12 +125,10 @@ class DirectModel:
         for rows in row_options:
             for cols in col_options:
                 for count in _options(blocks):
-                    found.append(
-                        (*self._item_cycles(vectors, pixels, rows, min(cols, tiles), count), rows, cols, count)
-                    )
+                    found.append((*self.item_cycles(vectors, pixels, rows, min(cols, tiles), count), rows, cols, count))
         return sorted((c, r, col, EVERYTHING if b >= blocks else b, k) for c, k, r, col, b in found)
 
-    def _item_cycles(self, vectors: int, pixels: int, rows: int, cols: int, count: int) -> tuple[float, int]:
+    def item_cycles(self, vectors: int, pixels: int, rows: int, cols: int, count: int) -> tuple[float, int]:
         """Cycles of the slowest core for items of `rows` x `cols` tiles x `count` blocks, and the chunks used."""
         conv, target = self.conv, self.target
         blocks, tiles = -(-self.vectors_out // vectors), -(-self.width // pixels)

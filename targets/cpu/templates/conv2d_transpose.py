@@ -8,7 +8,7 @@ tap: the phases then become channels of a single pointwise convolution, whose re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import gcd, prod
 
@@ -19,10 +19,12 @@ from tvm.tirx import Stmt
 from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import CpuSpec, TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
+from ....compiler.schedule.traits import Traits
 from .conv2d_direct import blocked_weights, blocking_of, direct_configs
 from .conv2d_direct_nest import Blocking, DirectNest, Pass
 from .conv_operands import Operands
 from .conv_shape import ConvShape
+from .conv_traits import direct_traits
 from .index_math import ceil_div, floor_div, floor_mod, ranged
 from .packing import BlockedWeights
 from .tile_builder import RegisterTile, on_stack
@@ -43,8 +45,7 @@ class TransposedConv2D(Template):
             configs = [c for c in direct_configs(shape.pointwise(), target) if _scatters(shape, c, target)]
             if configs:
                 return Space(configs[0], tuple(configs))
-        phase = max(shape.phases(), key=lambda p: prod(p.kernel))
-        conv = replace(shape.phase_shape(phase), padded=(True, True))
+        conv = shape.largest_phase()
         configs = [Config.of(**{**dict(c.knobs), "chunks": 1}) for c in direct_configs(conv, target)]
         return Space(configs[0], tuple(configs))
 
@@ -56,6 +57,14 @@ class TransposedConv2D(Template):
         if shape.is_disjoint and _scatters(shape, config, target):
             return _build_disjoint(op, shape, target, config)
         return _build_phases(op, shape, target, config)
+
+    def traits(self, op: OpSpec, target: TargetSpec, configs: Sequence[Config]) -> Traits:
+        """Traits of the pointwise convolution, or of the phase with most taps."""
+        shape = _transposed_shape(op)
+        assert shape is not None, "match accepts only transposed convolutions"
+        assert isinstance(target, CpuSpec)
+        disjoint = shape.is_disjoint and _scatters(shape, configs[0], target)
+        return direct_traits(shape.pointwise() if disjoint else shape.largest_phase(), target, configs)
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,11 @@ class _TransposedShape:
             pad=(0, 0),
             padded=(False, False),
         )
+
+    def largest_phase(self) -> ConvShape:
+        """The convolution of the phase with most taps, as large as the input."""
+        phase = max(self.phases(), key=lambda p: prod(p.kernel))
+        return replace(self.phase_shape(phase), padded=(True, True))
 
     def phases(self) -> list[_Phase]:
         """All phases, row by row."""

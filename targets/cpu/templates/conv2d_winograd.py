@@ -15,14 +15,18 @@ Accuracy: the largest error of a layer relative to its largest output, against f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import CpuSpec, TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
+from ....compiler.schedule.traits import Traits
 from .conv2d_winograd_model import WinogradModel, direct_cycles
 from .conv2d_winograd_nest import WinogradNest
 from .conv2d_winograd_plan import WinogradPlan
 from .conv_operands import PARALLEL_FLOPS
 from .conv_shape import ConvShape, conv_shape
+from .conv_traits import winograd_traits
 
 KNOBS = ("m", "rows", "vectors", "tiles", "blocks", "parts")
 # Plans offered to the tuner, the model's favourites of each m.
@@ -63,6 +67,13 @@ class WinogradConv2D(Template):
         )
         nest = WinogradNest(op, conv, plan, parallel=conv.flops() >= PARALLEL_FLOPS)
         return Candidate(nest.build(), {1: plan.pack})
+
+    def traits(self, op: OpSpec, target: TargetSpec, configs: Sequence[Config]) -> Traits:
+        """Traits of `configs`."""
+        conv = conv_shape(op)
+        assert conv is not None, "match accepts only convolutions"
+        assert isinstance(target, CpuSpec)
+        return winograd_traits(conv, target, configs)
 
 
 def _config(plan: WinogradPlan) -> Config:

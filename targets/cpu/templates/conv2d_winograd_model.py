@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from ....compiler.schedule.target_spec import CpuSpec
 from .conv2d_direct_model import tile_limit
@@ -143,12 +143,17 @@ class WinogradModel:
 
     def _transforms(self, plan: WinogradPlan, tiles: int) -> float:
         """Cycles of both transforms of an item."""
-        matrices = toom_cook(plan.m, POINTS[plan.m])
-        edge, m = plan.edge, plan.m
-        data = 2 * edge * (linear_program(matrices.data).operations() + 2 * edge)
-        output = (edge + m) * (linear_program(matrices.output).operations() + edge + m) + m * m * 3
+        data, output = transform_steps(plan.m)
         vectors_in, vectors_out = (-(-c // self.lanes) for c in (plan.channels, plan.out_channels))
         return TRANSFORM_STEP * tiles * (data * vectors_in + output * vectors_out / plan.parts)
+
+
+@cache
+def transform_steps(m: int) -> tuple[int, int]:
+    """Vector operations, loads and stores of both transforms, (input, output), for a tile's vector of channels."""
+    matrices, edge = toom_cook(m, POINTS[m]), m + TAPS - 1
+    data = 2 * edge * (linear_program(matrices.data).operations() + 2 * edge)
+    return data, (edge + m) * (linear_program(matrices.output).operations() + edge + m) + m * m * 3
 
 
 def direct_cycles(conv: ConvShape, target: CpuSpec) -> float:

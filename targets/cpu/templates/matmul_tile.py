@@ -24,8 +24,10 @@ from ....compiler.schedule.epilogue import apply_epilogue
 from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import CpuSpec, TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
+from ....compiler.schedule.traits import Traits
 from .index_math import ceil_div, floor_div, floor_mod, ramp, split_index, when
 from .matmul_problem import Buffers, MatmulProblem, read_problem
+from .matmul_traits import matmul_traits
 from .tile_builder import RegisterTile
 from .tir_loops import allocate, i64, loop, seq, store
 
@@ -76,6 +78,14 @@ class MatmulTile(Template):
         func = tirx.PrimFunc(emitter.buffers.params, emitter.body())
         packers = {1: lambda w: pack_panels(w.transpose(op.ints("rhs_perm")), block)} if packed else {}
         return Candidate(func, packers)
+
+    def traits(self, op: OpSpec, target: TargetSpec, configs: Sequence[Config]) -> Traits:
+        """Traits of `configs`."""
+        problem = read_problem(op)
+        assert problem is not None, "match accepts only such operators"
+        assert isinstance(target, CpuSpec)
+        in_place = op.ints("rhs_perm")[-1] == len(op.inputs[1].shape) - 1
+        return matmul_traits(problem, target, configs, in_place, lambda r, v: _cost(problem, r, v, target))
 
 
 def pack_panels(matrix: np.ndarray, block: int) -> np.ndarray:

@@ -10,6 +10,7 @@ Strategy:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -18,8 +19,10 @@ from tvm.tirx import Stmt
 from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import CpuSpec, TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
+from ....compiler.schedule.traits import Traits
 from .conv_borders import kernel_range
 from .conv_operands import Operands
+from .conv_traits import pool_traits
 from .index_math import ceil_div, floor_div, maximum, minimum, ramp, ranged, splat, split_index, unrolled
 from .tir_loops import Index, i64, loop, seq, store
 
@@ -51,6 +54,11 @@ class Pool2D(Template):
         """The kernel; nothing is packed."""
         assert isinstance(target, CpuSpec)
         return Candidate(_Emitter(op, target, config.int("vectors")).function())
+
+    def traits(self, op: OpSpec, target: TargetSpec, configs: Sequence[Config]) -> Traits:
+        """Traits of `configs`."""
+        assert isinstance(target, CpuSpec)
+        return pool_traits(op, target, configs)
 
 
 @dataclass

@@ -127,7 +127,12 @@ class Execution:
         arrays = [to_array(x, slot.spec, slot.dtype) for slot, x in zip(slots, values, strict=True)]
         check_shapes(self._program.inputs, arrays)
         self._program.note_shapes(arrays)
-        tensors = [slot.accept(array) for slot, array in zip(slots, arrays, strict=True)]
+        try:
+            tensors = [slot.accept(array) for slot, array in zip(slots, arrays, strict=True)]
+        except MemoryError:
+            for slot in slots:
+                slot.shape = None  # some have new buffers by now: the next call must come through here
+            raise InputError("there is not enough memory for inputs of these sizes.") from None
         for index, slot in enumerate(slots):
             self._staged[index] = slot.tensor
             address = tensors[index].data_ptr()

@@ -248,6 +248,21 @@ def test_more_memory_than_there_is():
     np.testing.assert_array_equal(model(x), [[8.0]])
 
 
+def test_an_input_that_fits_no_buffer():
+    """No memory of its own, but 32 PB when copied: an error, and the other input's new buffer is not forgotten."""
+    specs = [("a", ("N", 8), "float32"), ("b", ("M", 8), "float32")]
+    model = load(program(lambda a, b: (op.add(a, a), op.add(b, b)), specs, specs), threads=1)
+    one, two = np.ones((1, 8), np.float32), np.full((2, 8), 5, np.float32)
+    huge = np.broadcast_to(np.float32(1), (10**15, 8))
+    for values in ((one, one), (two, huge), (two, one), (huge, two), (two, one)):
+        if any(value is huge for value in values):
+            with pytest.raises(InputError, match="not enough memory for inputs of these sizes"):
+                model(*values)
+        else:
+            for result, value in zip(model(*values), values, strict=True):
+                np.testing.assert_array_equal(result, value + value)
+
+
 def test_results_share_memory_with_nothing():
     model = load(aliases(), threads=1)
     x = np.arange(8, dtype=np.float32).reshape(1, 8)

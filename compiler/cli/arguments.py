@@ -149,11 +149,12 @@ def _read_value(value: str, spec: TensorSpec) -> np.ndarray:
         return members.get(spec.name, next(iter(members.values())))
     if path.suffix == ".npy":
         try:
-            return np.load(path, allow_pickle=False)
+            with path.open("rb") as file:
+                return np.lib.format.read_array(file, allow_pickle=False)
         except FileNotFoundError:
             raise InputError(f"there is no file {value!r} for input {spec.name!r}.") from None
         except (ValueError, EOFError) as error:
-            raise InputError(f"{value!r} is no readable .npy file: {error}.") from None
+            raise InputError(f"{value!r} is no readable .npy file: {str(error).rstrip('.')}.") from None
     try:
         parsed = json.loads(value)
         array = np.asarray(parsed, dtype=spec.dtype)

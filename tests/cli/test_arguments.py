@@ -80,6 +80,7 @@ def test_values_from_files_and_literals(tmp_path):
         ("x=broken.npy", InputError, "no readable .npy file"),
         ("x=broken.npz", InputError, "no readable .npz file"),
         ("x=empty.npy", InputError, "no readable .npy file"),
+        ("x=archive.npy", InputError, "no readable .npy file"),
         ("x=hello", InputError, "expected a value of x: float32"),
     ],
 )
@@ -88,6 +89,8 @@ def test_values_that_cannot_be_read(tmp_path, monkeypatch, text, error, says):
     for name in ("broken.npy", "broken.npz"):
         (tmp_path / name).write_bytes(b"\x93NUMPY not really")
     (tmp_path / "empty.npy").write_bytes(b"")
+    with open("archive.npy", "wb") as file:
+        np.savez(file, x=np.zeros(3))
     with pytest.raises(error, match=says):
         read_values([text], SPECS)
 

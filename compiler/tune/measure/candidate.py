@@ -1,0 +1,172 @@
+"""The life of one candidate inside a worker: built, run once and compared, then timed."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+
+from ...errors import KompiloError
+from ...schedule.target import find_target
+from .builder import Kernel, build_kernel
+from .job import Job
+from .limits import OUT_OF_MEMORY
+from .memory import ColdMemory, Guarded, guarded
+from .operands import OperandCache, Operands
+from .protocol import Failure, Setup
+from .timing import ReferenceKernel, Timing, measure, undisturbed
+
+# Constant operands smaller than this stay in cache: a bias.
+_LEAST_COLD = 4096
+# Sets of arguments made for one candidate.
+_MOST_SETS = 256
+_SIZE_OF_COLD_MEMORY = 1.25  # of the last cache
+_MOST_COLD_MEMORY = 128 << 20
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A candidate that is known to be right; `arguments` as it was called with, `packed` those made for it alone."""
+
+    job: Job
+    kernel: Kernel
+    operands: Operands
+    arguments: list[np.ndarray]
+    packed: list[Guarded]
+    error: float
+
+
+class Bench:
+    """Holds the target, the reference kernel and the operands that candidates share."""
+
+    def __init__(self, setup: Setup):
+        self.target = find_target(setup.target)
+        self.reference = ReferenceKernel()
+        self._operands = OperandCache()
+        last_cache = getattr(self.target.spec, "l3_bytes", 0) or getattr(self.target.spec, "l2_bytes", 0) or 32 << 20
+        self._cold = ColdMemory(min(int(last_cache * _SIZE_OF_COLD_MEMORY), _MOST_COLD_MEMORY) // 64 * 64)
+        self._prepared: Prepared | None = None
+        self._spent: dict[str, float] = {}
+        _ = self.target.templates  # loads them
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of memory that are kept for later candidates on purpose."""
+        return self._operands.nbytes + self._cold.nbytes
+
+    @property
+    def error(self) -> float:
+        """The relative error of the prepared candidate."""
+        return self._prepared.error if self._prepared else 0.0
+
+    def take_spent(self) -> dict[str, float]:
+        """Seconds spent on each part since the last question."""
+        spent, self._spent = self._spent, {}
+        return spent
+
+    def prepare(self, job: Job, note: Callable[[str], None]) -> None:
+        """Build the candidate, run it once and compare its result; `note("run")` before the run.
+
+        Raises Failure, which says what is wrong with it.
+        """
+        self._prepared = None
+        with self._part("operands", "run_failed"):
+            operands = self._operands.get(job.op, job.seed)
+        with self._part("build", "build_failed"):
+            kernel = build_kernel(job.op, job.point, self.target)
+        with self._part("pack", "build_failed"):
+            packed = {k: guarded(np.asarray(pack(operands.inputs[k]))) for k, pack in kernel.packers.items()}
+        arguments = [packed[k].array if k in packed else a for k, a in enumerate(operands.inputs)]
+        output = operands.output
+        output.array.fill(np.nan)
+        note("run")
+        with self._part("run", "run_failed"):
+            kernel.function(*map(_tensor, arguments), _tensor(output.array))
+        with self._part("check", "run_failed"):
+            error = _check(operands)
+        self._prepared = Prepared(job, kernel, operands, arguments, list(packed.values()), error)
+
+    def time(self, nominal: float) -> Timing:
+        """Time the prepared candidate, where the reference kernel usually takes `nominal` seconds."""
+        prepared = self._prepared
+        assert prepared is not None, "a candidate is prepared before it is timed"
+        with self._part("time", "run_failed"), undisturbed():
+            function = prepared.kernel.function
+            sets = itertools.cycle(self._argument_sets(prepared))
+            return measure(lambda: function(*next(sets)), self.reference.time, nominal)
+
+    def forget(self) -> None:
+        """Let the prepared candidate go."""
+        self._prepared = None
+
+    def _argument_sets(self, prepared: Prepared) -> list[tuple[Any, ...]]:
+        """Arguments of successive calls: as they are, or with each call's weights from memory that is in no cache."""
+        arguments = [_tensor(a) for a in (*prepared.arguments, prepared.operands.output.array)]
+        job = prepared.job
+        cold = [
+            k
+            for k, constant in enumerate(job.op.constant)
+            if constant and job.cache == "cold" and prepared.arguments[k].nbytes >= _LEAST_COLD
+        ]
+        if not cold:
+            return [tuple(arguments)]
+        sets = []
+        copies = self._cold.copies(sum(prepared.arguments[k].nbytes for k in cold))
+        for _ in range(min(_MOST_SETS, copies)):
+            for k in cold:
+                arguments[k] = _tensor(self._cold.take(prepared.arguments[k]))
+            sets.append(tuple(arguments))
+        return sets
+
+    @contextmanager
+    def _part(self, name: str, status: str) -> Iterator[None]:
+        """Adds up the time of a part; what goes wrong in it becomes a Failure of `status`."""
+        began = time.perf_counter()
+        try:
+            yield
+        except Failure:
+            raise
+        except MemoryError as error:
+            raise Failure("out_of_memory", f"out of memory: {_sentence(error)}") from None
+        except Exception as error:
+            text = _sentence(error)
+            full = any(words in str(error).lower() for words in OUT_OF_MEMORY)
+            raise Failure("out_of_memory" if full else status, text) from None
+        finally:
+            self._spent[name] = self._spent.get(name, 0.0) + time.perf_counter() - began
+
+
+def _check(operands: Operands) -> float:
+    """The relative error of the result in `operands.output`; Failure if that is wrong."""
+    found = operands.output.array
+    error, index = operands.expected.worst(found)
+    if index is not None:
+        expected = float(operands.expected.values[index])
+        raise Failure(
+            "wrong_result",
+            f"element {list(index)}: expected {expected:.7g}, found {float(found[index]):.7g} (error {error:.1e} "
+            f"of the largest value).",
+            error if np.isfinite(error) else None,
+        )
+    if operands.output.overrun():
+        raise Failure("wrong_result", "bytes beside the output were written.")
+    return error
+
+
+def _tensor(array: np.ndarray) -> Any:
+    return tvm.runtime.from_dlpack(array)
+
+
+def _sentence(error: BaseException) -> str:
+    """The first line of what an error says, with its kind; TVM's errors end with it after a traceback of C++."""
+    if isinstance(error, KompiloError):
+        return str(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = next((line for line in lines if not line.startswith(("Traceback", "File", "["))), lines[0] if lines else "")
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -1,0 +1,90 @@
+"""Random operands of an operator with the result they lead to, kept while its candidates come one after the other."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from math import prod
+
+import numpy as np
+
+from ...errors import UsageError
+from ...schedule.op_spec import OpSpec
+from .. import reference
+from .memory import Guarded, guarded
+
+# The anchor's values then spread over -10 .. 10: sigmoid and tanh saturate at the ends, and clip(0, 6) has work to do.
+_ANCHOR_DEVIATION = 3.0
+# Bytes of operands and results that a worker keeps.
+_KEEP = 512 << 20
+
+
+class Operands:
+    """Write-protected operands of `op`, drawn with `seed`; the expected result; and a place for a candidate's result.
+
+    Raises UsageError if the reference does not know `op`.
+    """
+
+    def __init__(self, op: OpSpec, seed: int):
+        if not reference.supported(op):
+            raise UsageError(f"expected an operator of known sizes that the reference knows, found {op}.")
+        self.op = op
+        arrays = random_operands(op, seed)
+        self._inputs = [guarded(a) for a in arrays]
+        self.inputs = [g.array for g in self._inputs]
+        self.expected = reference.evaluate(op, self.inputs)
+        for array in (self.expected.values, self.expected.slack):
+            array.setflags(write=False)
+        self.output = Guarded(tuple(int(d) for d in op.output.shape), np.dtype(op.output.dtype))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory in use."""
+        memory = [*self._inputs, self.output]
+        return sum(m.nbytes for m in memory) + self.expected.values.nbytes + self.expected.slack.nbytes
+
+
+def random_operands(op: OpSpec, seed: int) -> list[np.ndarray]:
+    """Arrays of the shapes and dtypes of `op.inputs`, the same for the same seed.
+
+    Values lie evenly in -1 .. 1, but for weights, which are scaled so that the anchor's results keep a like size
+    whatever its depth, and divisors, which stay away from zero.
+    """
+    generator = np.random.Generator(np.random.SFC64(seed))
+    divisors = {a for s in op.epilogue if s.op == "divide" for a in s.args[1:]}
+    arrays = []
+    for k, t in enumerate(op.inputs):
+        values = generator.random(tuple(int(d) for d in t.shape), np.float32)
+        if f"i{k}" in divisors:
+            values += np.float32(0.5)
+        else:
+            values *= 2
+            values -= 1
+        if k == 1 and op.kind in reference.WEIGHTED:
+            values *= np.float32(_ANCHOR_DEVIATION * 3.0 / math.sqrt(max(1, reference.depth(op))))
+        arrays.append(values.astype(t.dtype, copy=False))
+    return arrays
+
+
+class OperandCache:
+    """The operands last used, as many as fit into the memory meant for them, but one at least."""
+
+    def __init__(self, limit: int = _KEEP):
+        self._limit = limit
+        self._kept: OrderedDict[tuple[OpSpec, int], Operands] = OrderedDict()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory in use."""
+        return sum(o.nbytes for o in self._kept.values())
+
+    def get(self, op: OpSpec, seed: int) -> Operands:
+        """Operands of `op` drawn with `seed`, made at the first request."""
+        key = (op, seed)
+        if key not in self._kept:
+            room = self._limit - 8 * sum(prod(int(d) for d in t.shape) for t in (*op.inputs, op.output) if t.is_static)
+            while self._kept and self.nbytes > room:
+                self._kept.popitem(last=False)
+            self._kept[key] = Operands(op, seed)
+        self._kept.move_to_end(key)
+        return self._kept[key]

@@ -1,0 +1,96 @@
+"""Measures candidates side by side, each in a process of its own that may die of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from queue import Empty
+from types import TracebackType
+
+from ...errors import UsageError
+from ...schedule.target import find_target
+from ..record import Measurement
+from .job import CACHES, Job
+from .keeper import Keeper
+from .protocol import Setup
+
+__all__ = ["Job", "MeasurePool"]
+
+GIB = 1 << 30
+# More workers than this build faster than one at a time can be timed.
+MOST_WORKERS = 8
+
+
+class MeasurePool:
+    """Builds, checks and times candidates for `target_name` in worker processes, each pinned to a core of its own.
+
+    Building goes on in all workers at once, timing in one at a time. A candidate that crashes, takes longer than
+    `timeout_s` for one of the two, needs more than `memory_limit_bytes` or gives a wrong result is measured as failed,
+    with a reason; its worker is replaced where it may have been harmed, also when it has leaked more than
+    `leak_limit_bytes` over time. Use it as a context manager; workers die with the process that owns the pool.
+
+    Args:
+        target_name: as for `find_target`.
+        workers: at most one for each usable core (default: that many, up to 8).
+
+    Raises:
+        TargetError: there is no such target.
+        UsageError: `workers` is less than 1 or more than the usable cores.
+    """
+
+    def __init__(
+        self,
+        target_name: str,
+        workers: int | None = None,
+        timeout_s: float = 10.0,
+        memory_limit_bytes: int = 4 * GIB,
+        leak_limit_bytes: int = GIB,
+    ):
+        find_target(target_name)
+        cores = sorted(os.sched_getaffinity(0))
+        count = min(len(cores), MOST_WORKERS) if workers is None else workers
+        if not 1 <= count <= len(cores):
+            raise UsageError(f"workers: expected 1 to {len(cores)} (usable cores), found {count}.")
+        setups = [Setup(os.getpid(), target_name, core, memory_limit_bytes) for core in cores[:count]]
+        self._keeper = Keeper(setups, timeout_s, leak_limit_bytes)
+        self._outstanding = 0
+
+    def __enter__(self) -> MeasurePool:
+        self._keeper.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._keeper.stop()
+
+    @property
+    def spent(self) -> Mapping[str, float]:
+        """Seconds of worker time so far: operands, build, pack, run, check, time; wait (for the turn to time), idle."""
+        return dict(self._keeper.spent)
+
+    def submit(self, job: Job) -> None:
+        """Have `job` measured; returns at once. UsageError if its `cache` is not one of CACHES."""
+        if job.cache not in CACHES:
+            raise UsageError(f"cache: expected one of {', '.join(CACHES)}, found {job.cache!r}.")
+        self._outstanding += 1
+        self._keeper.inbox.put(job)
+        self._keeper.wake()
+
+    def results(self, timeout_s: float | None = None) -> Iterator[tuple[Job, Measurement]]:
+        """Jobs with what came of them, in the order in which they end, until none is left or `timeout_s` are over.
+
+        More jobs may be submitted meanwhile. Raises KompiloError if no worker process can be started.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while self._outstanding:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                result = self._keeper.outbox.get(timeout=left)
+            except Empty:
+                return
+            if isinstance(result, BaseException):
+                raise result
+            self._outstanding -= 1
+            yield result

@@ -1,0 +1,151 @@
+"""How long a call takes, on a machine whose speed drifts.
+
+Samples are taken in bursts of a few milliseconds, each between runs of a reference kernel. A sample counts as it would
+have been had the reference taken its usual time. Sampling ends when the 95% confidence interval of the median is
+narrow enough; the interval is that of order statistics, which asks nothing of the distribution.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """When enough is known: the half width of the median's interval, relative to it, or the seconds spent.
+
+    Sampling goes on for at least `least_samples`, unless they take longer than `budget_s`.
+    """
+
+    precision: float = 0.02
+    budget_s: float = 0.25
+    least_samples: int = 10
+
+
+# A sample is at least this long, so that reading the clock (60 ns) does not count.
+_SAMPLE_S = 20e-6
+# A burst is short against the drift of a machine, and long against the reference kernel's runs around it.
+_BURST_S = 6e-3
+# Vector units and their clock take some milliseconds to come to rest after a change of load.
+_WARM_UP_S = 4e-3
+
+
+@dataclass(frozen=True)
+class Timing:
+    """`seconds` of a call, corrected for drift: the raw median times `speed`; `spread` as in `record.Measurement`."""
+
+    seconds: float
+    spread: float
+    samples: int
+    speed: float
+
+
+def measure(
+    call: Callable[[], object],
+    reference: Callable[[], float],
+    nominal: float,
+    sampling: Sampling | None = None,
+    clock: Clock = time.perf_counter,
+) -> Timing:
+    """Time `call`; `reference()` gives the reference kernel's time now, `nominal` is its usual time, in seconds."""
+    limits = sampling or Sampling()
+    began = clock()
+    deadline = began + limits.budget_s
+    first = _sample(call, 1, clock)
+    repeat = max(1, math.ceil(_SAMPLE_S / max(first, 1e-9)))
+    while (now := clock()) < began + _WARM_UP_S and now + first < deadline:
+        _sample(call, repeat, clock)
+    raw: list[float] = []
+    corrected: list[float] = []
+    before = reference()
+    while True:
+        burst = _burst(call, repeat, min(deadline, clock() + _BURST_S), clock)
+        after = reference()
+        factor = nominal / ((before + after) / 2)
+        raw += burst
+        corrected += [t * factor for t in burst]
+        before = after
+        width = spread(corrected)
+        if (len(corrected) >= limits.least_samples and width <= limits.precision) or clock() >= deadline:
+            break
+    seconds = statistics.median(corrected)
+    return Timing(seconds, width, len(corrected), seconds / statistics.median(raw))
+
+
+def spread(samples: Sequence[float]) -> float:
+    """Half the width of the median's 95% confidence interval relative to the median, by order statistics.
+
+    For fewer than 6 samples the interval from the least to the largest does not reach 95%; it is what there is.
+    """
+    ordered = sorted(samples)
+    count = len(ordered)
+    reach = 0.98 * math.sqrt(count)
+    low = max(0, math.floor(count / 2 - reach) - 1)
+    high = min(count - 1, math.ceil(count / 2 + reach))
+    return (ordered[high] - ordered[low]) / 2 / statistics.median(ordered)
+
+
+def _burst(call: Callable[[], object], repeat: int, until: float, clock: Clock) -> list[float]:
+    samples = [_sample(call, repeat, clock)]
+    while clock() < until:
+        samples.append(_sample(call, repeat, clock))
+    return samples
+
+
+def _sample(call: Callable[[], object], repeat: int, clock: Clock) -> float:
+    """Seconds of one of `repeat` calls."""
+    started = clock()
+    for _ in range(repeat):
+        call()
+    return (clock() - started) / repeat
+
+
+class ReferenceKernel:
+    """A matrix product of numpy's that fits into L2: what it takes tells how fast the core is just now."""
+
+    _SIZE = 128
+    _RUNS = 3
+
+    def __init__(self) -> None:
+        values = np.random.Generator(np.random.SFC64(0)).random((2, self._SIZE, self._SIZE), np.float32)
+        self._lhs, self._rhs = values
+        self._result = np.empty_like(self._lhs)
+
+    def time(self) -> float:
+        """Seconds of a run now: the best of three, as the first finds the caches full of other things."""
+        clock, lhs, rhs, result = time.perf_counter, self._lhs, self._rhs, self._result
+        best = math.inf
+        for _ in range(self._RUNS):
+            started = clock()
+            np.matmul(lhs, rhs, out=result)
+            best = min(best, clock() - started)
+        return best
+
+    def usual(self, seconds: float = 0.15) -> float:
+        """The best time of as many runs as fit into `seconds`: that of an undisturbed core."""
+        until = time.perf_counter() + seconds
+        best = self.time()
+        while time.perf_counter() < until:
+            best = min(best, self.time())
+        return best
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """A context in which Python's garbage collector does not run."""
+    gc.collect(0)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -1,0 +1,77 @@
+"""The process in which candidates are built and run; it may die of any of them.
+
+It answers requests, one JSON object a line, on file descriptors that its parent names; standard output and error are a
+log that only serves to explain a death. A job takes two requests, between which the parent lets others be timed:
+
+    {"do": "prepare", "job": ...}        -> {"phase": "run"}, then {"checked": true} or {"failed": status, ...}
+    {"do": "time", "nominal": seconds}   -> {"timed": {...}}
+
+See `protocol` for the fields.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .limits import address_space, die_with_parent, resident_bytes
+from .protocol import Channel, Failure, Setup, job_from_json, timing_to_json
+
+
+def main() -> None:
+    """`python -m ... REQUESTS REPLIES SETUP`: two file descriptors and a Setup as JSON."""
+    requests, replies, text = sys.argv[1:]
+    setup = Setup.from_text(text)
+    die_with_parent(setup.parent)
+    os.sched_setaffinity(0, {setup.core})
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (setup.file_limit, setup.file_limit))
+    channel = Channel(int(requests), int(replies))
+    from .candidate import Bench  # imports TVM
+
+    bench = Bench(setup)
+    limit = address_space() + setup.memory_limit
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    channel.send({"ready": True, "usual": bench.reference.usual()})
+    Server(channel, bench, setup).serve()
+
+
+@dataclass
+class Server:
+    """Answers the requests of one parent."""
+
+    channel: Channel
+    bench: Any
+    setup: Setup
+    _start: int = field(default_factory=resident_bytes)
+
+    def serve(self) -> None:
+        """Until the parent closes its end."""
+        actions: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"prepare": self._prepare, "time": self._time}
+        while (request := self.channel.receive()) is not None:
+            os.ftruncate(1, 0)
+            began = time.perf_counter()
+            try:
+                reply = actions[request["do"]](request)
+            except Failure as failure:
+                reply = failure.to_json()
+            self.channel.send({**reply, "spent": {**self.bench.take_spent(), "total": time.perf_counter() - began}})
+
+    def _prepare(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.bench.prepare(job_from_json(request["job"]), lambda phase: self.channel.send({"phase": phase}))
+        return {"checked": True}
+
+    def _time(self, request: dict[str, Any]) -> dict[str, Any]:
+        timed = timing_to_json(self.bench.time(float(request["nominal"])), self.bench.error)
+        self.bench.forget()
+        leaked = resident_bytes() - self._start - self.bench.kept_bytes
+        return {"timed": timed, "leaked": leaked}
+
+
+if __name__ == "__main__":
+    main()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from .frontend.importer import ImportedModel
     from .schedule.target import Target
+    from .tune.library import RecordLibrary, Records
 
     Model = str | os.PathLike[str] | bytes | onnx.ModelProto
     Progress = Callable[[str, int, int], None]
@@ -30,6 +31,7 @@ def compile(
     target: str | Sequence[str] = "cpu",
     inputs: Mapping[str, Sequence[int | str]] | None = None,
     precision: str = "fp32",
+    records: Records = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Compile an ONNX model for one or several targets.
@@ -39,6 +41,8 @@ def compile(
         target: "cpu" (this machine), a preset such as "cpu:znver4", or a list of targets.
         inputs: shapes for some or all inputs, by name; a fixed shape gives faster code than a dynamic one.
         precision: "fp32" (computes as the model says).
+        records: a folder of tuning records, or several, asked before the user's own (KOMPILO_RECORDS) and those that
+            come with Kompilo; False: neither records nor what was learnt from them.
         progress: called with (stage, done, total) as the work goes on.
 
     Returns:
@@ -50,13 +54,19 @@ def compile(
     if precision not in PRECISIONS:
         raise UsageError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}.")
     targets = _find_targets(target)
+    library = _find_records(records)
     report = progress or (lambda stage, done, total: None)
     started = time.perf_counter()
     report("import", 0, 1)
     imported = _import(model, inputs)
     weights = SharedWeights()
-    codes = tuple(_compile_for(imported, name, found, weights, report) for name, found in targets.items())
-    provenance = {**imported.provenance, **_versions(), "precision": precision}
+    codes = tuple(_compile_for(imported, name, found, weights, report, library) for name, found in targets.items())
+    provenance = {
+        **imported.provenance,
+        **_versions(),
+        "precision": precision,
+        "records": _records_used(library, codes),
+    }
     provenance["compile_seconds"] = round(time.perf_counter() - started, 2)
     return Artifact(imported.inputs, imported.outputs, codes, weights.arrays, provenance)
 
@@ -66,15 +76,24 @@ def ir_after(
     phase: str,
     target: str = "cpu",
     inputs: Mapping[str, Sequence[int | str]] | None = None,
+    records: Records = None,
 ) -> str:
-    """Text of the IR (Relax and TIR, as TVMScript) after the pipeline phase called `phase` ("import" is the first)."""
-    from .passes.pipeline import phase_names, run_phases
-    from .schedule.target import find_target
+    """Text of the IR (Relax and TIR, as TVMScript) after the pipeline phase called `phase` ("import" is the first).
 
+    Arguments are those of `compile`.
+    """
+    from .passes.pipeline import phase_names, run_phases
+    from .schedule.selection import Selector
+    from .schedule.target import find_target
+    from .tune.advisors import default_advisors
+
+    library = _find_records(records)
     imported = _import(model, inputs)
     if phase == "import":
         return str(imported.mod.script())
-    mod = run_phases(imported.mod, find_target(target), stop_after=_known_phase(phase, phase_names()))
+    found = find_target(target)
+    selector = Selector(found, default_advisors(found, library))
+    mod = run_phases(imported.mod, found, stop_after=_known_phase(phase, phase_names()), selector=selector)
     return str(mod.script())
 
 
@@ -109,15 +128,23 @@ def _find_targets(target: str | Sequence[str]) -> dict[str, Target]:
     return targets
 
 
+def _find_records(records: Records) -> RecordLibrary:
+    from .tune.library import RecordLibrary
+
+    return RecordLibrary(RecordLibrary.of(records).stores)
+
+
 def _compile_for(
-    imported: ImportedModel, name: str, target: Target, weights: SharedWeights, report: Progress
+    imported: ImportedModel, name: str, target: Target, weights: SharedWeights, report: Progress, library: RecordLibrary
 ) -> TargetCode:
     """Code for one target; `weights` grows by what this target packs differently from those before it."""
     from .build import build
     from .passes.lift_weights import lift_weights
     from .passes.pipeline import run_phases
+    from .schedule.selection import Selector
+    from .tune.advisors import default_advisors
 
-    mod = run_phases(imported.mod, target, report)
+    mod = run_phases(imported.mod, target, report, selector=Selector(target, default_advisors(target, library)))
     mod, own = lift_weights(mod)
     report("build", 0, 1)
     built = build(mod, target)
@@ -132,6 +159,23 @@ def _compile_for(
         memory=built.memory,
         weights=tuple(weights.place(array) for array in own),
     )
+
+
+def _records_used(library: RecordLibrary, codes: Sequence[TargetCode]) -> dict[str, Any] | None:
+    """How many kernels a record chose, the files of those records, and how much in all files could not be read."""
+    if not library.stores:
+        return None
+    chosen = [
+        library.chosen[code.key, o.spec]
+        for code in codes
+        for o in code.operators
+        if (code.key, o.spec) in library.chosen
+    ]
+    return {
+        "used": len(chosen),
+        "files": sorted({known.file for known in chosen}),
+        "unreadable": sum(len(library.problems(code.key)) for code in codes),
+    }
 
 
 def _versions() -> dict[str, Any]:

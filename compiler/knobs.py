@@ -18,20 +18,25 @@ class Knobs:
 
     `dump` (KOMPILO_DUMP=folder): the IR after each pass is written there as numbered text files.
     `cache` (KOMPILO_CACHE=folder): where downloaded models and measured results are kept.
+    `records` (KOMPILO_RECORDS=folder): the user's own tuning records; see docs/tuning.md.
     `verify` (KOMPILO_VERIFY=0|1): whether the IR is checked after each pass (on unless switched off).
     `threads` (KOMPILO_THREADS=N): threads a model runs with when the caller names none; None means all cores.
     `debug` (KOMPILO_DEBUG=0|1): full tracebacks and pass times on standard error.
     `tvm_runtime` (KOMPILO_TVM_RUNTIME=file): TVM's runtime library, where it is not found by itself.
 
-    None of these changes the code that is generated, so none of them is part of a cache key.
+    `records` changes which configs are chosen: the artifact names each record that did. No other knob changes the code
+    that is generated, so none of them is part of a cache key.
     """
 
     dump: Path | None = None
-    cache: Path = field(default_factory=lambda: _default_cache())
+    cache: Path = field(default_factory=lambda: _default_folder(".cache/kompilo"))
     verify: bool = True
     threads: int | None = None
     debug: bool = False
     tvm_runtime: Path | None = None
+    records: Path = field(
+        default_factory=lambda: _default_folder(".local/share/kompilo/autotune_logs", "autotune_logs")
+    )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Knobs:
@@ -46,11 +51,11 @@ class Knobs:
         return cls(**values)
 
 
-def _default_cache() -> Path:
+def _default_folder(below_home: str, below_temporary: str = "") -> Path:
     try:
-        return Path.home() / ".cache" / "kompilo"
+        return Path.home() / below_home
     except RuntimeError:  # no $HOME, and a user whom the system does not know: as in many containers
-        return Path(tempfile.gettempdir()) / f"kompilo-{os.getuid()}"
+        return Path(tempfile.gettempdir()) / f"kompilo-{os.getuid()}" / below_temporary
 
 
 def _path(variable: str, text: str) -> Path:
@@ -80,4 +85,5 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "threads": _count,
     "debug": _flag,
     "tvm_runtime": _path,
+    "records": _path,
 }

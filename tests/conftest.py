@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,14 @@ GOLDEN = Path(__file__).parent / "golden"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--update-golden` writes golden texts anew instead of comparing with them."""
     parser.addoption("--update-golden", action="store_true", help="write golden texts anew (look at the diff!)")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_records_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compilations of the tests do not depend on what the user has tuned."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KOMPILO_RECORDS", str(tmp_path_factory.mktemp("records") / "none"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,10 @@ def test_all_variables():
         "KOMPILO_THREADS": "3",
         "KOMPILO_DEBUG": "1",
         "KOMPILO_TVM_RUNTIME": "/opt/lib.so",
+        "KOMPILO_RECORDS": "~/records",
     }
-    expected = Knobs(Path("/tmp/ir"), Path.home() / "models", False, 3, True, Path("/opt/lib.so"))
+    home = Path.home()
+    expected = Knobs(Path("/tmp/ir"), home / "models", False, 3, True, Path("/opt/lib.so"), home / "records")
     assert Knobs.from_environment(environment) == expected
 
 
@@ -44,14 +46,16 @@ def test_unreadable_values(variable, text, message):
 
 
 def test_without_a_home_folder(monkeypatch):
-    """A user without $HOME and without a name in the system still has a cache; what needs the home is refused."""
+    """A user without $HOME and without a name in the system still has folders; what needs the home is refused."""
 
     def unknown(*_):
         raise KeyError("uid not found")
 
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("pwd.getpwuid", unknown)
-    assert Knobs.from_environment({}).cache == Path(tempfile.gettempdir()) / f"kompilo-{os.getuid()}"
+    knobs = Knobs.from_environment({})
+    assert knobs.cache == Path(tempfile.gettempdir()) / f"kompilo-{os.getuid()}"
+    assert knobs.records == knobs.cache / "autotune_logs"
     with pytest.raises(UsageError, match="KOMPILO_DUMP: the home folder in '~/ir' is not known"):
         Knobs.from_environment({"KOMPILO_DUMP": "~/ir"})
 

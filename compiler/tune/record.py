@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,14 @@ class Point:
 
     def __str__(self) -> str:
         return f"{self.template}@{self.version}({self.config})"
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Point:
+        """The point of a line's object; KeyError, TypeError, ValueError and the like if there is none."""
+        knobs = tuple(data["config"].items())
+        if not all(isinstance(value, int | str) for _, value in knobs):
+            raise TypeError(f"expected knobs that are numbers or words, found {data['config']}")
+        return cls(str(data["template"]), int(data["version"]), Config(knobs))
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,26 @@ class Measurement:
     def ok(self) -> bool:
         """Whether the candidate ran, gave the right result, and was timed."""
         return self.status == "ok"
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Measurement:
+        """The measurement of a line's object; KeyError, TypeError, ValueError and the like if there is none."""
+        status, seconds = data["status"], data["seconds"]
+        if status not in STATUSES:
+            raise ValueError(f"expected a status among {', '.join(STATUSES)}, found {status!r}")
+        timed = isinstance(seconds, float) and 0 < seconds < math.inf
+        if not (timed if status == "ok" else seconds is None):
+            raise ValueError(f"status {status!r} with seconds {seconds!r}")
+        return cls(
+            status,
+            seconds,
+            _number(data["spread"]),
+            int(data["samples"]),
+            float(data["speed"]),
+            _number(data["error"]),
+            str(data["reason"]),
+            str(data["cache"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -105,34 +134,26 @@ class Record:
         data = _object(line)
         if data.get("schema") != SCHEMA:
             raise ValueError(f"expected schema {SCHEMA}, found {data.get('schema')!r}")
-        try:
-            return cls._from_json(data)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"incomplete record: {type(error).__name__} {error}") from None
+        return cls.from_json(data)
 
     @classmethod
-    def _from_json(cls, data: dict[str, Any]) -> Record:
-        if data["status"] not in STATUSES:
-            raise ValueError(f"expected a status among {', '.join(STATUSES)}, found {data['status']!r}")
-        if (data["status"] == "ok") != isinstance(data["seconds"], float):
-            raise ValueError(f"status {data['status']!r} with seconds {data['seconds']!r}")
-        return cls(
-            op=op_from_json(data["op"]),
-            target=str(data["target"]),
-            point=Point(str(data["template"]), int(data["version"]), Config(tuple(data["config"].items()))),
-            measurement=Measurement(
-                data["status"],
-                data["seconds"],
-                data["spread"],
-                int(data["samples"]),
-                float(data["speed"]),
-                data["error"],
-                str(data["reason"]),
-                str(data["cache"]),
-            ),
-            created=str(data["created"]),
-            kompilo=str(data["kompilo"]),
-        )
+    def from_json(cls, data: dict[str, Any], op: OpSpec | None = None, point: Point | None = None) -> Record:
+        """The record of a line's object, of which the caller may have read `op` and `point`; errors as `from_line`."""
+        try:
+            return cls(
+                op_from_json(data["op"]) if op is None else op,
+                str(data["target"]),
+                Point.from_json(data) if point is None else point,
+                Measurement.from_json(data),
+                str(data["created"]),
+                str(data["kompilo"]),
+            )
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"incomplete record: {type(error).__name__} {error}") from None
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _object(line: str) -> dict[str, Any]:
@@ -140,6 +161,8 @@ def _object(line: str) -> dict[str, Any]:
         data = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError("not a record: brackets nested too deeply") from None
     if not isinstance(data, dict):
         raise ValueError(f"expected an object, found {type(data).__name__}")
     return data

@@ -1,0 +1,132 @@
+"""Advisors of the template selection: measured records first, then the cost model; nothing that is known to fail.
+
+A record only counts where it holds: same operator, same target key, a point that the template, at its present version,
+still offers. A point that failed is never chosen, by whomever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from ..schedule.op_spec import OpSpec
+from ..schedule.selection import Advisor, Choice, Option
+from ..schedule.target import Target
+from ..schedule.target_spec import TargetSpec
+from ..schedule.template import Template
+from .evidence import Known, best_of
+from .library import RecordLibrary, Records
+from .record import Point
+
+MODEL_SOURCE = "cost model"
+
+
+class Ranker(Protocol):
+    """The cost model, as far as a choice needs it."""
+
+    def predict(self, op: OpSpec, target: TargetSpec, points: Sequence[Point]) -> np.ndarray:
+        """Seconds of each point, shape (points,); only their order matters here."""
+
+
+class RecordAdvisor:
+    """Chooses the fastest recorded point, and notes in `library.chosen` which record that was."""
+
+    def __init__(self, library: RecordLibrary, target: Target):
+        self.library = library
+        self.key = target.spec.key
+        self._tried: dict[OpSpec, dict[Point, Known]] = {}
+
+    def advise(self, op: OpSpec, options: Sequence[Option]) -> Choice | None:
+        """The fastest point that was measured and works, or None."""
+        tried = self.tried(op, options)
+        best = best_of(tried.values())
+        if best is None or best.seconds is None:
+            return None
+        self.library.chosen[self.key, str(op)] = best
+        point = next(point for point, known in tried.items() if known is best)
+        source = f"record of {best.record.created[:10] or 'unknown date'}: "
+        return _choice(op, options, point, source + f"{time_text(best.seconds)}, {len(tried)} tried")
+
+    def tried(self, op: OpSpec, options: Sequence[Option]) -> dict[Point, Known]:
+        """What is known of the points of `options`. Sizes that only run time tells were never measured."""
+        if op not in self._tried:
+            points = _points(options)
+            self._tried[op] = self.library.tried(op, self.key, points) if op.is_static else {}
+        return self._tried[op]
+
+    def works(self, op: OpSpec, options: Sequence[Option]) -> list[Point]:
+        """The points of `options` but those that failed; the first is what is taken by default."""
+        tried = self.tried(op, options)
+        return [p for p in _points(options) if p not in tried or tried[p].seconds is not None]
+
+
+class ModelAdvisor:
+    """Chooses the point that the cost model thinks fastest; `load` gives the model, or None, when first needed."""
+
+    def __init__(self, target: Target, load: Callable[[], Ranker | None], records: RecordAdvisor):
+        self.target = target
+        self.records = records
+        self._load = load
+        self._model: Ranker | None = None
+        self._loaded = False
+
+    def advise(self, op: OpSpec, options: Sequence[Option]) -> Choice | None:
+        """The point of the least predicted time, or None without a model, a choice, or known sizes."""
+        points = self.records.works(op, options)
+        model = self._ranker() if op.is_static and len(points) > 1 else None
+        if model is None:
+            return None
+        times = np.asarray(model.predict(op, self.target.spec, points), float)
+        return _choice(op, options, points[int(np.argmin(times))], MODEL_SOURCE)
+
+    def _ranker(self) -> Ranker | None:
+        if not self._loaded:
+            self._model, self._loaded = self._load(), True
+        return self._model
+
+
+class FailureAdvisor:
+    """Where the default is known to fail, chooses the first point that is not."""
+
+    def __init__(self, records: RecordAdvisor):
+        self.records = records
+
+    def advise(self, op: OpSpec, options: Sequence[Option]) -> Choice | None:
+        """The first point not known to fail; None if that is the default, or if all fail."""
+        points = self.records.works(op, options)
+        default = _points(options)[0]
+        if not points or points[0] == default:
+            return None
+        failed = self.records.tried(op, options)[default].record.measurement.status.replace("_", " ")
+        return _choice(op, options, points[0], f"first that works; default: {failed}")
+
+
+def default_advisors(target: Target, records: Records = None) -> tuple[Advisor, ...]:
+    """The advisors of a compilation in the order in which they are asked; `records` as for `RecordLibrary.of`.
+
+    The first is the RecordAdvisor. With `records` False there are none: templates choose for themselves.
+    """
+    library = RecordLibrary.of(records)
+    if not library.stores:
+        return ()
+    measured = RecordAdvisor(library, target)
+    return (measured, FailureAdvisor(measured))
+
+
+def _points(options: Sequence[Option]) -> list[Point]:
+    return [Point(t.name, t.version, config) for t, space in options for config in space]
+
+
+def _choice(op: OpSpec, options: Sequence[Option], point: Point, source: str) -> Choice:
+    templates: dict[str, Template] = {template.name: template for template, _ in options}
+    return Choice(op, templates[point.template], point.config, source)
+
+
+def time_text(seconds: float) -> str:
+    """A time for people, with three significant digits."""
+    milliseconds = seconds * 1e3
+    if milliseconds < 1:
+        return f"{milliseconds * 1e3:.3g} us"
+    return f"{milliseconds:.3g} ms" if milliseconds < 1e3 else f"{seconds:.3g} s"

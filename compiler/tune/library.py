@@ -1,0 +1,73 @@
+"""All places that hold records, as one: folders the caller names, the user's own, and what comes with Kompilo."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Union
+
+from ..errors import UsageError
+from ..schedule.op_spec import OpSpec
+from .evidence import Known, combine, join
+from .record import Point
+from .record_file import Problem
+from .store import RecordStore, given_store, installed_store, user_store
+
+Folder = str | os.PathLike[str]
+Records = Union[Folder, Sequence[Folder], "RecordLibrary", bool, None]
+
+
+@dataclass(frozen=True)
+class RecordLibrary:
+    """`stores` in the order of their precedence; `chosen`: what decided, by target key and the operator's text."""
+
+    stores: tuple[RecordStore, ...]
+    chosen: dict[tuple[str, str], Known] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, records: Records = None) -> RecordLibrary:
+        """The library that an argument `records=` means.
+
+        A folder or several come before the user's own (KOMPILO_RECORDS) and the installed ones; None means just these
+        two, as True does; False means no records at all. UsageError if a folder does not exist.
+        """
+        if isinstance(records, RecordLibrary):
+            return records
+        if records is False:
+            return cls(())
+        if records is None or records is True:
+            folders: Sequence[Folder] = ()
+        elif isinstance(records, str | os.PathLike):
+            folders = (records,)
+        elif isinstance(records, Sequence) and all(isinstance(f, str | os.PathLike) for f in records):
+            folders = records
+        else:
+            raise UsageError(f"records: expected a folder or a list of folders, found {records!r}.")
+        usual = (user_store(), installed_store())
+        return cls(_distinct([*(given_store(f) for f in folders), *(s for s in usual if s is not None)]))
+
+    def known(self, op: OpSpec, key: str) -> dict[Point, Known]:
+        """What is known of each point of `op` on the target `key`, whether or not its template still offers it."""
+        return join(combine(store.find(op, key)) for store in self.stores)
+
+    def tried(self, op: OpSpec, key: str, points: Iterable[Point]) -> dict[Point, Known]:
+        """What is known of those `points` that were measured; nothing else counts. The order of knobs is no matter."""
+        by_knobs = {(p.template, p.version, frozenset(p.config.knobs)): p for p in points}
+        found: dict[Point, Known] = {}
+        for recorded, known in self.known(op, key).items():
+            point = by_knobs.get((recorded.template, recorded.version, frozenset(recorded.config.knobs)))
+            if point is not None:
+                found.setdefault(point, known)
+        return found
+
+    def problems(self, key: str) -> list[Problem]:
+        """What was found unreadable so far among the records of the target `key`."""
+        return [p for store in self.stores for file in store.indexed(key) for p in file.problems]
+
+
+def _distinct(stores: Iterable[RecordStore]) -> tuple[RecordStore, ...]:
+    seen: dict[str, RecordStore] = {}
+    for store in stores:
+        seen.setdefault(os.path.realpath(store.folder), store)
+    return tuple(seen.values())

@@ -1,0 +1,193 @@
+"""One file of records, indexed by operator so that a compilation parses only the lines that it asks for.
+
+`Record.to_line` writes the schema, the target and the operator first, always in the same way: for such lines the index
+compares bytes. A line in any other form is parsed when the file is read, and so found as well.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from ..schedule.op_spec import OpSpec
+from .op_json import op_from_json, op_to_json
+from .record import SCHEMA, Point, Record
+
+PATTERNS = ("*.jsonl", "*.jsonl.gz")
+# What separates operator, point and measurement in a line that `Record.to_line` made.
+_AFTER_OP = ',"template":'
+_AFTER_POINT = '},"status":'
+_parse_object = json.JSONDecoder().raw_decode
+_CACHED_FILES = 64
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A line, or a whole file (`line` 0), that holds no usable record, and why."""
+
+    path: Path
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.reason}" if self.line else f"{self.path}: {self.reason}"
+
+
+@dataclass
+class RecordFile:
+    """The records of `path`, which lies in the folder of the target `key`; `problems` grows as lines are parsed.
+
+    `lines` holds those in canonical form by the JSON text of their operator: (line number, line, where the operator
+    ends). `parsed` holds the records of all other lines in the same way: (line number, record).
+    """
+
+    path: Path
+    key: str
+    lines: dict[str, list[tuple[int, str, int]]] = field(default_factory=dict)
+    parsed: dict[str, list[tuple[int, Record]]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    _points: dict[str, Point] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def of(self, op: OpSpec) -> list[Record]:
+        """The records of `op`, in the order of their lines."""
+        text = op_text(op)
+        with self._lock:
+            return [record for _, record in self._numbered(text, op)]
+
+    def all(self) -> list[Record]:
+        """Every record, in the order of the lines."""
+        with self._lock:
+            found = [r for text in list(self.lines) for r in self._numbered(text, self._op(text))]
+            found += [r for text in self.parsed if text not in self.lines for r in self.parsed[text]]
+        return [record for _, record in sorted(found, key=lambda numbered: numbered[0])]
+
+    def _numbered(self, text: str, op: OpSpec | None) -> list[tuple[int, Record]]:
+        """The records of the operator with the JSON `text`; its lines that cannot be read become problems, once."""
+        good: list[tuple[int, str, int]] = []
+        found: list[tuple[int, Record]] = []
+        for item in self.lines.get(text, ()):
+            try:
+                found.append((item[0], self._parse(item[1], item[2], op)))
+                good.append(item)
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+                self._problem(item[0], str(error))
+        if text in self.lines:
+            self.lines[text] = good
+        found += self.parsed.get(text, ())
+        return sorted(found, key=lambda numbered: numbered[0])
+
+    def _parse(self, line: str, end: int, op: OpSpec | None) -> Record:
+        """The record of a canonical line. Its point is looked up by its text: most points stand in many lines."""
+        if op is None:
+            raise ValueError("incomplete operator")
+        cut = line.find(_AFTER_POINT, end) + 1
+        if cut == 0:
+            raise ValueError("not JSON: cut short")
+        text = line[end + 1 : cut]
+        point = self._points.get(text)
+        if point is None:
+            point = Point.from_json(json.loads("{" + text + "}"))
+            self._points[text] = point
+        measured = "{" + line[cut + 1 :]
+        data, stop = _parse_object(measured)
+        if stop != len(measured):
+            raise ValueError("not JSON: extra data after the record")
+        data["target"] = self.key
+        return Record.from_json(data, op, point)
+
+    @staticmethod
+    def _op(text: str) -> OpSpec | None:
+        try:
+            return op_from_json(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+
+    def _add_line(self, number: int, line: str, prefix: str) -> None:
+        if line.startswith(prefix):
+            end = line.find(_AFTER_OP, len(prefix))
+            if end > 0:
+                self.lines.setdefault(line[len(prefix) : end], []).append((number, line, end))
+                return
+        try:
+            record = Record.from_line(line)
+        except ValueError as error:
+            self._problem(number, str(error))
+            return
+        if record.target != self.key:
+            self._problem(number, f"a record of target {record.target!r} in the folder of {self.key!r}")
+            return
+        self.parsed.setdefault(op_text(record.op), []).append((number, record))
+
+    def _problem(self, number: int, reason: str) -> None:
+        self.problems.append(Problem(self.path, number, reason))
+
+
+def op_text(op: OpSpec) -> str:
+    """The operator as it stands in a line."""
+    return json.dumps(op_to_json(op), separators=(",", ":"))
+
+
+def record_file(path: Path, key: str) -> RecordFile:
+    """The index of `path`, read anew only when the file changed. A file that cannot be read has one problem."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        return RecordFile(path, key, problems=[Problem(path, 0, _reason(error))])
+    return _record_file(path, key, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+
+
+@lru_cache(_CACHED_FILES)
+def _record_file(path: Path, key: str, stamp: tuple[int, int, int]) -> RecordFile:
+    file = RecordFile(path, key)
+    prefix = f'{{"schema":{SCHEMA},"target":"{key}","op":'
+    try:
+        content, damage = read_bytes(path)
+    except OSError as error:
+        content, damage = b"", _reason(error)
+    for number, line in numbered_lines(content):
+        file._add_line(number, line, prefix)
+    if damage:
+        file.problems.append(Problem(path, 0, damage))
+    return file
+
+
+def numbered_lines(content: bytes) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, counted from 1."""
+    for number, line in enumerate(content.decode(errors="replace").split("\n"), 1):
+        stripped = line.strip()
+        if stripped:
+            yield number, stripped
+
+
+def read_bytes(path: Path) -> tuple[bytes, str]:
+    """The content, unpacked if gzipped: as much as can be, and what is wrong with the rest ("" if nothing)."""
+    content = path.read_bytes()
+    if path.suffix != ".gz":
+        return content, ""
+    try:
+        return gzip.decompress(content), ""
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        return _salvage(content), f"damaged: {str(error)[:100]}"
+
+
+def _salvage(content: bytes) -> bytes:
+    unpacker = zlib.decompressobj(wbits=31)
+    unpacked = []
+    for start in range(0, len(content), 4096):
+        try:
+            unpacked.append(unpacker.decompress(content[start : start + 4096]))
+        except zlib.error:
+            break
+    whole, _, _ = b"".join(unpacked).rpartition(b"\n")
+    return whole
+
+
+def _reason(error: OSError) -> str:
+    return f"cannot be read: {(error.strerror or str(error)).lower()}"

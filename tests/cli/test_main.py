@@ -149,6 +149,18 @@ def test_signals_end_the_work_and_leave_nothing(tmp_path, number, code, says):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupt_while_the_command_line_is_imported():
+    script = (
+        "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupted())\nfrom kompilo.__main__ import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_that_comes_out_of_cpp_as_another_exception(number, code):
     script = (

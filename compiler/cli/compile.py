@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,8 +88,8 @@ def _summary(artifact: Artifact, output: Path, seconds: float) -> dict[str, Any]
         "output": str(output),
         "bytes": output.stat().st_size,
         "seconds": round(seconds, 3),
-        "inputs": [{"name": s.name, "shape": s.shape, "dtype": s.dtype} for s in artifact.inputs],
-        "outputs": [{"name": s.name, "shape": s.shape, "dtype": s.dtype} for s in artifact.outputs],
+        "inputs": [asdict(s) for s in artifact.inputs],
+        "outputs": [asdict(s) for s in artifact.outputs],
         "targets": [
             {"name": t.name, "key": t.key, "templates": dict(Counter(o.template for o in t.operators).most_common())}
             for t in artifact.targets

@@ -85,9 +85,10 @@ def _artifact_facts(artifact: Artifact, path: Path, integrity: str) -> dict[str,
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
+        "format_version": artifact.format_version,
         "integrity": integrity,
-        "inputs": _spec_facts(artifact.inputs),
-        "outputs": _spec_facts(artifact.outputs),
+        "inputs": [asdict(s) for s in artifact.inputs],
+        "outputs": [asdict(s) for s in artifact.outputs],
         "weights": {"count": len(artifact.weights), "bytes": weights},
         "targets": [
             {
@@ -105,14 +106,11 @@ def _artifact_facts(artifact: Artifact, path: Path, integrity: str) -> dict[str,
     }
 
 
-def _spec_facts(specs: Iterable[TensorSpec]) -> list[dict[str, Any]]:
-    return [{"name": s.name, "shape": s.shape, "dtype": s.dtype} for s in specs]
-
-
 def _print_artifact(artifact: Artifact, facts: dict[str, Any]) -> None:
     weights = facts["weights"]
     console.say(
-        f"{facts['file']}: {console.size_text(facts['bytes'])}, {weights['count']} weights of "
+        f"{facts['file']}: {console.size_text(facts['bytes'])}, format {facts['format_version']}, "
+        f"{weights['count']} weights of "
         f"{console.size_text(weights['bytes'])}, integrity {facts['integrity']}"
     )
     _print_signature(artifact.inputs, artifact.outputs)

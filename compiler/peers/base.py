@@ -21,7 +21,6 @@ class Peer(ABC):
     """A runtime that loads one model and runs it; lives in a process of its own when it is measured."""
 
     name: str
-    package: str
     distribution: str
 
     @abstractmethod

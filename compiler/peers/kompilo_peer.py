@@ -14,7 +14,6 @@ class KompiloPeer(Peer):
     """One loaded artifact."""
 
     name = "kompilo"
-    package = "kompilo"
     distribution = "kompilo"
 
     def load(self, path: Path, threads: int) -> None:

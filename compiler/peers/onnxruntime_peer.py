@@ -18,7 +18,6 @@ class OnnxRuntimePeer(Peer):
     """One InferenceSession."""
 
     name = "onnxruntime"
-    package = "onnxruntime"
     distribution = "onnxruntime"
 
     def load(self, path: Path, threads: int) -> None:

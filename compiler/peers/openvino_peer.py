@@ -21,7 +21,6 @@ class OpenVinoPeer(Peer):
     """One compiled model with one inference request."""
 
     name = "openvino"
-    package = "openvino"
     distribution = "openvino"
 
     def load(self, path: Path, threads: int) -> None:

@@ -17,7 +17,6 @@ class ReferencePeer(Peer):
     """One ReferenceEvaluator; `threads` is numpy's affair and ignored."""
 
     name = "reference"
-    package = "onnx"
     distribution = "onnx"
 
     def load(self, path: Path, threads: int) -> None:

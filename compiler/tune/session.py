@@ -34,11 +34,13 @@ _Batch = dict[Job, tuple[TaskSearch, Point]]
 
 
 class Pool(Protocol):
-    """Measures jobs side by side; `results` gives them back as they end and stops when none is left."""
+    """Measures jobs side by side."""
 
-    def submit(self, job: Job) -> None: ...
+    def submit(self, job: Job) -> None:
+        """Have `job` measured; returns at once."""
 
-    def results(self, timeout_s: float | None = None) -> Iterator[tuple[Job, Measurement]]: ...
+    def results(self, timeout_s: float | None = None) -> Iterator[tuple[Job, Measurement]]:
+        """Jobs as they end, until none is left or `timeout_s` are over."""
 
 
 class Learner(Predictor, Protocol):

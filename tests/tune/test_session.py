@@ -1,0 +1,157 @@
+"""Sessions with a pool that answers from a table, in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from kompilo.compiler.schedule.op_spec import OpSpec, TensorType
+from kompilo.compiler.schedule.template import Config
+from kompilo.compiler.tune.measure.pool import Job
+from kompilo.compiler.tune.record import Measurement, Point, Record
+from kompilo.compiler.tune.report import SessionState
+from kompilo.compiler.tune.search import InGivenOrder, Search, TaskSearch
+from kompilo.compiler.tune.session import (
+    INTERRUPTED,
+    NOTHING_LEFT,
+    OUT_OF_TIME,
+    OUT_OF_TRIALS,
+    Limits,
+    Session,
+)
+from kompilo.compiler.tune.task import Task
+
+POINTS = tuple(Point("t", 1, Config.of(rows=r)) for r in range(1, 25))
+TIMES = dict(zip(POINTS, np.random.default_rng(1).uniform(1e-3, 2e-3, len(POINTS)), strict=True))
+
+
+class Clock:
+    """A clock that a measurement moves on by one second."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TablePool:
+    """Answers after a second each; jobs come back in an order drawn by `seed`."""
+
+    def __init__(self, clock: Clock, seed: int = 0, fail: frozenset[Point] = frozenset(), interrupt_after: int = 10**9):
+        self.clock, self.fail, self.interrupt_after = clock, fail, interrupt_after
+        self.rng = np.random.default_rng(seed)
+        self.waiting: list[Job] = []
+        self.done: list[Job] = []
+
+    def submit(self, job: Job) -> None:
+        self.waiting.append(job)
+
+    def results(self, timeout_s: float | None = None) -> Iterator[tuple[Job, Measurement]]:
+        until = None if timeout_s is None else self.clock() + timeout_s
+        while self.waiting and (until is None or self.clock() < until):
+            if len(self.done) == self.interrupt_after:
+                raise KeyboardInterrupt
+            job = self.waiting.pop(int(self.rng.integers(len(self.waiting))))
+            self.clock.now += 1
+            self.done.append(job)
+            bad = job.point in self.fail
+            yield job, Measurement("crashed", reason="as asked") if bad else Measurement("ok", TIMES[job.point])
+
+
+def operator(name: str) -> OpSpec:
+    out = TensorType((4, 4), "float32")
+    return OpSpec(name, (out,), (False,), (), out, out)
+
+
+def session(limits: Limits, names=("a", "b"), exhaustive: bool = False, **pool) -> tuple[Session, list, list]:
+    clock = Clock()
+    tasks = [TaskSearch(Task(operator(n), 1 + k, POINTS), POINTS[0]) for k, n in enumerate(names)]
+    for task in tasks:
+        task.predict_with(InGivenOrder())
+    records: list[Record] = []
+    states: list[SessionState] = []
+    made = Session(
+        Search(tasks, exhaustive=exhaustive), TablePool(clock, **pool), limits, "cpu-test", "0", records.append,
+        progress=states.append, clock=clock,
+    )  # fmt: skip
+    return made, records, states
+
+
+def test_everything_is_measured_when_asked_to():
+    made, records, states = session(Limits(), exhaustive=True)
+    state = made.run()
+    assert state.stopped == NOTHING_LEFT
+    assert len(records) == state.measured == 2 * len(POINTS)
+    assert [t.best_seconds for t in state.tasks] == [min(TIMES.values())] * 2
+    assert states[-1] is state
+    assert not state.running
+
+
+def test_the_time_is_kept():
+    state = session(Limits(seconds=12.5), exhaustive=True)[0].run()
+    assert state.stopped == OUT_OF_TIME
+    assert state.measured == 13
+
+
+@pytest.mark.parametrize("trials", [1, 7, 8, 30])
+def test_the_number_of_trials_is_kept(trials):
+    state = session(Limits(trials=trials), exhaustive=True)[0].run()
+    assert state.stopped == OUT_OF_TRIALS
+    assert state.measured == trials
+
+
+def test_an_interrupt_keeps_what_was_measured():
+    made, records, _ = session(Limits(), exhaustive=True, interrupt_after=11)
+    state = made.run()
+    assert state.stopped == INTERRUPTED
+    assert len(records) == state.measured == 11
+    assert sum(t.tried for t in state.tasks) == 11
+
+
+def test_it_ends_when_nothing_is_to_be_won():
+    state = session(Limits(least_gain=0.01))[0].run()
+    assert "less than 1%" in state.stopped or state.stopped == NOTHING_LEFT
+    assert all(t.best_seconds is not None for t in state.tasks)
+
+
+def test_choices_do_not_depend_on_the_order_of_results():
+    chosen = []
+    for seed in (1, 2, 3):
+        made, records, _ = session(Limits(trials=40, least_gain=0), seed=seed)
+        made.run()
+        chosen.append({(str(r.op), r.point) for r in records})
+    assert chosen[0] == chosen[1] == chosen[2]
+
+
+def test_failures_are_recorded_and_counted():
+    fail = frozenset(POINTS[:6])
+    made, records, _ = session(Limits(), exhaustive=True, fail=fail)
+    state = made.run()
+    assert state.failed == 2 * len(fail) == sum(not r.measurement.ok for r in records)
+    assert all(t.best_point not in fail and t.start_seconds is None for t in state.tasks)
+
+
+def test_the_model_learns_as_records_arrive():
+    class Learner(InGivenOrder):
+        learned: list[int] = []
+
+        def with_records(self, records):
+            self.learned.append(len(records))
+            return self
+
+    made, _, _ = session(Limits(), exhaustive=True)
+    made.learner = Learner()
+    made.run()
+    assert Learner.learned
+    assert all(n >= 32 for n in Learner.learned)
+
+
+def test_the_history_falls():
+    state = session(Limits(), exhaustive=True)[0].run()
+    for task in state.tasks:
+        times = [seconds for _, seconds in task.history]
+        assert times == sorted(times, reverse=True)
+        assert times[-1] == task.best_seconds

@@ -98,6 +98,7 @@ CASES = {
     "neg": ("Neg", [EDGES]),
     "neg_int": ("Neg", [ints(5, dtype="int32")]),
     "sign": ("Sign", [f32(-INF, -2, -0.0, 0, 3, INF)]),
+    "sign_nan": ("Sign", [f32(NAN, -1, 1)]),
     "sign_int": ("Sign", [ints(9, dtype="int32")]),
     "ceil": ("Ceil", [EDGES]),
     "floor": ("Floor", [EDGES]),
@@ -131,10 +132,13 @@ CASES = {
     "clip_none": ("Clip", [X]),
     "clip_runtime": ("Clip", [X, f32(-1).reshape(()), f32(0.5).reshape(())]),
     "clip_crossed": ("Clip", [X, f32(1).reshape(()), f32(-1).reshape(())], {}, {"const": (1, 2)}),
+    "clip_to_infinity": ("Clip", [X, None, f32(-INF).reshape(())], {}, {"const": (2,)}),
     "clip_attributes": ("Clip", [X], {"min": -1.0, "max": 0.5}, {"opset": 6}),
     "clip_int": ("Clip", [ints(9), np.int64(-1).reshape(()), np.int64(3).reshape(())], {}, {"const": (1, 2)}),
     "cast_to_int": ("Cast", [f32(-2.7, -0.5, 0.5, 2.7, 100.9)], {"to": 7}),
     "cast_to_int8": ("Cast", [f32(-2.7, -0.5, 0.5, 2.7, 100.9)], {"to": 3}),
+    "cast_to_uint32": ("Cast", [f32(0.5, 255.9, 2**31, 3e9, 4294967040)], {"to": 12}),
+    "cast_to_uint64": ("Cast", [f32(0.5, 255.9, 2**31, 9e18, 2**63, 1.2e19)], {"to": 13}),
     "cast_to_bool": ("Cast", [f32(-2.7, 0.0, -0.0, 0.1, NAN)], {"to": 9}),
     "cast_from_bool": ("Cast", [bools(5)], {"to": 1}),
     "cast_int_to_float": ("Cast", [ints(5)], {"to": 1}),
@@ -173,6 +177,7 @@ CASES = {
     "gelu": ("Gelu", [X]),
     "gelu_tanh": ("Gelu", [X], {"approximate": "tanh"}),
     "shrink": ("Shrink", [X], {"lambd": 0.8, "bias": 0.3}),
+    "shrink_int": ("Shrink", [ints(9, dtype="int32")], {"lambd": 1.5, "bias": 1.0}),
 }
 
 

@@ -73,6 +73,11 @@ def test_layer_normalization_outputs():
     check_op("LayerNormalization", [floats(2, 3, 8), floats(8), floats(8, seed=1)], outputs=3)
 
 
+def test_layer_normalization_float64():
+    check_op("LayerNormalization", [floats(3, 4, dtype="float64"), floats(4, dtype="float64")])
+    check_op("LayerNormalization", [floats(3, 4, dtype="float64"), floats(4, dtype="float64")], outputs=3)
+
+
 def test_layer_normalization_float16():
     inputs = [floats(2, 64, dtype="float16"), floats(64, dtype="float16"), floats(64, dtype="float16", seed=1)]
     check_op("LayerNormalization", inputs, reference="onnx", rtol=2e-3, atol=2e-3)

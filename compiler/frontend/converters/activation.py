@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
 from tvm import relax
 
+from ..dtypes import is_float
 from ..node import Node
 from .broadcast import broadcast_operands, scalar
 from .elementwise import clamp
@@ -154,9 +154,10 @@ def gelu(node: Node) -> relax.Expr:
 @converter("Shrink", since=9)
 def shrink(node: Node) -> relax.Expr:
     """x + bias below -lambd, x - bias above lambd, 0 between."""
-    x, dtype = node.inputs[0], node.dtype(0)
+    given = node.dtype(0)
+    dtype = given if is_float(given) else "float64"
+    x = node.inputs[0] if dtype == given else op.astype(node.inputs[0], dtype)
     limit, bias = node.attr("lambd", 0.5), node.attr("bias", 0.0)
-    if not dtype.startswith(("float", "bfloat")) and (limit != np.floor(limit) or bias != np.floor(bias)):
-        raise node.error("lambd and bias must be whole numbers for an integer input")
     above = op.where(op.greater(x, scalar(limit, dtype)), op.subtract(x, scalar(bias, dtype)), scalar(0, dtype))
-    return op.where(op.less(x, scalar(-limit, dtype)), op.add(x, scalar(bias, dtype)), above)
+    shrunk = op.where(op.less(x, scalar(-limit, dtype)), op.add(x, scalar(bias, dtype)), above)
+    return shrunk if dtype == given else op.astype(shrunk, given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import reduce
 
@@ -201,7 +202,10 @@ def sign(node: Node) -> relax.Expr:
     x, dtype = node.inputs[0], node.dtype(0)
     zero = scalar(0, dtype)
     positive = op.astype(op.greater(x, zero), dtype)
-    return positive if is_unsigned(dtype) else op.subtract(positive, op.astype(op.less(x, zero), dtype))
+    if is_unsigned(dtype):
+        return positive
+    signed = op.subtract(positive, op.astype(op.less(x, zero), dtype))
+    return op.where(op.isnan(x), x, signed) if is_float(dtype) else signed
 
 
 @converter("Reciprocal")
@@ -249,7 +253,8 @@ def clip(node: Node) -> relax.Expr:
 
 def clamp(x: relax.Expr, low: float | None, high: float | None, dtype: str) -> relax.Expr:
     """min(max(x, low), high) for bounds that may be absent."""
-    low, high = (None if bound is None or np.isinf(bound) else bound for bound in (low, high))
+    low = None if low == -math.inf else low
+    high = None if high == math.inf else high
     if low is not None and high is not None:
         # relax.clip has no order of its own for crossed bounds; ONNX's answer is `high`.
         return op.clip(x, tirx.const(min(low, high), dtype), tirx.const(high, dtype))
@@ -265,12 +270,19 @@ def cast_to(node: Node, x: relax.Expr, source: str, target: str) -> relax.Expr:
     if target == "bool":
         # Not `not_equal`: its comparison is false for NaN, which is not zero.
         return op.logical_not(op.equal(x, scalar(0, source)))
-    if is_float(source) and is_integer(target) and target not in ("int32", "int64"):
-        # A float outside a narrow type's range: through a wide integer it wraps, as the hardware's conversion does.
-        return op.astype(
-            op.astype(x, "int64" if target == "uint64" else "int32" if "64" not in target else "int64"), target
-        )
+    if is_float(source) and target == "uint64":
+        # Beyond the range of int64 through the difference from 2**63, which is exact: floats there are whole numbers.
+        half = scalar(2.0**63, source)
+        high = op.greater_equal(x, half)
+        low = op.astype(op.astype(op.where(high, op.subtract(x, half), x), "int64"), target)
+        return op.where(high, op.add(low, scalar(2**63, target)), low)
+    if is_float(source) and target in _THROUGH:
+        # A float outside a narrow type's range: through a wider integer it wraps, as the hardware's conversion does.
+        return op.astype(op.astype(x, _THROUGH[target]), target)
     return op.astype(x, target)
+
+
+_THROUGH = {"int8": "int32", "uint8": "int32", "int16": "int32", "uint16": "int32", "uint32": "int64"}
 
 
 @converter("Cast")
@@ -292,13 +304,10 @@ def cast_like(node: Node) -> relax.Expr:
 @converter("Dropout")
 def dropout(node: Node) -> tuple[Result, ...]:
     """Nothing at inference. The mask, where asked for, keeps every element."""
-    training = node.const(2)
-    if (node.has(2) and (training is None or training.reshape(-1)[0])) or (
-        node.opset < 7 and not node.attr("is_test", 0)
-    ):
-        ratio = node.const(1)
-        if node.opset >= 7 and (ratio is None or ratio.reshape(-1)[0] != 0):
-            raise node.error("training mode is not supported")
+    training, ratio = node.const(2), node.const(1)
+    trains = node.has(2) and (training is None or training.reshape(-1)[0])
+    if trains and (ratio is None or ratio.reshape(-1)[0] != 0):
+        raise node.error("training mode is not supported")
     if node.num_outputs < 2:
         return (node.inputs[0],)
     dtype = "bool" if node.opset >= 10 else node.dtype(0)

@@ -120,7 +120,8 @@ def layer_normalization(node: Node) -> relax.Expr | tuple[relax.Expr, relax.Expr
     shape = _shape(node, x)
     wide = "float32" if node.attr("stash_type", 1) == 1 and dtype in ("float16", "bfloat16") else dtype
     normalized = shape[axes[0] :]
-    plain = node.num_outputs == 1 and wide == dtype and node.shape(1) == normalized
+    # TVM's layer_norm is for float32 and narrower.
+    plain = node.num_outputs == 1 and wide == dtype != "float64" and node.shape(1) == normalized
     if plain and (not node.has(2) or node.shape(2) == normalized):
         bias = node.inputs[2]
         if bias is None:
@@ -135,7 +136,10 @@ def layer_normalization(node: Node) -> relax.Expr | tuple[relax.Expr, relax.Expr
     out = node.emit(_op.multiply(deviation, inverse))
     out = out if wide == dtype else node.emit(_op.astype(out, dtype))
     out = node.emit(_op.multiply(out, node.inputs[1]))
-    return ((node.emit(_op.add(out, node.inputs[2])) if node.has(2) else out), mean, inverse)
+    out = node.emit(_op.add(out, node.inputs[2])) if node.has(2) else out
+    if wide == "float64" and node.attr("stash_type", 1) == 1:
+        mean, inverse = (node.emit(_op.astype(v, "float32")) for v in (mean, inverse))
+    return out, mean, inverse
 
 
 @converter("RMSNormalization", since=23)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tvm import ir, relax, te, tirx
 
+from ..dtypes import is_float
 from .registry import converter
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def grid_sample(node: Node) -> relax.Expr:
         raise node.error(f"mode {mode!r} with padding_mode {padding!r} is not known")
     if rank < 1 or node.rank(1) != rank + 2 or node.shape(1)[-1] != rank:
         raise node.error(f"the grid needs a last dimension of {rank}, found shape {node.shape(1)}")
+    if not is_float(node.dtype(0)):
+        raise node.error(f"the input needs floating-point elements, found {node.dtype(0)}")
     align = bool(node.attr("align_corners", 0))
 
     def compute(x: te.Tensor, grid: te.Tensor) -> te.Tensor:

@@ -147,8 +147,10 @@ class Search:
             if unmeasured:
                 task = unmeasured.pop(0)
             else:
-                task = max(self.tasks, key=lambda t: gains[id(t)], default=None)  # type: ignore[arg-type]
-                if task is None or gains[id(task)] <= 0:
+                if not self.tasks:
+                    break
+                task = max(self.tasks, key=lambda t: gains[id(t)])
+                if gains[id(task)] <= 0:
                     break
             point = task.pick(self._rng)
             if point is not None:

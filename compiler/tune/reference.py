@@ -179,8 +179,8 @@ def _pool2d(op: OpSpec, inputs: Sequence[np.ndarray]) -> np.ndarray:
     if maximum:
         return np.maximum.reduce(windows(padded))
     if op.attr("count_include_pad"):
-        return sum(windows(padded)) / (size_h * size_w)
-    return sum(windows(padded)) / np.maximum(sum(windows(inside)), 1)
+        return np.add.reduce(windows(padded)) / (size_h * size_w)
+    return np.add.reduce(windows(padded)) / np.maximum(np.add.reduce(windows(inside)), 1)
 
 
 def _matmul(op: OpSpec, inputs: Sequence[np.ndarray]) -> np.ndarray:

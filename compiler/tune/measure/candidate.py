@@ -133,7 +133,7 @@ class Bench:
         except Failure:
             raise
         except MemoryError as error:
-            raise Failure("out_of_memory", f"out of memory: {_sentence(error)}") from None
+            raise Failure("out_of_memory", str(error).strip() or "out of memory.") from None
         except Exception as error:
             text = _sentence(error)
             full = any(words in str(error).lower() for words in OUT_OF_MEMORY)

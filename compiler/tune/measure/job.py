@@ -14,7 +14,7 @@ CACHES = ("cold", "warm")
 
 @dataclass(frozen=True)
 class Job:
-    """One candidate: `op` built at `point`, checked on operands drawn with `seed`, timed with `cache` "cold" or "warm"."""
+    """One candidate: `op` built at `point`, checked on operands drawn with `seed`; `cache` is one of CACHES."""
 
     op: OpSpec
     point: Point

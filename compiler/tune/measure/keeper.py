@@ -10,7 +10,7 @@ import os
 import selectors
 import threading
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -29,7 +29,7 @@ Result = tuple[Job, Measurement]
 START_TIMEOUT_S = 120.0
 MOST_FAILED_STARTS = 3
 # What another candidate may have caused by writing where it should not: such a failure must show in a fresh worker.
-_SUSPICIOUS = ("crashed", "wrong_result", "run_failed", "out_of_memory", "build_failed")
+_SUSPICIOUS = ("crashed", "wrong_result", "run_failed", "out_of_memory")
 
 
 class Keeper(threading.Thread):
@@ -42,7 +42,7 @@ class Keeper(threading.Thread):
         super().__init__(name="kompilo-measure", daemon=True)
         self.inbox: SimpleQueue[Job] = SimpleQueue()
         self.outbox: SimpleQueue[Result | BaseException] = SimpleQueue()
-        self.spent: Counter[str] = Counter()
+        self.spent: defaultdict[str, float] = defaultdict(float)
         self._timeout_s, self._leak_limit = timeout_s, leak_limit
         self._seats = [Seat(setup) for setup in setups]
         self._usual: dict[int, float] = {}
@@ -144,7 +144,8 @@ class Keeper(threading.Thread):
             self._on_message(seat, message)
 
     def _on_message(self, seat: Seat, message: dict[str, Any]) -> None:
-        self.spent.update(message.pop("spent", {}))
+        for part, seconds in message.pop("spent", {}).items():
+            self.spent[part] += seconds
         handlers: dict[str, tuple[State, Callable[[Seat, dict[str, Any]], None]]] = {
             "ready": (State.STARTING, self._on_ready),
             "phase": (State.BUILDING, self._on_phase),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from math import prod
 
@@ -73,7 +73,7 @@ def _protect(address: int, size: int, protection: int) -> None:
 
 
 @cache
-def _mprotect() -> ctypes._FuncPointer:  # type: ignore[name-defined]
+def _mprotect() -> Callable[[int, int, int], int]:
     function = ctypes.CDLL(None, use_errno=True).mprotect
     function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int], ctypes.c_int
     return function

@@ -79,11 +79,12 @@ class WorkerProcess:
 
     def cause_of_death(self) -> tuple[str, str]:
         """How the worker ended, and the last line that it wrote (or "")."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.5)  # its pipe is closed: it is about to end
+        try:
+            code = self._process.wait(0.5)  # its pipe is closed: it is about to end
+            how = f"ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        except subprocess.TimeoutExpired:
+            how = "stopped answering"
         self._end()
-        code = self._process.returncode
-        how = f"ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         size = self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, size - _LAST_WORDS))
         text = self._log.read().decode(errors="replace")

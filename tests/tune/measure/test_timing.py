@@ -1,0 +1,101 @@
+"""Adaptive sampling against simulated machines, whose clock advances by what calls cost."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable
+
+import pytest
+
+from kompilo.compiler.tune.measure.timing import ReferenceKernel, Sampling, Timing, measure, spread, undisturbed
+
+USUAL = 50e-6
+
+
+class Machine:
+    """Every call takes its time over `speed(now)`; both may be noisy."""
+
+    def __init__(self, speed: Callable[[float], float] = lambda now: 1.0, noise: float = 0.0):
+        self.now, self.speed, self.noise = 0.0, speed, noise
+        self.random = random.Random(0)
+        self.calls = 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def run(self, seconds: float) -> float:
+        lasted = seconds / self.speed(self.now) * (1 + self.noise * abs(self.random.gauss(0, 1)))
+        self.now += lasted
+        return lasted
+
+    def time(self, seconds: float, **sampling: float) -> Timing:
+        def call() -> None:
+            self.calls += 1
+            self.run(seconds)
+
+        return measure(call, lambda: self.run(USUAL), USUAL, Sampling(**sampling), self.clock)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seconds", [0.3e-6, 20e-6, 1e-3, 40e-3])
+def test_a_steady_machine_needs_few_samples(seconds: float) -> None:
+    machine = Machine()
+    timing = machine.time(seconds)
+    assert timing.seconds == pytest.approx(seconds)
+    assert timing.speed == pytest.approx(1.0)
+    assert timing.spread < 1e-6
+    assert machine.now < 0.02 + 12 * seconds
+
+
+def test_noise_asks_for_more_samples_until_the_interval_is_narrow() -> None:
+    few, many = (Machine(noise=n).time(1e-3) for n in (0.005, 0.08))
+    assert few.samples < many.samples
+    assert many.spread <= 0.02
+    assert many.seconds == pytest.approx(1e-3 * (1 + 0.08 * 0.67), rel=0.05)
+
+
+def test_the_budget_bounds_noise_without_end() -> None:
+    machine = Machine(noise=3.0)
+    timing = machine.time(1e-3)
+    assert timing.spread > 0.02
+    assert 0.2 < machine.now < 0.35
+
+
+def test_slow_candidates_are_called_once_or_twice() -> None:
+    machine = Machine()
+    timing = machine.time(2.0)
+    assert timing.seconds == pytest.approx(2.0)
+    assert machine.calls <= 2
+
+
+def test_a_machine_at_half_speed_gives_the_same_time() -> None:
+    timing = Machine(lambda now: 0.5).time(1e-3)
+    assert timing.seconds == pytest.approx(1e-3)
+    assert timing.speed == pytest.approx(0.5)
+
+
+def test_drift_within_a_measurement_is_corrected() -> None:
+    """The machine slows down by 40% within 60 ms."""
+    drifting = Machine(lambda now: max(0.6, 1.0 - 7 * now), noise=0.01)
+    timing = drifting.time(1e-3, least_samples=50, precision=0.0)
+    assert timing.seconds == pytest.approx(1e-3, rel=0.03)
+    assert timing.speed < 0.8
+
+
+def test_spread_is_the_interval_of_the_median() -> None:
+    assert spread([1.0, 1.0]) == 0
+    assert spread([1.0, 2.0, 3.0]) == pytest.approx(0.5)
+    generator = random.Random(1)
+    inside = 0
+    for _ in range(300):
+        samples = [generator.gauss(10, 1) for _ in range(40)]
+        inside += abs(statistics.median(samples) - 10) < 2 * spread(samples) * statistics.median(samples)
+    assert inside > 270
+    wide, narrow = (spread([generator.gauss(10, 1) for _ in range(n)]) for n in (20, 2000))
+    assert narrow < wide / 4
+
+
+def test_the_reference_kernel_takes_some_microseconds() -> None:
+    kernel = ReferenceKernel()
+    with undisturbed():
+        assert 1e-6 < kernel.usual(0.02) <= kernel.time() * 1.01 < 0.1

@@ -85,7 +85,7 @@ class DirectNest:
     """Generates the kernel of one direct convolution; see `Blocking` for the meaning of its knobs."""
 
     def __init__(
-        self, operands: Operands, conv: ConvShape, weights: BlockedWeights, blocking: Blocking, weights_at: int = 0
+        self, operands: Operands, conv: ConvShape, weights: BlockedWeights, blocking: Blocking, weights_at: Index = 0
     ):
         self.operands, self.conv, self.weights, self.blocking = operands, conv, weights, blocking
         self.weights_at = weights_at

@@ -132,6 +132,22 @@ class _TransposedShape:
                 found.append(_Phase((r, s), taps, back))
         return found
 
+    def runs(self, axis: int) -> list[range]:
+        """The remainders of one axis in runs whose phases are the same convolution but for their weights.
+
+        Code that loops over a run is made once for it: with a kernel of 64 and a stride of 32 there are 1024 phases.
+        """
+        out, stride = self.output_size[axis], self.conv.stride[axis]
+        found: list[range] = []
+        before = None
+        for at in range(stride):
+            taps, back = self._axis(axis, at)
+            kind = (len(taps), back, -(-(out - at) // stride) if isinstance(out, int) else out)
+            start = found.pop().start if kind == before else at
+            found.append(range(start, at + 1))
+            before = kind
+        return found
+
     def _axis(self, axis: int, at: int) -> tuple[tuple[int, ...], int]:
         """Taps of one axis in the order of the input they read, and the padding of the convolution they form."""
         stride, dilation = self.conv.stride[axis], self.conv.dilation[axis]
@@ -207,30 +223,59 @@ def _build_disjoint(op: OpSpec, shape: _TransposedShape, target: CpuSpec, config
 
 
 def _build_phases(op: OpSpec, shape: _TransposedShape, target: CpuSpec, config: Config) -> Candidate:
-    phases = shape.phases()
-    packed = [blocked_weights(shape.phase_shape(p), target, config) for p in phases]
-    operands = Operands(op, {1: sum(w.size for w in packed)})
-    offset, loops = 0, []
-    for k, (phase, weights) in enumerate(zip(phases, packed, strict=True)):
-        sizes = tuple(
-            operands.define(f"phase{k}_{a}", ceil_div(operands.size(out) - phase.at[a], shape.conv.stride[a]))
-            for a, out in enumerate(shape.output_size)
-        )
-        # Without output pixels (an output smaller than the stride) there is nothing to compute.
-        if 0 not in sizes:
-            conv = replace(shape.phase_shape(phase), out_size=sizes)
-            blocking = (
-                replace(blocking_of(conv, config), staged=False) if _in_place(conv) else blocking_of(conv, config)
-            )
-            loops.append(_PhaseNest(operands, conv, weights, blocking, offset, phase, shape.conv.stride).body())
-        offset += weights.size
+    phases = {p.at: p for p in shape.phases()}
+    order, loops, offset = [], [], 0
+    sizes = {p: blocked_weights(shape.phase_shape(phases[p]), target, config).size for p in phases}
+    operands = Operands(op, {1: sum(sizes.values())})
+    for rows in shape.runs(0):
+        for cols in shape.runs(1):
+            loops.append(_run_of_phases(operands, shape, target, config, (rows, cols), offset))
+            order += [phases[r, s] for r in rows for s in cols]
+            offset += sum(sizes[r, s] for r in rows for s in cols)
 
     def pack(weight: np.ndarray) -> np.ndarray:
-        return np.concatenate(
-            [w.pack(phase_weights(weight, p, shape.conv.groups)) for p, w in zip(phases, packed, strict=True)]
-        )
+        streams = [blocked_weights(shape.phase_shape(p), target, config) for p in order]
+        groups = shape.conv.groups
+        return np.concatenate([w.pack(phase_weights(weight, p, groups)) for p, w in zip(order, streams, strict=True)])
 
     return Candidate(operands.function(seq(*loops)), {1: pack})
+
+
+def _run_of_phases(
+    operands: Operands,
+    shape: _TransposedShape,
+    target: CpuSpec,
+    config: Config,
+    run: tuple[range, range],
+    weights_at: int,
+) -> Stmt | None:
+    """Loops over the phases of `run` (see `_TransposedShape.runs`), whose weights follow each other from `weights_at`.
+
+    None if they have no output pixels: the output is smaller than the stride.
+    """
+    rows, cols = run
+    phase = next(p for p in shape.phases() if p.at == (rows.start, cols.start))
+    conv, stride = shape.phase_shape(phase), shape.conv.stride
+    weights = blocked_weights(conv, target, config)
+
+    def sizes(at: tuple[Index, Index]) -> tuple[Index, Index]:
+        # All phases of a run have as many pixels where that is known.
+        firsts = (run[a].start if isinstance(out, int) else at[a] for a, out in enumerate(shape.output_size))
+        outs = (operands.size(out) for out in shape.output_size)
+        height, width = (ceil_div(out - first, s) for out, first, s in zip(outs, firsts, stride, strict=True))
+        return height, width
+
+    def one(at: tuple[Index, Index]) -> Stmt:
+        names = (f"phase{rows.start}_{cols.start}_{axis}" for axis in "hw")
+        sized = replace(conv, out_size=tuple(map(operands.define, names, sizes(at))))
+        blocking = blocking_of(sized, config)
+        blocking = replace(blocking, staged=False) if _in_place(sized) else blocking
+        number = (at[0] - rows.start) * len(cols) + (at[1] - cols.start)
+        return _PhaseNest(operands, sized, weights, blocking, weights_at + number * weights.size, at, stride).body()
+
+    if any(isinstance(size, int) and size == 0 for size in sizes((rows.start, cols.start))):
+        return None
+    return ranged("r", rows.start, len(rows), lambda r: ranged("s", cols.start, len(cols), lambda s: one((r, s))))
 
 
 def _in_place(conv: ConvShape) -> bool:
@@ -256,16 +301,16 @@ class _PhaseNest(DirectNest):
         conv: ConvShape,
         weights: BlockedWeights,
         blocking: Blocking,
-        weights_at: int,
-        phase: _Phase,
+        weights_at: Index,
+        at: tuple[Index, Index],
         stride: tuple[int, int],
     ):
         super().__init__(operands, conv, weights, blocking, weights_at)
-        self.phase, self.out_stride = phase, stride
+        self.at, self.out_stride = at, stride
 
     def finish(self, tile: RegisterTile, batch: Index, row: Index, col: Index, work: Pass, valid: Index | None) -> Stmt:
         """Epilogue and store at the phase's output pixels."""
-        (r, s), (down, right) = self.phase.at, self.out_stride
+        (r, s), (down, right) = self.at, self.out_stride
 
         def write(value: tirx.Expr, p: Index, c: Index) -> Stmt:
             return self.operands.write(value, batch, row * down + r, (col + p) * right + s, work.channel + c)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kompilo.compiler.schedule.op_spec import OpSpec, TensorType
+from kompilo.compiler.schedule.target import find_target
 from kompilo.targets.cpu.templates.conv2d_transpose import TransposedConv2D
 
 TRANSPOSED = TransposedConv2D()
@@ -62,6 +63,10 @@ CASES = {
     "groups": transposed((1, 6, 5, 8), (8, 6, 3, 3), (2, 2), (1, 1, 1, 1), groups=2),
     "disjoint with groups": transposed((1, 6, 5, 8), (8, 6, 2, 2), (2, 2), groups=2),
     "cropped": transposed((1, 6, 5, 8), (8, 6, 2, 2), (2, 2), (1, 0, 0, 1)),
+    "many phases": transposed((1, 3, 5, 8), (8, 6, 16, 16), (8, 8), (4, 4, 4, 4)),
+    "many phases, ragged": transposed((2, 4, 3, 8), (8, 6, 9, 7), (5, 4), (1, 2, 3, 0), epilogue=("bias", "residual")),
+    "many phases, dilated": transposed((1, 4, 3, 8), (8, 6, 3, 5), (5, 6), dilation=(2, 3), output_padding=(3, 1)),
+    "output smaller than the stride": transposed((1, 1, 1, 8), (8, 6, 9, 9), (8, 8), (3, 3, 3, 3)),
     "one row": transposed((1, 1, 20, 8), (8, 16, 1, 4), (1, 2), (0, 1, 0, 1)),
 }  # fmt: skip
 
@@ -82,15 +87,26 @@ def test_avx2(name: str) -> None:
         transposed(("n", "h", "w", 12), (12, 1, 2, 2), (2, 2), epilogue=("bias", "sigmoid"), out=("2h", "2w")),
         transposed(("n", "h", "w", 12), (12, 24, 2, 2), (2, 2), epilogue=("bias", "residual"), out=("2h", "2w")),
         transposed(("n", "h", "w", 12), (12, 24, 4, 4), (2, 2), (1, 1, 1, 1), out=("2h", "2w")),
+        transposed(("n", "h", "w", 12), (12, 24, 2, 12), (2, 6), (0, 3, 0, 3), out=("2h", "6w")),
     ],
     ids=str,
 )
 def test_one_kernel_serves_all_sizes(op: OpSpec) -> None:
     kernel = Kernel(TRANSPOSED, op)
     for n, h, w in ((1, 3, 40), (2, 1, 7)):
-        inputs = random_inputs(op, **{"n": n, "h": h, "w": w, "2h": 2 * h, "2w": 2 * w})
+        inputs = random_inputs(op, **{"n": n, "h": h, "w": w, "2h": 2 * h, "2w": 2 * w, "6w": 6 * w})
         expected = reference(op, inputs)
         assert relative_error(kernel(inputs, expected.shape), expected) < 2e-6
+
+
+def test_phases_alike_share_their_code() -> None:
+    op = transposed((1, 7, 7, 21), (21, 21, 64, 64), (32, 32), (16, 16, 16, 16))
+    candidate = TRANSPOSED.build(op, find_target("cpu").spec, TRANSPOSED.match(op, find_target("cpu").spec).default)
+    one_phase = transposed((1, 7, 7, 21), (21, 21, 3, 3), (1, 1), (1, 1, 1, 1))
+    single = TRANSPOSED.build(
+        one_phase, find_target("cpu").spec, TRANSPOSED.match(one_phase, find_target("cpu").spec).default
+    )
+    assert len(candidate.func.script()) < 12 * len(single.func.script())
 
 
 @settings(max_examples=10, deadline=None)

@@ -1,10 +1,13 @@
-"""Floating-point operations of an OpSpec: a multiply-add counts as two, epilogue steps as one each."""
+"""The least work of an OpSpec: floating-point operations and bytes.
+
+A multiply-add counts as two operations, epilogue steps as one each.
+"""
 
 from __future__ import annotations
 
 from math import prod
 
-from .op_spec import OpSpec
+from .op_spec import OpSpec, TensorType
 
 
 def flops(op: OpSpec) -> int | None:
@@ -13,6 +16,18 @@ def flops(op: OpSpec) -> int | None:
         return None
     elements = prod(int(d) for d in op.anchor_type.shape)
     return elements * (_PER_OUTPUT[op.kind](op) + len(op.epilogue))
+
+
+def bytes_moved(op: OpSpec) -> int | None:
+    """Bytes that one execution of `op` must move: each operand read once, the result written once; None if symbolic."""
+    if not op.is_static:
+        return None
+    return sum(_bytes(t) for t in (*op.inputs, op.output))
+
+
+def _bytes(tensor: TensorType) -> int:
+    bits = int("".join(c for c in tensor.dtype if c.isdigit()) or "8")  # "bool" has no digits and takes a byte
+    return (prod(int(d) for d in tensor.shape) * bits + 7) // 8
 
 
 def _conv2d(op: OpSpec) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TargetError
+from .roofline import Roofline
 from .target_spec import TargetSpec
 from .template import Template
 
@@ -64,6 +65,10 @@ class Target(ABC):
 
         `more_objects` gives further object files to link, compiled meanwhile; it may wait for them.
         """
+
+    def measure_roofline(self) -> Roofline | None:
+        """Peak rates of one core, measured now, in seconds; None where this machine does not run the target's code."""
+        return None
 
 
 def available() -> list[str]:

@@ -138,6 +138,16 @@ def machine_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     return frozenset(found.group(1).split()) if found else frozenset()
 
 
+def runs_here(spec: CpuSpec) -> bool:
+    """Whether this machine has the architecture and, where the system tells, all features of `spec`."""
+    flags = machine_flags()
+    return spec.triple == TRIPLES.get(_machine()) and (not flags or set(spec.features) <= flags)
+
+
+def _machine() -> str:
+    return {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+
+
 def machine_caches(
     root: Path = Path("/sys/devices/system/cpu/cpu0/cache"),
 ) -> dict[int, int]:
@@ -167,7 +177,7 @@ def _cores(options: Iterable[str]) -> int | None:
 def _native(cores: int) -> CpuSpec:
     from tvm.target.codegen import llvm_get_system_cpu
 
-    arch = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    arch = _machine()
     if arch not in TRIPLES:
         raise TargetError(f"no support for this machine's CPU: expected {' or '.join(TRIPLES)}, found {arch}.")
     mcpu = llvm_get_system_cpu()

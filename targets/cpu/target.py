@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...compiler.schedule.roofline import Roofline
 from ...compiler.schedule.target import Target
 from ...compiler.schedule.target_spec import CpuSpec
 from ...compiler.schedule.template import Template
@@ -88,3 +89,9 @@ class CpuTarget(Target):
             toolchain.link_shared(output, [*objects, *more_objects()], arch)
 
         executable.export_library(str(path), fcompile=link)
+
+    def measure_roofline(self) -> Roofline | None:
+        """Peak rates of one core of this machine, measured now, in about two seconds; None if it is another's code."""
+        from .roofline import measure_roofline
+
+        return measure_roofline(self) if cpu_spec.runs_here(self.spec) else None

@@ -1,0 +1,41 @@
+"""What one core can do at most: arithmetic, and bytes from each level of memory.
+
+The model of Williams, Waterman and Patterson 2009 ("Roofline: an insightful visual performance model"): work of F
+operations on B bytes takes at least max(F / peak, B / bandwidth), the bandwidth being that of the first level which
+holds all the bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import TargetError
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of memory: `capacity` in bytes (None: unlimited), `bandwidth` for reading in bytes per second."""
+
+    name: str
+    capacity: int | None
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Rates of one core: `peak` in float32 operations per second, `levels` from the fastest to main memory."""
+
+    peak: float
+    levels: tuple[Level, ...]
+
+    def __post_init__(self) -> None:
+        if not (self.peak > 0 and self.levels and all(level.bandwidth > 0 for level in self.levels)):
+            raise TargetError(f"roofline: expected a peak and bandwidths above 0, found {self}.")
+
+    def level(self, size: float) -> Level:
+        """The first level that holds `size` bytes, or the last one."""
+        return next((v for v in self.levels if v.capacity is None or size <= v.capacity), self.levels[-1])
+
+    def least_seconds(self, flops: float, size: float) -> float:
+        """The shortest time for `flops` operations on `size` bytes."""
+        return max(flops / self.peak, size / self.level(size).bandwidth)

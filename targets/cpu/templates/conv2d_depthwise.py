@@ -43,6 +43,9 @@ from .tir_loops import Index, i64, seq
 # Bytes moved count like this many FLOPs when deciding whether a kernel is worth waking other threads.
 FLOPS_PER_BYTE = 4
 EVERYTHING = 1 << 20
+# Kernel columns are unrolled, at the borders once for each tile that they cut: 1025 of them took minutes to compile.
+# Wider kernels go to the direct template, which loops.
+MAX_TAPS = 64
 
 
 class DepthwiseConv2D(Template):
@@ -55,11 +58,13 @@ class DepthwiseConv2D(Template):
     name = "conv2d_depthwise"
 
     def match(self, op: OpSpec, target: TargetSpec) -> Space | None:
-        """A space of at most 16 configs; None unless groups == channels == output channels > 1."""
+        """A space of at most 16 configs; None unless groups == channels == output channels > 1, and for wide kernels."""
         conv = conv_shape(op)
         if conv is None or not isinstance(target, CpuSpec):
             return None
         if conv.groups == 1 or not conv.groups == conv.channels == conv.out_channels:
+            return None
+        if conv.kernel[1] > MAX_TAPS:
             return None
         lanes = target.lanes("float32")
         width = conv.out_size[1] if isinstance(conv.out_size[1], int) else EVERYTHING

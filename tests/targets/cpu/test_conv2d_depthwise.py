@@ -11,6 +11,7 @@ from kompilo.compiler.schedule.op_spec import OpSpec
 from kompilo.compiler.schedule.template import Config
 from kompilo.targets.cpu.spec import cpu_spec
 from kompilo.targets.cpu.templates.conv2d_depthwise import DepthwiseConv2D
+from kompilo.targets.cpu.templates.conv2d_direct import DirectConv2D
 
 DEPTHWISE = DepthwiseConv2D()
 
@@ -89,3 +90,9 @@ def test_refuses_other_convolutions() -> None:
     spec = cpu_spec()
     assert DEPTHWISE.match(conv2d((1, 9, 9, 8), (8, 8, 3, 3)), spec) is None
     assert DEPTHWISE.match(conv2d((1, 9, 9, 8), (16, 1, 3, 3), groups=8), spec) is None
+
+
+def test_kernels_too_wide_to_unroll_are_left_to_the_direct_template():
+    op = conv2d((1, 1, 300, 8), (8, 1, 1, 129), padding=(0, 64, 0, 64), groups=8)
+    assert DEPTHWISE.match(op, cpu_spec()) is None
+    check(DirectConv2D(), op)

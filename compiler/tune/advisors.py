@@ -14,7 +14,6 @@ import numpy as np
 from ..schedule.op_spec import OpSpec
 from ..schedule.selection import Advisor, Choice, Option
 from ..schedule.target import Target
-from ..schedule.target_spec import TargetSpec
 from ..schedule.template import Template
 from .evidence import Known, best_of
 from .library import RecordLibrary, Records
@@ -26,7 +25,7 @@ MODEL_SOURCE = "cost model"
 class Ranker(Protocol):
     """The cost model, as far as a choice needs it."""
 
-    def predict(self, op: OpSpec, target: TargetSpec, points: Sequence[Point]) -> np.ndarray:
+    def predict(self, op: OpSpec, points: Sequence[Point]) -> np.ndarray:
         """Seconds of each point, shape (points,); only their order matters here."""
 
 
@@ -78,7 +77,7 @@ class ModelAdvisor:
         model = self._ranker() if op.is_static and len(points) > 1 else None
         if model is None:
             return None
-        times = np.asarray(model.predict(op, self.target.spec, points), float)
+        times = np.asarray(model.predict(op, points), float)
         return _choice(op, options, points[int(np.argmin(times))], MODEL_SOURCE)
 
     def _ranker(self) -> Ranker | None:

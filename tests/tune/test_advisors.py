@@ -133,7 +133,7 @@ def test_a_default_that_fails_is_not_taken(store):
 class Model:
     """Thinks that the time falls with the tile."""
 
-    def predict(self, op, target, points):
+    def predict(self, op, points):
         return np.array([1 / p.config.int("tile") for p in points])
 
 

@@ -1,0 +1,221 @@
+"""The cost model: which of an operator's candidates is fastest, and about how long it takes, without measuring.
+
+Two ensembles of trees divide the work. `ranking` predicts ln(time / best time of the operator) of a candidate and sees
+all features; only it decides between candidates, so no capacity is spent on what they have in common. `level` predicts
+ln(best time / ideal time) of an operator from the operator's features, which makes seconds of it. In a session a
+third, small ensemble learns what the measurements so far say of both.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+from ..schedule.op_spec import OpSpec
+from ..schedule.target import Target
+from .examples import Example, examples_of
+from .features import CONFIG, FEATURE_NAMES, features, ideal_cycles
+from .record import Point, Record
+from .trees import Settings, Trees, grow
+
+FORMAT = 1
+FILE_NAME = "cost_model.npz"
+# Ideal cycles become seconds at this clock; the level learns how far that is from the truth.
+NOMINAL_HERTZ = 2.5e9
+# Times beyond this many e-folds of the best are alike: bad.
+WORST = 0.7
+
+RANKING: Settings = {
+    "max_depth": 6,
+    "eta": 0.05,
+    "subsample": 0.8,
+    "colsample_bytree": 0.5,
+    "min_child_weight": 2,
+    "seed": 0,
+}
+RANKING_ROUNDS = 300
+LEVEL: Settings = {"max_depth": 3, "eta": 0.1, "subsample": 0.8, "colsample_bytree": 0.8, "seed": 0}
+LEVEL_ROUNDS = 60
+# In a session: few, shallow trees over few measurements.
+SESSION: Settings = {"max_depth": 4, "eta": 0.15, "colsample_bytree": 0.5, "min_child_weight": 2, "seed": 0}
+SESSION_ROUNDS = 30
+
+_NO_TREES = Trees(*(np.zeros(0, np.int32) for _ in range(6)), depth=0)
+_OPERATOR_PART = slice(0, len(FEATURE_NAMES) - len(CONFIG))
+_ESTIMATE = FEATURE_NAMES.index("config.estimate")
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Predicts times of candidates on `target`; never changed, `with_records` gives another.
+
+    Without `ranking` and `level`, as `CostModel(target)`, it ranks by a plain estimate until records arrive. `trained`
+    says what it was trained on.
+    """
+
+    target: Target
+    ranking: Trees = _NO_TREES
+    level: Trees = _NO_TREES
+    trained: tuple[tuple[str, Any], ...] = ()
+    session: Trees = _NO_TREES
+    examples: tuple[Example, ...] = ()
+
+    @classmethod
+    def fit(cls, records: Sequence[Record], target: Target) -> CostModel:
+        """A model of all usable `records`: of `target`, of present template versions, successful, of known sizes.
+
+        Raises UsageError if there are too few to learn from.
+        """
+        return cls.of_examples(examples_of(records, target), target)
+
+    @classmethod
+    def of_examples(cls, examples: Sequence[Example], target: Target) -> CostModel:
+        """A model of `examples`, of `target`; errors as for `fit`."""
+        usable = [e for e in examples if len(e.points) > 1]
+        if not usable:
+            raise UsageError(
+                f"cannot train a cost model for {target.spec.key}: expected records of several configs of an operator, "
+                f"found {sum(len(e.points) for e in examples)} usable record(s)."
+            )
+        rows = np.concatenate([e.rows for e in usable])
+        labels = np.concatenate([np.minimum(np.log(e.seconds / e.seconds.min()), WORST) for e in usable])
+        levels = np.array([np.log(e.seconds.min() / ideal_seconds(e.op, target)) for e in usable])
+        return cls(
+            target,
+            grow(rows, labels, RANKING_ROUNDS, RANKING),
+            grow(np.stack([e.rows[0, _OPERATOR_PART] for e in usable]), levels, LEVEL_ROUNDS, LEVEL),
+            (("operators", len(usable)), ("records", len(rows))),
+        )
+
+    def predict(self, op: OpSpec, points: Sequence[Point]) -> np.ndarray:
+        """Seconds of each point on one thread, float64 of shape (len(points),); `op` is of known sizes.
+
+        Raises KeyError for a point of an unknown template, or of another version of one.
+        """
+        if not points:
+            return np.zeros(0)
+        rows = features(op, self.target, points)
+        return np.exp(self._logs(op, rows) + self.session.predict(rows))
+
+    def with_records(self, records: Sequence[Record]) -> CostModel:
+        """The same model, knowing `records` beside those of earlier calls; takes a fraction of a second.
+
+        Deviations of the measured times from the prediction are learned from the operators at hand, with little weight
+        on how all of an operator's times deviate, as that does not change their order.
+        """
+        examples = _joined(self.examples, examples_of(records, self.target))
+        if not examples:
+            return self
+        rows = np.concatenate([e.rows for e in examples])
+        errors = [np.log(e.seconds) - self._logs(e.op, e.rows) for e in examples]
+        centred = [e - np.mean(e) + np.clip(np.mean(e), -WORST, WORST) / (1 + len(e)) for e in errors]
+        labels = np.clip(np.concatenate(centred), -WORST, WORST)
+        return replace(self, session=grow(rows, labels, SESSION_ROUNDS, SESSION), examples=examples)
+
+    def _logs(self, op: OpSpec, rows: np.ndarray) -> np.ndarray:
+        """ln of seconds, but for what the session has taught."""
+        logs = np.full(len(rows), np.log(ideal_seconds(op, self.target)))
+        if not len(self.ranking.roots):
+            return logs + np.nan_to_num(rows[:, _ESTIMATE] * np.log(2), nan=0.0)
+        return logs + self.level.predict(rows[:1, _OPERATOR_PART])[0] + self.ranking.predict(rows)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model, without a session's lessons, as one compressed file; UsageError if that fails."""
+        facts = {
+            "format": FORMAT,
+            "target": self.target.spec.key,
+            "features": list(FEATURE_NAMES),
+            "trained": dict(self.trained),
+        }
+        parts = {"ranking": self.ranking, "level": self.level}
+        arrays = {f"{part}_{name}": a for part, trees in parts.items() for name, a in trees.arrays().items()}
+        data = io.BytesIO()
+        np.savez_compressed(data, facts=np.array(json.dumps(facts)), **arrays)
+        place = Path(path)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            part = place.with_name(f"{place.name}.{os.getpid()}.part")
+            part.write_bytes(data.getvalue())
+            part.replace(place)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UsageError(f"cannot write the cost model to {str(place)!r}: {reason}.") from None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], target: Target) -> CostModel:
+        """The model in a file; UsageError if it cannot be read, or was made for other features or another target."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            facts = json.loads(str(arrays["facts"]))
+            parts = [
+                Trees.of_arrays({k.removeprefix(p): a for k, a in arrays.items() if k.startswith(p)})
+                for p in ("ranking_", "level_")
+            ]
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise UsageError(f"cannot read a cost model from {str(path)!r}: {error}.") from None
+        if facts.get("format") != FORMAT or facts.get("features") != list(FEATURE_NAMES):
+            raise UsageError(
+                f"the cost model in {str(path)!r} was made by another version of Kompilo.",
+                "kompilo train-cost-model makes a new one from your records.",
+            )
+        if _without_cores(facts["target"]) != _without_cores(target.spec.key):
+            raise UsageError(
+                f"the cost model in {str(path)!r} is for {facts['target']}, expected one for {target.spec.key}."
+            )
+        return cls(target, *parts, trained=tuple(facts["trained"].items()))
+
+    @classmethod
+    def pretrained(cls, target: Target) -> CostModel | None:
+        """The user's own model for `target`, else the one that comes with Kompilo, else None.
+
+        Times of one thread do not depend on how many cores there are: a model for the same CPU with another number of
+        cores will do. One that an earlier version of Kompilo made is passed over.
+        """
+        for path in model_files(target.spec.key):
+            try:
+                return cls.load(path, target)
+            except UsageError:
+                continue
+        return None
+
+
+def ideal_seconds(op: OpSpec, target: Target) -> float:
+    """Time of `op` at the peak rate of a core of nominal clock."""
+    return ideal_cycles(op, target.spec) / NOMINAL_HERTZ
+
+
+def model_files(key: str) -> list[Path]:
+    """Existing models for the target `key`, best first: the user's before the installed, this number of cores first."""
+    from .store import installed_store, user_store
+
+    stores = [s for s in (user_store(), installed_store()) if s is not None]
+    found = [p for s in stores for p in sorted(s.folder.glob(f"*/{FILE_NAME}"))]
+    same = [p for p in found if _without_cores(p.parent.name) == _without_cores(key)]
+    return sorted(same, key=lambda p: p.parent.name != key)
+
+
+def _without_cores(key: str) -> str:
+    return re.sub(r"-\d+c$", "", key)
+
+
+def _joined(old: Sequence[Example], new: Sequence[Example]) -> tuple[Example, ...]:
+    """Examples of each operator together; of a point measured again the newer time counts."""
+    joined: dict[OpSpec, Example] = {e.op: e for e in old}
+    for example in new:
+        joined[example.op] = joined[example.op].with_news(example) if example.op in joined else example
+    return tuple(joined.values())
+
+
+def summary(model: CostModel) -> Mapping[str, Any]:
+    """What `model` was trained on: "operators" and "records"."""
+    return dict(model.trained)

@@ -1,0 +1,120 @@
+"""Boosted regression trees: grown by XGBoost, kept as plain arrays, evaluated with numpy.
+
+Predicting needs no XGBoost, whose import alone takes longer than ranking all operators of a model; and a file of plain
+arrays is read by any version of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+Settings = Mapping[str, float | int | str]
+
+
+@dataclass(frozen=True)
+class Trees:
+    """An ensemble whose prediction is the sum of one leaf of each tree.
+
+    Nodes of all trees are numbered together; tree k begins at `roots[k]`. At node n a row goes to `left[n]` if its
+    value of `feature[n]` is less than `threshold[n]`, or is missing and `missing_left[n]`, else to `right[n]`. A leaf
+    leads to itself, and its threshold is its value. No path is longer than `depth`.
+    """
+
+    roots: np.ndarray
+    feature: np.ndarray
+    threshold: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    missing_left: np.ndarray
+    depth: int
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """The sum over all trees for each row: `rows` float32 (n, features), the result float64 (n,)."""
+        if not len(self.roots):
+            return np.zeros(len(rows))
+        at = np.broadcast_to(self.roots, (len(rows), len(self.roots)))
+        flat, base = np.ascontiguousarray(rows).ravel(), (np.arange(len(rows)) * rows.shape[1])[:, None]
+        with_gaps = bool(np.isnan(flat).any())
+        for _ in range(self.depth):
+            value = flat[base + self.feature[at]]
+            goes_left = value < self.threshold[at]
+            if with_gaps:
+                goes_left |= np.isnan(value) & self.missing_left[at]
+            at = np.where(goes_left, self.left[at], self.right[at])
+        return self.threshold[at].sum(axis=1, dtype=np.float64)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All fields, for a file."""
+        return {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Trees:
+        """What `arrays` gave; KeyError if a field is missing, ValueError if they are no trees."""
+        columns = {f.name: arrays[f.name] for f in fields(cls) if f.name != "depth"}
+        trees = cls(**columns, depth=int(arrays["depth"]))
+        trees._check()
+        return trees
+
+    def _check(self) -> None:
+        nodes = len(self.feature)
+        same = all(len(a) == nodes for a in (self.threshold, self.left, self.right, self.missing_left))
+        inside = all(((a >= 0) & (a < nodes)).all() for a in (self.roots, self.left, self.right))
+        if not same or not inside or self.depth > 64 or (self.feature < 0).any():
+            raise ValueError("these arrays are no trees")
+
+
+def grow(
+    rows: np.ndarray,
+    labels: np.ndarray,
+    rounds: int,
+    settings: Settings,
+    weights: np.ndarray | None = None,
+    margin: np.ndarray | None = None,
+) -> Trees:
+    """Trees that predict `labels` - `margin` from `rows`; the same for the same arguments, on one thread.
+
+    `rows` is float32 (n, features), NaN where a value is missing; `weights` and `margin` (default 0) have shape (n,).
+    """
+    import xgboost
+
+    data = xgboost.DMatrix(rows, labels, weight=weights, base_margin=np.zeros(len(rows)) if margin is None else margin)
+    fixed = {"nthread": 1, "base_score": 0.0, "tree_method": "hist", "verbosity": 0}
+    booster = xgboost.train({**fixed, **settings}, data, rounds)
+    model = json.loads(bytes(booster.save_raw("json")))
+    return _flatten(model["learner"]["gradient_booster"]["model"]["trees"])
+
+
+def _flatten(trees: Sequence[Mapping[str, Sequence[float]]]) -> Trees:
+    """One Trees of XGBoost's own; there, children of a leaf are -1 and its value is its split condition."""
+    roots, parts, start, depth = [], [], 0, 0
+    for tree in trees:
+        left, right = (np.array(tree[side], np.int32) for side in ("left_children", "right_children"))
+        own = np.arange(len(left), dtype=np.int32)
+        leaf = left < 0
+        parts.append(
+            (
+                np.where(leaf, 0, np.array(tree["split_indices"])).astype(np.int32),
+                np.array(tree["split_conditions"], np.float32),
+                np.where(leaf, own, left) + start,
+                np.where(leaf, own, right) + start,
+                np.array(tree["default_left"], bool),
+            )
+        )
+        roots.append(start)
+        start += len(left)
+        depth = max(depth, _depth(left, right))
+    columns = [np.concatenate(c) for c in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 5
+    return Trees(np.array(roots, np.int32), *columns, depth=depth)
+
+
+def _depth(left: np.ndarray, right: np.ndarray) -> int:
+    level, depth = np.array([0]), 0
+    while True:
+        level = np.concatenate([side[level][left[level] >= 0] for side in (left, right)])
+        if not len(level):
+            return depth
+        depth += 1

@@ -117,16 +117,19 @@ def multiply_chain(graph: Graph, node: Node) -> Expr | None:
 
 
 def add_chain(graph: Graph, node: Node) -> Expr | None:
-    """(x + a) + b -> x + (a + b) for float constants that do not cancel: that may be meant to round"""
+    """(x + a) + b -> x + (a + b) for float constants that neither overflow nor cancel, which may be meant to round"""
     found = _constant_chain(graph, node)
     if found is None:
         return None
     inner, a, b = found
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
-    merged = wide_a + wide_b
-    if np.any(np.abs(merged) * 2 < np.maximum(np.abs(wide_a), np.abs(wide_b))):
+    with np.errstate(all="ignore"):
+        merged = wide_a + wide_b
+        rounded = merged.astype(a.dtype)
+    cancels = np.any(np.abs(merged) * 2 < np.maximum(np.abs(wide_a), np.abs(wide_b)))
+    if cancels or not np.all(np.isfinite(rounded.astype(np.float64))):
         return None
-    return _rebuilt(relax.op.add, inner.args[0], merged.astype(a.dtype), node)
+    return _rebuilt(relax.op.add, inner.args[0], rounded, node)
 
 
 def _constant_chain(graph: Graph, node: Node) -> tuple[Node, np.ndarray, np.ndarray] | None:

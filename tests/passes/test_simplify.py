@@ -37,6 +37,7 @@ CASES = {
     "multiply chain": (lambda x: op.multiply(op.multiply(x, channel(1, 2, 3)), const(0.5)), ["multiply"]),
     "add chain": (lambda x: op.add(op.add(x, channel(1, 2, 3)), const(0.5)), ["add"]),
     "cancelling add chain stays": (lambda x: op.add(op.add(x, const(1e8)), const(-1e8)), ["add", "add"]),
+    "overflowing add chain stays": (lambda x: op.add(op.add(x, const(3e38)), const(3e38)), ["add", "add"]),
     "x ** 2": (lambda x: op.power(x, const(2.0)), ["multiply"]),
     "x ** 3": (lambda x: op.power(x, const(3.0)), ["multiply", "multiply"]),
     "x ** 0.5": (lambda x: op.power(op.abs(x), const(0.5)), ["abs", "sqrt"]),

@@ -58,7 +58,7 @@ class DepthwiseConv2D(Template):
     name = "conv2d_depthwise"
 
     def match(self, op: OpSpec, target: TargetSpec) -> Space | None:
-        """A space of at most 16 configs; None unless groups == channels == output channels > 1, and for wide kernels."""
+        """At most 16 configs; None for kernels too wide, and unless groups == channels == output channels > 1."""
         conv = conv_shape(op)
         if conv is None or not isinstance(target, CpuSpec):
             return None

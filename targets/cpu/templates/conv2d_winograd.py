@@ -46,6 +46,7 @@ class WinogradConv2D(Template):
     name = "conv2d_winograd"
 
     def match(self, op: OpSpec, target: TargetSpec) -> Space | None:
+        """At most 20 configs, the model's favourite as default; None where a direct convolution is predicted faster."""
         conv = conv_shape(op)
         if conv is None or not isinstance(target, CpuSpec) or not _applies(conv, target):
             return None
@@ -58,6 +59,7 @@ class WinogradConv2D(Template):
         return Space(_config(plans[0][1]), tuple(favourites))
 
     def build(self, op: OpSpec, target: TargetSpec, config: Config) -> Candidate:
+        """The kernel, with OIHW weights transformed and packed as `WinogradPlan.pack` says."""
         conv = conv_shape(op)
         plan = WinogradPlan(
             channels=conv.channels,

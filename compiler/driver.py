@@ -162,7 +162,9 @@ def _compile_for(
 
 
 def _records_used(library: RecordLibrary, codes: Sequence[TargetCode]) -> dict[str, Any] | None:
-    """How many kernels a record chose, the files of those records, and how much in all files could not be read."""
+    """How many kernels records chose, and the cost model; the files of those records; how much could not be read."""
+    from .tune.advisors import MODEL_SOURCE
+
     if not library.stores:
         return None
     chosen = [
@@ -174,6 +176,7 @@ def _records_used(library: RecordLibrary, codes: Sequence[TargetCode]) -> dict[s
     return {
         "used": len(chosen),
         "files": sorted({known.file for known in chosen}),
+        "predicted": sum(o.source == MODEL_SOURCE for code in codes for o in code.operators),
         "unreadable": sum(len(library.problems(code.key)) for code in codes),
     }
 

@@ -40,6 +40,15 @@ def compile_model(
         ),
     ] = None,
     precision: Annotated[str, typer.Option(help="Arithmetic precision.")] = "fp32",
+    records: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--records", metavar="DIR", help="A folder of tuning records, asked before yours; may be repeated."
+        ),
+    ] = None,
+    no_records: Annotated[
+        bool, typer.Option("--no-records", help="Use no tuning records, and nothing learnt from them.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Compile an ONNX model into one .kpo file."""
@@ -48,6 +57,8 @@ def compile_model(
     output = output or Path(f"{stem(model)}.kpo")
     _check_output(model, output)
     _check_targets(target or ())
+    if no_records and records:
+        raise UsageError("expected either --records or --no-records, found both.")
     start = time.perf_counter()
     with console.progress() as report:
         from ..driver import compile as compile_driver
@@ -57,6 +68,7 @@ def compile_model(
             target=target if target and len(target) > 1 else (target or ["cpu"])[0],
             inputs=shapes or None,
             precision=precision,
+            records=False if no_records else (records or None),
             progress=report,
         )
         artifact.save(output)
@@ -94,6 +106,7 @@ def _summary(artifact: Artifact, output: Path, seconds: float) -> dict[str, Any]
             {"name": t.name, "key": t.key, "templates": dict(Counter(o.template for o in t.operators).most_common())}
             for t in artifact.targets
         ],
+        "records": artifact.provenance["records"],
     }
 
 
@@ -103,4 +116,9 @@ def _print_summary(summary: dict[str, Any]) -> None:
     for target in summary["targets"]:
         rows = list(target["templates"].items())
         console.print_table(f"Operators for {target['name']} ({target['key']})", ("template", ">operators"), rows)
+    records = summary["records"]
+    if records and records["used"]:
+        console.say(f"{records['used']} operators as tuning records say: {', '.join(records['files'])}")
+    if records and records["unreadable"]:
+        console.note(f"{records['unreadable']} lines of records could not be read: see kompilo records list")
     console.say(f"next: kompilo run {summary['output']}  |  kompilo inspect {summary['output']}")

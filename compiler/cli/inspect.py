@@ -119,7 +119,7 @@ def _print_artifact(artifact: Artifact, facts: dict[str, Any]) -> None:
         console.say(f"needs CPU features: {' '.join(code.cpu_features) or 'none'}")
         columns = ("operator", "kind", "template", "config", "from", ">calls", ">MFLOP")
         console.print_table(
-            "Operators", columns, [_operator_row(o) for o in code.operators], fold=("operator", "config")
+            "Operators", columns, [_operator_row(o) for o in code.operators], fold=("operator", "config", "from")
         )
         console.say(_memory_text(code.memory))
     rows = [(k, _provenance_text(v)) for k, v in artifact.provenance.items() if v is not None]
@@ -140,7 +140,9 @@ def _memory_text(memory: MemoryPlan) -> str:
 
 
 def _provenance_text(value: object) -> str:
-    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_provenance_text(v)}" for k, v in value.items())
+    return (" ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
 def _print_signature(inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec]) -> None:

@@ -18,7 +18,7 @@ import typer
 
 from ..errors import KompiloError
 from ..knobs import Knobs
-from . import bench, console, inspect, run, targets, verify, zoo
+from . import bench, console, inspect, records, run, targets, verify, zoo
 from . import compile as compile_verb
 
 EXIT_USAGE = 2
@@ -44,6 +44,7 @@ app.command("bench")(bench.bench)
 app.command("verify")(verify.verify)
 app.command("inspect")(inspect.inspect)
 app.command("targets")(targets.targets)
+app.add_typer(records.app, name="records")
 app.add_typer(zoo.app, name="zoo")
 
 

@@ -6,6 +6,7 @@ still offers. A point that failed is never chosen, by whomever.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -26,7 +27,7 @@ class Ranker(Protocol):
     """The cost model, as far as a choice needs it."""
 
     def predict(self, op: OpSpec, points: Sequence[Point]) -> np.ndarray:
-        """Seconds of each point, shape (points,); only their order matters here."""
+        """Seconds of each point, shape (points,); only their order matters here. KeyError: a template is not known."""
 
 
 class RecordAdvisor:
@@ -64,26 +65,21 @@ class RecordAdvisor:
 class ModelAdvisor:
     """Chooses the point that the cost model thinks fastest; `load` gives the model, or None, when first needed."""
 
-    def __init__(self, target: Target, load: Callable[[], Ranker | None], records: RecordAdvisor):
-        self.target = target
+    def __init__(self, load: Callable[[], Ranker | None], records: RecordAdvisor):
         self.records = records
-        self._load = load
-        self._model: Ranker | None = None
-        self._loaded = False
+        self._load = functools.cache(load)
 
     def advise(self, op: OpSpec, options: Sequence[Option]) -> Choice | None:
         """The point of the least predicted time, or None without a model, a choice, or known sizes."""
         points = self.records.works(op, options)
-        model = self._ranker() if op.is_static and len(points) > 1 else None
+        model = self._load() if op.is_static and len(points) > 1 else None
         if model is None:
             return None
-        times = np.asarray(model.predict(op, points), float)
+        try:
+            times = np.asarray(model.predict(op, points), float)
+        except KeyError:  # a template of another package, of which the model has seen nothing
+            return None
         return _choice(op, options, points[int(np.argmin(times))], MODEL_SOURCE)
-
-    def _ranker(self) -> Ranker | None:
-        if not self._loaded:
-            self._model, self._loaded = self._load(), True
-        return self._model
 
 
 class FailureAdvisor:
@@ -111,7 +107,13 @@ def default_advisors(target: Target, records: Records = None) -> tuple[Advisor, 
     if not library.stores:
         return ()
     measured = RecordAdvisor(library, target)
-    return (measured, FailureAdvisor(measured))
+    return (measured, ModelAdvisor(lambda: _pretrained(target), measured), FailureAdvisor(measured))
+
+
+def _pretrained(target: Target) -> Ranker | None:
+    from .cost_model import CostModel
+
+    return CostModel.pretrained(target)
 
 
 def _points(options: Sequence[Option]) -> list[Point]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
 
 from ..schedule.op_spec import OpSpec
 from .op_json import op_from_json, op_to_json
@@ -140,6 +141,8 @@ def record_file(path: Path, key: str) -> RecordFile:
         stat = path.stat()
     except OSError as error:
         return RecordFile(path, key, problems=[Problem(path, 0, _reason(error))])
+    if not S_ISREG(stat.st_mode):  # a device may never end
+        return RecordFile(path, key, problems=[Problem(path, 0, "cannot be read: not a regular file")])
     return _record_file(path, key, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
 
 

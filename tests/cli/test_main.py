@@ -16,7 +16,7 @@ from small_models import write_model
 from kompilo.compiler.cli import main as cli
 from kompilo.compiler.cli import targets as targets_verb
 
-VERBS = ("compile", "run", "bench", "verify", "inspect", "targets", "zoo")
+VERBS = ("compile", "run", "bench", "verify", "inspect", "records", "targets", "zoo")
 
 
 def test_help_names_every_verb(kompilo):

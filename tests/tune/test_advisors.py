@@ -142,7 +142,7 @@ def test_the_model_is_asked_where_no_record_is_and_never_about_failures(store):
 
     def advisors():
         records = RecordAdvisor(library, FakeTarget())
-        return [records, ModelAdvisor(FakeTarget(), Model, records), FailureAdvisor(records)]
+        return [records, ModelAdvisor(Model, records), FailureAdvisor(records)]
 
     assert chosen(advisors()) == (4, "cost model")
     store.append(record(4, None))
@@ -155,9 +155,18 @@ def test_the_model_is_asked_where_no_record_is_and_never_about_failures(store):
 def test_without_a_model_the_default_is_taken(store):
     records = RecordAdvisor(RecordLibrary((store,)), FakeTarget())
     asked = []
-    advisor = ModelAdvisor(FakeTarget(), lambda: asked.append(1), records)
+    advisor = ModelAdvisor(lambda: asked.append(1), records)
     assert [chosen([advisor]), chosen([advisor])] == [(1, "default")] * 2
     assert asked == [1]
+
+
+def test_a_template_that_the_model_does_not_know(store):
+    class Narrow:
+        def predict(self, op, points):
+            raise KeyError("tiled")
+
+    advisor = ModelAdvisor(Narrow, RecordAdvisor(RecordLibrary((store,)), FakeTarget()))
+    assert chosen([advisor]) == (1, "default")
 
 
 def test_broken_records_never_stop_a_compilation(store):

@@ -94,7 +94,9 @@ def test_a_changed_file_is_read_anew(read):
 
 def test_what_cannot_be_read_is_one_problem(tmp_path):
     (tmp_path / "folder.jsonl").mkdir()
-    assert "cannot be read: is a directory" in str(record_file(tmp_path / "folder.jsonl", KEY).problems)
+    (tmp_path / "endless.jsonl").symlink_to("/dev/zero")
+    assert "not a regular file" in str(record_file(tmp_path / "endless.jsonl", KEY).problems)
+    assert "not a regular file" in str(record_file(tmp_path / "folder.jsonl", KEY).problems)
     assert "no such file" in str(record_file(tmp_path / "none.jsonl", KEY).problems)
 
 

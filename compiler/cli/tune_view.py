@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +61,7 @@ def live_view(subject: Subject, screen: Console, clock: Callable[[], float] = ti
 
     def draw() -> RenderableType:
         if latest is None:
-            return Text(f"tuning {subject.model} for {subject.target}: reading the model")
+            return Text(f"tuning {subject.model} for {subject.target}: reading the model, starting workers")
         state, came = latest
         since = clock() - came if state.running else 0.0
         return live_table(state, subject, screen.width, screen.height, since)
@@ -69,7 +70,8 @@ def live_view(subject: Subject, screen: Console, clock: Callable[[], float] = ti
         nonlocal latest
         latest = (state, clock())
 
-    with Live(get_renderable=draw, console=screen, transient=True, refresh_per_second=REFRESH_PER_S):
+    with Live(get_renderable=draw, console=screen, transient=True, refresh_per_second=REFRESH_PER_S) as live:
+        live.refresh()
         yield listen
 
 
@@ -83,6 +85,8 @@ class PlainView:
     _last_total: float | None = None
 
     def __call__(self, state: SessionState) -> None:
+        if not state.tasks:
+            return
         if self._last_s is None:
             self._say(f"tuning {self.subject.model} for {self.subject.target}: {count(len(state.tasks), 'operator')}")
             self._last_s = 0.0
@@ -221,12 +225,8 @@ def totals_text(state: SessionState) -> str:
 def measured_text(state: SessionState, subject: Subject) -> str:
     """How many candidates were measured and failed, and why the session ended if it did."""
     of = f" of {subject.trials}" if subject.trials is not None else ""
-    parts = [f"{state.measured}{of} measured"]
-    if state.failed:
-        parts.append(f"{state.failed} failed")
-    if state.stopped:
-        parts.append(state.stopped)
-    return ", ".join(parts)
+    failed = f", {state.failed} failed" if state.failed else ""
+    return f"{state.measured}{of} measured{failed}" + (f"; {state.stopped}" if state.stopped else "")
 
 
 def print_report(report: TuneReport, roofline: Roofline | None) -> None:
@@ -239,13 +239,15 @@ def print_report(report: TuneReport, roofline: Roofline | None) -> None:
         title = f"{report.model} on {report.target}, times of one call on one thread"
         cells = [(row.words, *(c.text(row) for c in chosen)) for row in found]
         console.print_table(title, names, cells, fold=("operator", "config"))
-        console.say(f"{totals_text(state)}, tuned operators on one thread")
+        if state.model_seconds() is not None:
+            console.say(f"{totals_text(state)}, tuned operators on one thread")
     if report.skipped:
         unsized = count(len(report.skipped), "operator")
-        console.say(
-            f"not tuned: {unsized} whose sizes are known only when the model runs; --input NAME:SHAPE fixes them"
-        )
-    console.say(f"{measured_text(state, Subject(report.model, report.target))} after {clock_text(state.elapsed_s)}")
+        console.say(f"not tuned: {unsized} whose sizes only a run tells; --input NAME:SHAPE fixes them")
+    if not found:
+        console.say(f"{report.model} has no operators that can be tuned")
+        return
+    console.say(f"{clock_text(state.elapsed_s)}: {measured_text(state, Subject(report.model, report.target))}")
     console.say(f"records: {report.records}")
 
 
@@ -253,9 +255,8 @@ def number(value: float | None) -> str:
     """Three significant digits without an exponent; nothing for None."""
     if value is None:
         return ""
-    if value >= 100:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+    decimals = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:.{min(max(decimals, 0), 7)}f}"
 
 
 def percent(part: float | None) -> str:

@@ -1,0 +1,190 @@
+"""`kompilo tune MODEL`: measure configs of a model's operators and remember the fastest."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InputError
+from ..model_source import resolve
+from . import console
+from .arguments import parse_shapes
+from .outputs import check_output, write_text
+
+if TYPE_CHECKING:
+    from ..schedule.roofline import Roofline
+    from ..schedule.target import Target
+    from ..tune.record import Point
+    from ..tune.report import TuneReport
+    from ..tune.summary import Row
+
+_DEFAULT_BUDGET = "5m"
+_EXIT_INTERRUPTED = 130
+
+
+def tune(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file, or zoo:NAME.", show_default=False)],
+    target: Annotated[str, typer.Option("--target", "-t", help="The target; its code must run here.")] = "cpu",
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="90s, 5m, 1h30m. Default 5m; with --trials or --exhaustive no limit."),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, metavar="N", help="Most candidates to measure.")] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", metavar="NAME:1x3x224x224", help="Fix the shape of an input. May be repeated."),
+    ] = None,
+    records: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the records; default the user's own.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Equal seeds make equal choices.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes that build and run candidates; default all cores.")
+    ] = None,
+    exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Measure every config of every operator.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a report with tuning curves and a roofline plot.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Find faster configs for a model's operators; compile then uses them.
+
+    Goes on where an earlier session stopped. Ctrl-C ends it: what was measured is kept.
+    """
+    from ..tune.budget import budget_seconds
+
+    if budget is None and trials is None and not exhaustive:
+        budget = _DEFAULT_BUDGET
+    limit = None if budget is None else budget_seconds(budget)
+    shapes = parse_shapes(inputs or ())
+    resolve(model)
+    _check_html(html)
+    hardware = _find_target(target)
+    from ..tune.tune import tune as tune_model
+    from .tune_view import Subject, session_view
+
+    roofline = _roofline(hardware)
+    with session_view(Subject(model, hardware.spec.key, trials, roofline)) as progress:
+        report = tune_model(
+            model,
+            target=target,
+            budget=limit,
+            trials=trials,
+            inputs=shapes or None,
+            records=records,
+            seed=seed,
+            workers=workers,
+            exhaustive=exhaustive,
+            progress=progress,
+        )
+    _finish(report, roofline, html, as_json)
+
+
+def _check_html(html: Path | None) -> None:
+    """What would make the report fail is told before the session."""
+    if html is not None:
+        from ..tune.html_plots import check_matplotlib
+
+        check_output(html, "HTML report")
+        check_matplotlib()
+
+
+def _find_target(name: str) -> Target:
+    from ..schedule.target import find_target
+
+    return find_target(name)
+
+
+def _roofline(target: Target) -> Roofline | None:
+    from ..tune.roofline import machine_roofline
+
+    return machine_roofline(target)
+
+
+def _finish(report: TuneReport, roofline: Roofline | None, html: Path | None, as_json: bool) -> None:
+    from ..tune.session import INTERRUPTED
+    from .tune_view import print_report
+
+    if html is not None:
+        from ..tune.html_report import html_report
+
+        write_text(html, html_report(report, roofline))
+    interrupted = report.state.stopped == INTERRUPTED
+    if not report.state.tasks and report.skipped and not interrupted:
+        raise InputError(
+            f"no operator of {report.model} can be tuned: only a run tells the sizes of all {len(report.skipped)}.",
+            f"fix the shapes of the inputs, for example {_example_shapes(report.model)}.",
+        )
+    if as_json:
+        console.print_json(report_facts(report, roofline))
+    else:
+        print_report(report, roofline)
+        if html is not None:
+            console.say(f"report: {html}")
+    if interrupted:
+        console.note("kompilo: interrupted; the same command goes on from here")
+        raise typer.Exit(_EXIT_INTERRUPTED)
+
+
+def _example_shapes(model: str) -> str:
+    """--input options for the inputs of `model` with dynamic dimensions: a batch of one, anything else 128."""
+    from ..frontend.model_reader import read_model
+    from ..frontend.signature import input_signature
+
+    source = resolve(model)
+    options = []
+    for spec in input_signature(read_model(source).proto.graph, None):
+        sizes = [d if isinstance(d, int) else 1 if k == 0 else 128 for k, d in enumerate(spec.shape)]
+        if any(not isinstance(d, int) for d in spec.shape):
+            options.append(f"--input {spec.name}:{'x'.join(map(str, sizes))}")
+    return " ".join(options) or "--input NAME:1x3x224x224"
+
+
+def report_facts(report: TuneReport, roofline: Roofline | None) -> dict[str, Any]:
+    """What --json prints; times are seconds of one call on one thread, null where nothing was measured."""
+    from ..tune.summary import rows
+
+    state = report.state
+    return {
+        "model": report.model,
+        "target": report.target,
+        "stopped": state.stopped,
+        "elapsed_s": state.elapsed_s,
+        "search_s": report.search_s,
+        "measured": state.measured,
+        "failed": state.failed,
+        "before_s": state.model_seconds(start=True),
+        "after_s": state.model_seconds(),
+        "roofline": None if roofline is None else asdict(roofline),
+        "operators": [_row_facts(row) for row in rows(state, roofline)],
+        "skipped": report.skipped,
+        "records": report.records,
+    }
+
+
+def _row_facts(row: Row) -> dict[str, Any]:
+    task = row.task
+    return {
+        "operator": str(task.op),
+        "words": row.words,
+        "calls": task.calls,
+        "share": row.share,
+        "flops": row.flops,
+        "bytes": row.bytes,
+        "of_roofline": row.of_roofline,
+        "points": task.points,
+        "tried": task.tried,
+        "failed": task.failed,
+        "before": _config_facts(task.start_point, task.start_seconds),
+        "after": _config_facts(task.best_point, task.best_seconds),
+        "history": task.history,
+    }
+
+
+def _config_facts(point: Point | None, seconds: float | None) -> dict[str, Any] | None:
+    if point is None:
+        return None
+    return {"template": point.template, "config": dict(point.config.knobs), "seconds": seconds}

@@ -193,3 +193,10 @@ def test_ctrl_c_in_a_session(quick_roofline, tmp_path):
     assert "3 measured; interrupted" in done.stdout
     (file,) = (tmp_path / "r").glob("*/*.jsonl")
     assert len(file.read_text().splitlines()) == 3
+
+
+def test_help(kompilo):
+    assert "tune" in kompilo("--help").out
+    outcome = kompilo("tune", "--help")
+    assert outcome.code == 0
+    assert all(option in outcome.out for option in ("--budget", "--trials", "--html", "--records", "--exhaustive"))

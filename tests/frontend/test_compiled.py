@@ -1,10 +1,11 @@
-"""Operators whose code is a loop nest of its own, through the whole compiler: they come as one external block."""
+"""Operators through the whole compiler whose frontend form later passes could trip over."""
 
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 
 import kompilo
 
@@ -27,3 +28,21 @@ def test_external_block(op, inputs, const, outputs, attrs):
     found = kompilo.load(kompilo.compile(model)).run(feeds)
     for got, wanted in zip(found.values(), reference_outputs(model, feeds), strict=True):
         np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("pads", [[1, 0, 0, 2], [3, 0, 0, 0], [0, 0, 4, 5]])
+def test_transposed_convolution_of_unknown_sizes_with_uneven_pads(pads):
+    weight = floats(2, 3, 3, 3)
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "w"], ["t"], strides=[2, 3], pads=pads),
+        helper.make_node("MaxPool", ["t"], ["y"], kernel_shape=[2, 2]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2, "h", "w"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * 4)
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(weight, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    module = kompilo.load(kompilo.compile(model))
+    reference = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for shape in [(1, 2, 5, 6), (2, 2, 9, 4)]:
+        data = floats(*shape)
+        np.testing.assert_allclose(module(data), reference.run(None, {"x": data})[0], rtol=1e-5, atol=1e-5)

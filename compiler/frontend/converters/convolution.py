@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tvm import relax
+from tvm import relax, te, tirx
 
 from ..values import Dim, constant
 from .broadcast import broadcast_operands, scalar
@@ -188,9 +188,23 @@ def _trim(node: Node, out: relax.Expr, trims: list[tuple[int, int]]) -> relax.Ex
         widths = [0, 0, 0, 0] + [max(-t, 0) for trim in trims for t in trim]
         out = node.emit(relax.op.nn.pad(out, widths))
     if any(t > 0 for trim in trims for t in trim):
-        shape = out.ty.shape.values
-        axes = list(range(2, 2 + len(trims)))
-        begin = [max(b, 0) for b, _ in trims]
-        end = [shape[a] - max(e, 0) for a, (_, e) in zip(axes, trims, strict=True)]
-        out = node.emit(relax.op.strided_slice(out, axes, begin, end))
+        out = _crop(node, out, trims)
     return out
+
+
+def _crop(node: Node, out: relax.Expr, trims: list[tuple[int, int]]) -> relax.Expr:
+    begin, end = ([max(trim[side], 0) for trim in trims] for side in (0, 1))
+    shape = list(out.ty.shape.values)
+    axes = list(range(2, len(shape)))
+    if all(isinstance(size, tirx.IntImm) for size in shape[2:]):
+        return node.emit(
+            relax.op.strided_slice(out, axes, begin, [shape[a] - e for a, e in zip(axes, end, strict=True)])
+        )
+
+    def crop(x: te.Tensor) -> te.Tensor:
+        sizes = [*x.shape[:2], *(x.shape[a] - b - e for a, b, e in zip(axes, begin, end, strict=True))]
+        firsts = [0, 0, *begin]
+        return te.compute(sizes, lambda *at: x(*(i + b for i, b in zip(at, firsts, strict=True))), name="crop")
+
+    # The size that strided_slice leaves of an unknown one is an expression that no later operator can use.
+    return node.te(crop, out, name="crop")

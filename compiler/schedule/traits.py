@@ -42,7 +42,6 @@ TRAITS: dict[str, str] = {
     "panel_traffic": "bytes of weights that register tiles read, from whichever cache",
     "fetch_weights": "1 if weights are prefetched",
     "fetch_data": "1 if input is prefetched",
-    "model_cycles": "what the template's own analytic model predicts",
 }
 
 Column = np.ndarray | float

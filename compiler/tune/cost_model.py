@@ -1,8 +1,8 @@
 """The cost model: which of an operator's candidates is fastest, and about how long it takes, without measuring.
 
-Two ensembles of trees divide the work. `ranking` predicts ln(time / best time of the operator) of a candidate and sees
+Two ensembles of trees divide the work. `ranking` predicts ln(time / mean time of the operator's candidates) and sees
 all features; only it decides between candidates, so no capacity is spent on what they have in common. `level` predicts
-ln(best time / ideal time) of an operator from the operator's features, which makes seconds of it. In a session a
+ln(mean time / ideal time) of an operator from the operator's features, which makes seconds of it. In a session a
 third, small ensemble learns what the measurements so far say of both.
 """
 
@@ -31,18 +31,18 @@ FORMAT = 1
 FILE_NAME = "cost_model.npz"
 # Ideal cycles become seconds at this clock; the level learns how far that is from the truth.
 NOMINAL_HERTZ = 2.5e9
-# Times beyond this many e-folds of the best are alike: bad.
-WORST = 0.7
+# Deviations of more e-folds than this are not told apart: a candidate is then simply bad, or a time wrong.
+FAR = 0.7
 
 RANKING: Settings = {
     "max_depth": 6,
-    "eta": 0.05,
+    "eta": 0.1,
     "subsample": 0.8,
     "colsample_bytree": 0.5,
     "min_child_weight": 2,
     "seed": 0,
 }
-RANKING_ROUNDS = 300
+RANKING_ROUNDS = 150
 LEVEL: Settings = {"max_depth": 3, "eta": 0.1, "subsample": 0.8, "colsample_bytree": 0.8, "seed": 0}
 LEVEL_ROUNDS = 60
 # In a session: few, shallow trees over few measurements.
@@ -87,11 +87,12 @@ class CostModel:
                 f"found {sum(len(e.points) for e in examples)} usable record(s)."
             )
         rows = np.concatenate([e.rows for e in usable])
-        labels = np.concatenate([np.minimum(np.log(e.seconds / e.seconds.min()), WORST) for e in usable])
-        levels = np.array([np.log(e.seconds.min() / ideal_seconds(e.op, target)) for e in usable])
+        means = [float(np.mean(np.log(e.seconds))) for e in usable]
+        labels = np.concatenate([np.log(e.seconds) - mean for e, mean in zip(usable, means, strict=True)])
+        levels = np.array([mean - np.log(ideal_seconds(e.op, target)) for e, mean in zip(usable, means, strict=True)])
         return cls(
             target,
-            grow(rows, labels, RANKING_ROUNDS, RANKING),
+            grow(rows, np.clip(labels, -FAR, FAR), RANKING_ROUNDS, RANKING),
             grow(np.stack([e.rows[0, _OPERATOR_PART] for e in usable]), levels, LEVEL_ROUNDS, LEVEL),
             (("operators", len(usable)), ("records", len(rows))),
         )
@@ -117,15 +118,15 @@ class CostModel:
             return self
         rows = np.concatenate([e.rows for e in examples])
         errors = [np.log(e.seconds) - self._logs(e.op, e.rows) for e in examples]
-        centred = [e - np.mean(e) + np.clip(np.mean(e), -WORST, WORST) / (1 + len(e)) for e in errors]
-        labels = np.clip(np.concatenate(centred), -WORST, WORST)
+        centred = [e - np.mean(e) + np.clip(np.mean(e), -FAR, FAR) / (1 + len(e)) for e in errors]
+        labels = np.clip(np.concatenate(centred), -FAR, FAR)
         return replace(self, session=grow(rows, labels, SESSION_ROUNDS, SESSION), examples=examples)
 
     def _logs(self, op: OpSpec, rows: np.ndarray) -> np.ndarray:
         """ln of seconds, but for what the session has taught."""
         logs = np.full(len(rows), np.log(ideal_seconds(op, self.target)))
         if not len(self.ranking.roots):
-            return logs + np.nan_to_num(rows[:, _ESTIMATE] * np.log(2), nan=0.0)
+            return logs + np.log(np.nan_to_num(rows[:, _ESTIMATE], nan=1.0))
         return logs + self.level.predict(rows[:1, _OPERATOR_PART])[0] + self.ranking.predict(rows)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -17,44 +17,35 @@ from ..schedule.flops import flops
 from ..schedule.op_spec import OpSpec, TensorType
 from ..schedule.target import Target
 from ..schedule.target_spec import TargetSpec
-from ..schedule.template import Config, Template
-from ..schedule.traits import TRAITS, Column
+from ..schedule.traits import TRAITS
 from .record import Point
 
 KINDS = ("conv2d", "conv2d_transpose", "matmul", "pool2d")
 # Bytes a cycle that a core gets from beyond its L2: the measure for traffic.
 FAR_BYTES_PER_CYCLE = 6.0
+# The part of the time of that traffic which a plain estimate counts: the rest hides behind arithmetic.
+EXPOSED = 0.5
 
 Columns = dict[str, np.ndarray]
 
 
-def _log(value: Column) -> np.ndarray:
-    """log2(1 + value): counts and bytes of all magnitudes, 0 included."""
-    return np.log2(1 + np.asarray(value, float))
-
-
-def _ratio(value: Column, to: Column) -> np.ndarray:
-    """log2 of a ratio of which one side may be 0."""
-    return np.log2((np.asarray(value, float) + 1e-3) / (np.asarray(to, float) + 1e-3))
-
-
-# Name -> of the operator.
+# Name -> of the operator. Trees only compare, so that nothing need be scaled.
 OPERATOR: dict[str, Callable[[OpSpec], float]] = {
-    "kind": lambda op: float(KINDS.index(op.kind)) if op.kind in KINDS else -1.0,
-    "log_flops": lambda op: float(_log(flops(op) or prod(_sizes(op.anchor_type)))),
-    "log_input": lambda op: float(_log(_bytes(op.inputs[0]))),
-    "log_weights": lambda op: float(_log(_bytes(op.inputs[1]) if len(op.inputs) > 1 else 0)),
-    "log_output": lambda op: float(_log(_bytes(op.output))),
-    "depth": lambda op: float(_log((flops(op) or 0) / prod(_sizes(op.anchor_type)))),
-    "columns": lambda op: float(_log(_sizes(op.anchor_type)[-1])),
-    "pixels": lambda op: float(_log(prod(_sizes(op.anchor_type)[:-1]))),
-    "row": lambda op: float(_log(_sizes(op.anchor_type)[-2] if len(op.anchor_type.shape) > 1 else 1)),
-    "window": lambda op: float(prod(_sizes(op.inputs[1])[2:])) if op.kind.startswith("conv") else 1.0,
-    "stride": lambda op: float(op.ints("strides")[-1]) if op.kind.startswith(("conv", "pool")) else 1.0,
-    "groups": lambda op: float(_log(op.ints("groups")[0])) if op.kind.startswith("conv") else 0.0,
-    "steps": lambda op: float(len(op.epilogue)),
-    "extra_bytes": lambda op: float(_log(sum(_bytes(t) for t in op.inputs[2:]))),
-    "constant": lambda op: float(len(op.constant) > 1 and op.constant[1]),
+    "kind": lambda op: KINDS.index(op.kind) if op.kind in KINDS else -1,
+    "flops": lambda op: flops(op) or prod(_sizes(op.anchor_type)),
+    "input_bytes": lambda op: _bytes(op.inputs[0]),
+    "weight_bytes": lambda op: _bytes(op.inputs[1]) if len(op.inputs) > 1 else 0,
+    "output_bytes": lambda op: _bytes(op.output),
+    "depth": lambda op: (flops(op) or 0) / prod(_sizes(op.anchor_type)),
+    "columns": lambda op: _sizes(op.anchor_type)[-1],
+    "pixels": lambda op: prod(_sizes(op.anchor_type)[:-1]),
+    "row": lambda op: _sizes(op.anchor_type)[-2] if len(op.anchor_type.shape) > 1 else 1,
+    "window": lambda op: prod(_sizes(op.inputs[1])[2:]) if op.kind.startswith("conv") else 1,
+    "stride": lambda op: op.ints("strides")[-1] if op.kind.startswith(("conv", "pool")) else 1,
+    "groups": lambda op: op.ints("groups")[0] if op.kind.startswith("conv") else 0,
+    "steps": lambda op: len(op.epilogue),
+    "extra_bytes": lambda op: sum(_bytes(t) for t in op.inputs[2:]),
+    "constant": lambda op: len(op.constant) > 1 and op.constant[1],
 }
 
 # Name -> of the target; NaN where the target has no such thing.
@@ -81,16 +72,20 @@ class _Facts:
     def __getitem__(self, trait: str) -> np.ndarray:
         return self.traits[trait]
 
+    def cost(self, trait: str) -> np.ndarray:
+        """The cycles of `trait` relative to the ideal cycles."""
+        return self.traits[trait] / self.ideal
+
     def far(self, trait: str) -> np.ndarray:
         """Cycles to move the bytes of `trait` from beyond L2, relative to the ideal cycles."""
-        return self[trait] / FAR_BYTES_PER_CYCLE / self.ideal
+        return self.traits[trait] / (FAR_BYTES_PER_CYCLE * self.ideal)
 
 
 def _estimate(f: _Facts) -> np.ndarray:
     """A plain sum of what is known: arithmetic or its loads, the work around it, and traffic half hidden behind it."""
-    busy = np.maximum(f["fma_cycles"], f["load_cycles"]) + f["edge_cycles"] + np.nan_to_num(f["transform_cycles"])
-    moved = f["weight_traffic"] + f["input_traffic"] + np.nan_to_num(f["copied_bytes"])
-    return (busy + 0.5 * moved / FAR_BYTES_PER_CYCLE) / f.ideal
+    busy = np.maximum(f["fma_cycles"], f["load_cycles"]) + f["edge_cycles"] + f["transform_cycles"]
+    moved = f["weight_traffic"] + f["input_traffic"] + f["copied_bytes"]
+    return (busy + EXPOSED * moved / FAR_BYTES_PER_CYCLE) / f.ideal
 
 
 # Name -> of a config.
@@ -99,40 +94,39 @@ CONFIG: dict[str, Callable[[_Facts], np.ndarray]] = {
     "tile_vectors": lambda f: f["tile_vectors"],
     "accumulators": lambda f: f["tile_rows"] * f["tile_vectors"],
     "register_use": lambda f: ((f["tile_rows"] + 1) * f["tile_vectors"] + 1) / f.registers,
-    "loads_per_fma": lambda f: (f["tile_rows"] + f["tile_vectors"]) / (f["tile_rows"] * f["tile_vectors"]),
-    "fma": lambda f: _ratio(f["fma_cycles"], f.ideal),
-    "loads": lambda f: _ratio(f["load_cycles"], f.ideal),
-    "edges": lambda f: _ratio(f["edge_cycles"], f.ideal),
-    "transforms": lambda f: f["transform_cycles"] / f.ideal,
-    "estimate": lambda f: _ratio(_estimate(f), 1.0),
-    "model": lambda f: _ratio(f["model_cycles"], f.ideal),
-    "inner_trip": lambda f: _log(f["inner_trip"]),
-    "tile_steps": lambda f: _log(f["tile_steps"]),
-    "tiles": lambda f: _log(f["tiles"]),
+    "loads_per_fma": lambda f: 1 / f["tile_rows"] + 1 / f["tile_vectors"],
+    "fma": lambda f: f.cost("fma_cycles"),
+    "loads": lambda f: f.cost("load_cycles"),
+    "edges": lambda f: f.cost("edge_cycles"),
+    "transforms": lambda f: f.cost("transform_cycles"),
+    "estimate": _estimate,
+    "inner_trip": lambda f: f["inner_trip"],
+    "tile_steps": lambda f: f["tile_steps"],
+    "tiles": lambda f: f["tiles"],
     "tail_share": lambda f: f["tail_share"],
     "border_share": lambda f: f["border_share"],
     "lane_use": lambda f: f["lane_use"],
     "set_use": lambda f: f["set_use"],
     "multiply_share": lambda f: f["multiply_share"],
     "algorithm": lambda f: f["algorithm"],
-    "items": lambda f: _log(f["items"]),
+    "items": lambda f: f["items"],
     "imbalance": lambda f: f["imbalance"],
-    "item_cycles": lambda f: _log(f["fma_cycles"] / f["items"]),
+    "item_cycles": lambda f: f["fma_cycles"] / f["items"],
     "copied": lambda f: f.far("copied_bytes"),
-    "weight_traffic": lambda f: _ratio(f.far("weight_traffic"), 1.0),
-    "input_traffic": lambda f: _ratio(f.far("input_traffic"), 1.0),
-    "panel_traffic": lambda f: _ratio(f.far("panel_traffic"), 1.0),
-    "panel_in_l1": lambda f: _ratio(f["panel_bytes"], f.l1),
-    "panel_in_l2": lambda f: _ratio(f["panel_bytes"], f.l2),
-    "panel_tiles": lambda f: _log(f["panel_tiles"]),
-    "weights_in_l2": lambda f: _ratio(f["item_weight_bytes"], f.l2),
-    "input_in_l1": lambda f: _ratio(f["item_input_bytes"], f.l1),
-    "input_in_l2": lambda f: _ratio(f["item_input_bytes"], f.l2),
-    "output_in_l2": lambda f: _ratio(f["item_output_bytes"], f.l2),
-    "scratch_in_l2": lambda f: _ratio(f["scratch_bytes"], f.l2),
-    "pass_in_l2": lambda f: _ratio(f["panel_bytes"] + f["item_input_bytes"], f.l2),
-    "item_in_l2": lambda f: _ratio(f["item_weight_bytes"] + f["item_input_bytes"] + f["item_output_bytes"], f.l2),
-    "weights_in_l3": lambda f: _ratio(f["item_weight_bytes"], f.l3),
+    "weight_traffic": lambda f: f.far("weight_traffic"),
+    "input_traffic": lambda f: f.far("input_traffic"),
+    "panel_traffic": lambda f: f.far("panel_traffic"),
+    "panel_in_l1": lambda f: f["panel_bytes"] / f.l1,
+    "panel_in_l2": lambda f: f["panel_bytes"] / f.l2,
+    "panel_tiles": lambda f: f["panel_tiles"],
+    "weights_in_l2": lambda f: f["item_weight_bytes"] / f.l2,
+    "input_in_l1": lambda f: f["item_input_bytes"] / f.l1,
+    "input_in_l2": lambda f: f["item_input_bytes"] / f.l2,
+    "output_in_l2": lambda f: f["item_output_bytes"] / f.l2,
+    "scratch_in_l2": lambda f: f["scratch_bytes"] / f.l2,
+    "pass_in_l2": lambda f: (f["panel_bytes"] + f["item_input_bytes"]) / f.l2,
+    "item_in_l2": lambda f: (f["item_weight_bytes"] + f["item_input_bytes"] + f["item_output_bytes"]) / f.l2,
+    "weights_in_l3": lambda f: f["item_weight_bytes"] / f.l3,
     "fetch_weights": lambda f: f["fetch_weights"],
     "fetch_data": lambda f: f["fetch_data"],
 }
@@ -153,16 +147,9 @@ def features(op: OpSpec, target: Target, points: Sequence[Point]) -> np.ndarray:
     fixed = [tell(op) for tell in OPERATOR.values()]
     fixed += [float(getattr(target.spec, name, np.nan)) for name in TARGET]
     result[:, : len(fixed)] = fixed
-    templates = {(t.name, t.version): t for t in target.templates}
-    groups: dict[tuple[str, int], list[int]] = {}
-    for k, point in enumerate(points):
-        groups.setdefault((point.template, point.version), []).append(k)
-    for key, places in groups.items():
-        traits = _traits(templates[key], op, target.spec, [points[k].config for k in places])
-        facts = _Facts(op, target.spec, traits)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            columns = [tell(facts) for tell in CONFIG.values()]
-        result[places, len(fixed) :] = np.stack(columns, axis=1)
+    facts = _Facts(op, target.spec, _traits(op, target, points))
+    for k, tell in enumerate(CONFIG.values(), len(fixed)):
+        result[:, k] = tell(facts)
     return result
 
 
@@ -173,11 +160,20 @@ def ideal_cycles(op: OpSpec, spec: TargetSpec) -> float:
     return max(work / (2 * lanes * float(getattr(spec, "fma_ports", 1))), 1.0)
 
 
-def _traits(template: Template, op: OpSpec, spec: TargetSpec, configs: Sequence[Config]) -> Columns:
-    """Every trait as a column; NaN where the template tells nothing."""
-    told = template.traits(op, spec, configs)
-    full = np.zeros(len(configs))
-    return {name: full + told.get(name, np.nan) for name in TRAITS}
+def _traits(op: OpSpec, target: Target, points: Sequence[Point]) -> Columns:
+    """Every trait as a column with a value for each point; NaN where its template tells nothing."""
+    templates = {(t.name, t.version): t for t in target.templates}
+    groups: dict[tuple[str, int], list[int]] = {}
+    for k, point in enumerate(points):
+        groups.setdefault((point.template, point.version), []).append(k)
+    columns = np.full((len(TRAITS), len(points)), np.nan)
+    for key, group in groups.items():
+        places = np.array(group)
+        told = templates[key].traits(op, target.spec, [points[k].config for k in group])
+        for column, name in zip(columns, TRAITS, strict=True):
+            if name in told:
+                column[places] = told[name]
+    return dict(zip(TRAITS, columns, strict=True))
 
 
 def _sizes(tensor: TensorType) -> tuple[int, ...]:

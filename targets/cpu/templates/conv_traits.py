@@ -75,9 +75,6 @@ def direct_traits(conv: ConvShape, target: CpuSpec, configs: Sequence[Config]) -
         "panel_traffic": work["tiles"] * panel,
         "fetch_weights": np.array([a == "weights" for a in ahead], float),
         "fetch_data": np.array([a == "data" for a in ahead], float),
-        "model_cycles": np.array(
-            [model.item_cycles(*map(int, knob))[0] for knob in zip(vectors, tile, rows, cols, blocks, strict=True)]
-        ),
     }
 
 
@@ -132,7 +129,6 @@ def winograd_traits(conv: ConvShape, target: CpuSpec, configs: Sequence[Config])
         "panel_traffic": work["tiles"] * panel,
         "fetch_weights": 1.0,
         "fetch_data": 0.0,
-        "model_cycles": np.array([model.cycles(plan) for plan in plans]),
     }
 
 
@@ -172,6 +168,9 @@ def depthwise_traits(conv: ConvShape, target: CpuSpec, configs: Sequence[Config]
         "weight_traffic": items * weights,
         "input_traffic": items * in_rows * in_width * per_item,
         "panel_traffic": batch * height * ceil_to(width, tile) * (taps * conv.channels * 4),
+        "algorithm": 0.0,
+        "transform_cycles": 0.0,
+        "copied_bytes": 0.0,
     }
 
 
@@ -190,4 +189,7 @@ def pool_traits(op: OpSpec, target: CpuSpec, configs: Sequence[Config]) -> Trait
         "items": float(batch * height),
         "imbalance": imbalance(float(batch * height), target.cores),
         "input_traffic": 4.0 * prod(d if isinstance(d, int) else TYPICAL for d in op.inputs[0].shape),
+        "weight_traffic": 0.0,
+        "transform_cycles": 0.0,
+        "copied_bytes": 0.0,
     }

@@ -85,7 +85,7 @@ class MatmulTile(Template):
         assert problem is not None, "match accepts only such operators"
         assert isinstance(target, CpuSpec)
         in_place = op.ints("rhs_perm")[-1] == len(op.inputs[1].shape) - 1
-        return matmul_traits(problem, target, configs, in_place, lambda r, v: _cost(problem, r, v, target))
+        return matmul_traits(problem, target, configs, in_place)
 
 
 def pack_panels(matrix: np.ndarray, block: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -18,18 +18,8 @@ TYPICAL = 64
 RESIDENT = 0.75
 
 
-def matmul_traits(
-    problem: MatmulProblem,
-    target: CpuSpec,
-    configs: Sequence[Config],
-    in_place: bool,
-    cost: Callable[[int, int], float],
-) -> Traits:
-    """Traits of register-tiled matmuls.
-
-    `in_place` tells that the second operand's rows are contiguous in memory; `cost(rows, vectors)` is the template's
-    own ranking.
-    """
+def matmul_traits(problem: MatmulProblem, target: CpuSpec, configs: Sequence[Config], in_place: bool) -> Traits:
+    """Traits of register-tiled matmuls; `in_place` tells that the second operand's rows are contiguous in memory."""
     rows, vectors, chunk = knobs(configs, ("rows", "vectors", "chunk"))
     lanes = target.lanes("float32")
     m, n, k, *batch = (d if isinstance(d, int) else TYPICAL for d in (problem.m, problem.n, problem.k, *problem.batch))
@@ -69,5 +59,4 @@ def matmul_traits(
         "panel_traffic": work["tiles"] * panel,
         "fetch_weights": 0.0,
         "fetch_data": 0.0,
-        "model_cycles": k * count * np.array([cost(int(r), int(v)) for r, v in zip(rows, vectors, strict=True)]),
     }

@@ -45,25 +45,23 @@ def tile_work(
     `own_loads` tells that every accumulator loads a vector of its own in each step (depthwise), instead of a tile
     sharing one value a row and one vector a column.
     """
-    fma = loads = edge = tiles = tail = np.zeros(len(rows))
-    for r, row_tiles in ((rows, height // rows), (height % rows, height % rows > 0)):
-        for v, column_tiles in ((vectors, width // vectors), (width % vectors, width % vectors > 0)):
-            count = row_tiles * column_tiles * ((r > 0) & (v > 0))
-            each = steps * np.maximum(r * v / target.fma_ports, FMA_LATENCY) * count
-            fma = fma + each
-            tail = tail + each * ((r < rows) | (v < vectors))
-            loads = loads + count * steps * ((r * v + v) if own_loads else (r + v)) / LOAD_PORTS
-            edge = edge + count * (TILE_CYCLES + 2 * r * v)
-            tiles = tiles + count
+    # Four parts: whole tiles, those cut in their vectors, those cut in their rows, and the corner cut in both.
+    full_r, full_v, rest_r, rest_v = height // rows, width // vectors, height % rows, width % vectors
+    r, v = np.stack([rows, rows, rest_r, rest_r]), np.stack([vectors, rest_v, vectors, rest_v])
+    counts = np.stack([full_r * full_v, full_r * (rest_v > 0), (rest_r > 0) * full_v, (rest_r > 0) * (rest_v > 0)])
+    fmas = r * v
+    fma = counts * np.maximum(fmas / target.fma_ports, FMA_LATENCY)
+    loads = counts * ((fmas + v) if own_loads else (r + v))
+    total = fma.sum(axis=0)
     return {
         "tile_rows": rows,
         "tile_vectors": vectors,
-        "tiles": tiles,
+        "tiles": counts.sum(axis=0),
         "tile_steps": steps,
-        "fma_cycles": fma,
-        "load_cycles": loads,
-        "edge_cycles": edge,
-        "tail_share": tail / np.maximum(fma, 1),
+        "fma_cycles": steps * total,
+        "load_cycles": steps * loads.sum(axis=0) / LOAD_PORTS,
+        "edge_cycles": (counts * (TILE_CYCLES + 2 * fmas)).sum(axis=0),
+        "tail_share": 1 - fma[0] / total,
     }
 
 

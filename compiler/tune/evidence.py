@@ -15,9 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from .record import Measurement, Point, Record
-
-NEWEST = 5
+from .record import NEWEST, Measurement, Point, Record
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from ..schedule.template import Config
 from .op_json import op_from_json, op_to_json
 
 SCHEMA = 1
+# The time of a point rests on so many of its newest measurements.
+NEWEST = 5
 
 # What became of a candidate. Only "ok" has a time; the others are reasons why a config must not be used.
 STATUSES = ("ok", "build_failed", "crashed", "timed_out", "out_of_memory", "wrong_result", "run_failed")

@@ -10,7 +10,7 @@ import gzip
 import json
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -18,14 +18,19 @@ from stat import S_ISREG
 
 from ..schedule.op_spec import OpSpec
 from .op_json import op_from_json, op_to_json
-from .record import SCHEMA, Point, Record
+from .record import NEWEST, SCHEMA, Point, Record
 
 PATTERNS = ("*.jsonl", "*.jsonl.gz")
 # What separates operator, point and measurement in a line that `Record.to_line` made.
 _AFTER_OP = ',"template":'
 _AFTER_POINT = '},"status":'
+_CREATED = ',"created":"'
 _parse_object = json.JSONDecoder().raw_decode
 _CACHED_FILES = 64
+
+
+# Line number, line, and where the operator ends in it.
+_Line = tuple[int, str, int]
 
 
 @dataclass(frozen=True)
@@ -50,37 +55,34 @@ class RecordFile:
 
     path: Path
     key: str
-    lines: dict[str, list[tuple[int, str, int]]] = field(default_factory=dict)
+    lines: dict[str, list[_Line]] = field(default_factory=dict)
     parsed: dict[str, list[tuple[int, Record]]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     _points: dict[str, Point] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def of(self, op: OpSpec) -> list[Record]:
-        """The records of `op`, in the order of their lines."""
+        """The records of `op` that a choice can rest on (see `evidence`), in the order of their lines."""
         text = op_text(op)
         with self._lock:
-            return [record for _, record in self._numbered(text, op)]
+            return [record for _, record in self._numbered(text, op, _decisive(self.lines.get(text, [])))]
 
     def all(self) -> list[Record]:
         """Every record, in the order of the lines."""
         with self._lock:
-            found = [r for text in list(self.lines) for r in self._numbered(text, self._op(text))]
+            found = [r for text in list(self.lines) for r in self._numbered(text, self._op(text), self.lines[text])]
             found += [r for text in self.parsed if text not in self.lines for r in self.parsed[text]]
         return [record for _, record in sorted(found, key=lambda numbered: numbered[0])]
 
-    def _numbered(self, text: str, op: OpSpec | None) -> list[tuple[int, Record]]:
-        """The records of the operator with the JSON `text`; its lines that cannot be read become problems, once."""
-        good: list[tuple[int, str, int]] = []
+    def _numbered(self, text: str, op: OpSpec | None, lines: Sequence[_Line]) -> list[tuple[int, Record]]:
+        """The records of the operator with the JSON `text`; those of `lines` that cannot be read become problems."""
         found: list[tuple[int, Record]] = []
-        for item in self.lines.get(text, ()):
+        for number, line, end in lines:
             try:
-                found.append((item[0], self._parse(item[1], item[2], op)))
-                good.append(item)
+                found.append((number, self._parse(line, end, op)))
             except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-                self._problem(item[0], str(error))
-        if text in self.lines:
-            self.lines[text] = good
+                self._problem(number, str(error))
+                self.lines[text] = [item for item in self.lines[text] if item[0] != number]
         found += self.parsed.get(text, ())
         return sorted(found, key=lambda numbered: numbered[0])
 
@@ -128,6 +130,29 @@ class RecordFile:
 
     def _problem(self, number: int, reason: str) -> None:
         self.problems.append(Problem(self.path, number, reason))
+
+
+def _decisive(lines: Sequence[_Line]) -> list[_Line]:
+    """Without those that newer ones of the same point outdate, as far as a glance can tell.
+
+    Parsing takes ten times as long: what was measured over and over, a benchmark's operators say, would be felt.
+    """
+    decisive: list[_Line] = []
+    groups: dict[tuple[str, bool, bool], list[tuple[str, _Line]]] = {}
+    for item in lines:
+        _, line, end = item
+        cut = line.find(_AFTER_POINT, end)
+        status, created = cut + len(_AFTER_POINT), line.rfind(_CREATED) + len(_CREATED)
+        if cut < 0 or created < status or line.startswith('"wrong_result"', status):
+            decisive.append(item)
+            continue
+        group = (line[end:cut], line.startswith('"ok"', status), '"cache":"cold"' in line)
+        groups.setdefault(group, []).append((line[created : line.find('"', created)], item))
+    for dated in groups.values():
+        if len(dated) > NEWEST:
+            dated.sort(key=lambda pair: pair[0])  # stable: of equal dates the later line is the newer
+        decisive += (item for _, item in dated[-NEWEST:])
+    return sorted(decisive, key=lambda item: item[0])
 
 
 def op_text(op: OpSpec) -> str:

@@ -14,8 +14,7 @@ from ..errors import TargetError, UsageError
 from ..schedule.op_spec import OpSpec
 from ..schedule.selection import matches
 from ..schedule.target import Target, find_target
-from .evidence import NEWEST
-from .record import SCHEMA, Point, Record
+from .record import NEWEST, SCHEMA, Point, Record
 from .record_file import Problem, numbered_lines, read_bytes
 from .store import IMPORTED, RecordStore
 

@@ -12,6 +12,7 @@ from onnx import NodeProto
 from tvm import relax
 
 from ..errors import KompiloError, ModelError
+from .check_node import check_node
 from .converters.registry import Result, canonical_domain, find_converter
 from .evaluate import evaluate
 from .functions import LocalFunctions, bind, schema_function
@@ -124,15 +125,14 @@ def _convert_node(
         raise ModelError(
             f"{describe(proto)} is of domain {domain or 'ai.onnx'!r}, for which the model imports no opset."
         )
+    opset = context.opsets[domain]
+    check_node(proto, values, opset)
     if proto.op_type == "If" and not domain:
         return _take_branch(proto, values, scope, context)
-    opset = context.opsets[domain]
-    if values and all(v is None or v.array is not None for v in values):
-        node = Node(proto, opset, values, context.bb, context.symbols)
-        folded = evaluate(node) or _fold(proto, values, context.opsets)
-    else:
-        node = Node(proto, opset, values, context.bb, context.symbols)
-        folded = evaluate(node)
+    node = Node(proto, opset, values, context.bb, context.symbols, context.decode)
+    folded = evaluate(node)
+    if folded is None and values and all(v is None or v.array is not None for v in values):
+        folded = _fold(proto, values, context.opsets)
     if folded is not None:
         return folded
     converter = find_converter(domain, proto.op_type, opset)

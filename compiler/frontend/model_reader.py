@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
+from onnx import AttributeProto
 
 from ..errors import ModelError, UsageError
 from .converters.registry import canonical_domain
@@ -98,6 +100,9 @@ def _check_header(proto: onnx.ModelProto, name: str) -> dict[str, int]:
         raise ModelError(f"{name} is not an ONNX model: it has no IR version or no graph.")
     if not OLDEST_IR <= proto.ir_version <= NEWEST_IR:
         raise ModelError(f"{name} has ONNX IR version {proto.ir_version}, expected {OLDEST_IR} to {NEWEST_IR}.")
+    broken = next((text for text in _texts(proto.graph) if isinstance(text, bytes)), None)
+    if broken is not None:
+        raise ModelError(f"{name} is damaged: the name {broken!r} in it is not UTF-8 text.")
     if not proto.graph.output:
         raise ModelError(f"{name} has a graph without outputs, so there is nothing to compute.")
     opsets: dict[str, int] = {}
@@ -118,3 +123,17 @@ def _check_header(proto: onnx.ModelProto, name: str) -> dict[str, int]:
             "a newer onnx package may know this opset",
         )
     return opsets
+
+
+def _texts(graph: onnx.GraphProto) -> Iterator[str | bytes]:
+    """The names in a graph and its subgraphs; protobuf gives those that are not UTF-8 as bytes."""
+    for info in (*graph.input, *graph.output):
+        yield info.name
+        yield from (dim.dim_param for dim in info.type.tensor_type.shape.dim)
+    yield from (tensor.name for tensor in graph.initializer)
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield attribute.name
+            if attribute.type == AttributeProto.GRAPH:
+                yield from _texts(attribute.g)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, numpy_helper
+from onnx import AttributeProto
 from tvm import relax, tirx
 
 from ..errors import ModelError
@@ -20,7 +20,6 @@ _DECODE: dict[int, Callable[[AttributeProto], Any]] = {
     AttributeProto.INT: lambda a: int(a.i),
     AttributeProto.FLOAT: lambda a: float(a.f),
     AttributeProto.STRING: lambda a: a.s.decode("utf-8", "replace"),
-    AttributeProto.TENSOR: lambda a: numpy_helper.to_array(a.t),
     AttributeProto.INTS: lambda a: list(a.ints),
     AttributeProto.FLOATS: lambda a: list(a.floats),
     AttributeProto.STRINGS: lambda a: [s.decode("utf-8", "replace") for s in a.strings],
@@ -66,13 +65,14 @@ class Node:
         values: list[Value | None],
         bb: relax.BlockBuilder,
         symbols: Symbols,
+        decode: Callable[[onnx.TensorProto], np.ndarray],
     ):
         self.op_type, self.domain, self.opset = proto.op_type, proto.domain, opset
         self.name = proto.name or next((o for o in proto.output if o), "")
         self.num_outputs = len(proto.output)
         self.values = values
         self.inputs = Inputs(values, bb)
-        self.bb, self.symbols = bb, symbols
+        self.bb, self.symbols, self._decode = bb, symbols, decode
         self._attributes = {a.name: a for a in proto.attribute}
 
     def has(self, index: int) -> bool:
@@ -87,10 +87,19 @@ class Node:
         attribute = self._attributes.get(name)
         if attribute is None:
             return default
+        if attribute.type == AttributeProto.TENSOR:
+            return self._tensor(attribute)
         decode = _DECODE.get(attribute.type)
         if decode is None:
             raise self.error(f"attribute {name!r} has a kind that is not supported")
         return decode(attribute)
+
+    def _tensor(self, attribute: AttributeProto) -> np.ndarray:
+        try:
+            return self._decode(attribute.t)
+        except ModelError as error:
+            place = f"{self.op_type} node {self.name!r}, attribute {attribute.name!r}"
+            raise ModelError(f"{place}: {error.message}", error.hint) from error
 
     def required(self, name: str) -> Any:
         """Like `attr`; ModelError when absent."""

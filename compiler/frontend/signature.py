@@ -30,6 +30,8 @@ def input_signature(graph: onnx.GraphProto, shapes: Shapes | None) -> list[Tenso
     """
     constants = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
     infos = [info for info in graph.input if info.name not in constants]
+    if not isinstance(shapes, Mapping | None):
+        raise UsageError(f"The shapes of the inputs are {shapes!r}, expected a mapping of names to shapes.")
     shapes = shapes or {}
     _check_names(graph, [info.name for info in infos], shapes)
     declared = _declared_dims(infos, shapes)
@@ -58,10 +60,12 @@ def _check_names(graph: onnx.GraphProto, names: list[str], shapes: Shapes) -> No
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
         raise ModelError(f"The model has two inputs named {twice!r}.")
-    for name in shapes:
+    for name, shape in shapes.items():
         if name not in names:
             listed = ", ".join(repr(n) for n in names) or "no inputs"
             raise UsageError(f"A shape is given for input {name!r}, which the model does not have; it has {listed}.")
+        if isinstance(shape, str) or not isinstance(shape, Sequence):
+            raise UsageError(f"The shape given for input {name!r} is {shape!r}, expected a list of sizes and names.")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kompilo.compiler.errors import ModelError, UsageError
+from kompilo.compiler.frontend import convert
 from kompilo.compiler.frontend.importer import import_model
 from kompilo.compiler.tensor_spec import TensorSpec
 
@@ -193,13 +194,64 @@ def test_missing_required_input():
         import_model(proto)
 
 
-def test_other_errors_name_the_node_and_keep_their_cause():
-    nodes = [helper.make_node("Add", ["x", "z"], ["y"], "sum")]
-    proto = model(nodes, [tensor("x", (2,)), tensor("z", (2,), TensorProto.INT32)], [tensor("y", None)])
-    with pytest.raises(ModelError, match="Add node 'sum' cannot be converted") as error:
-        import_model(proto)
+def test_other_errors_name_the_node_and_keep_their_cause(monkeypatch):
+    def fails(node):
+        raise RuntimeError("first line\nlast line")
+
+    monkeypatch.setattr(convert, "find_converter", lambda *_: fails)
+    with pytest.raises(ModelError, match="Relu node 'act' cannot be converted: RuntimeError: last line") as error:
+        import_model(relu_model())
     assert error.value.__cause__ is not None
-    assert "\n" not in str(error.value)
+
+
+def test_names_that_are_not_text():
+    for place in (b"act", b"Relu", b"xq", b"nq"):
+        proto = model(
+            [helper.make_node("Relu", ["xq"], ["y"], "act")], [tensor("xq", ("nq",))], [tensor("y", None)]
+        ).SerializeToString()
+        with pytest.raises(ModelError, match="is damaged: the name .* is not UTF-8 text"):
+            import_model(proto.replace(place, b"\xff\xfe" + place[2:]))
+
+
+# op, inputs as (shape, dtype), attributes, message
+MISMATCHES = {
+    "kind_of_attribute": ("Softmax", [((2,), F32)], {"axis": 1.5}, "attribute 'axis' must be INT, found FLOAT"),
+    "list_for_number": ("Softmax", [((2,), F32)], {"axis": [1]}, "attribute 'axis' must be INT, found INTS"),
+    "element_type": ("Not", [((2,), F32)], {}, "input 0 has elements of float32, expected one of bool"),
+    "two_element_types": (
+        "Add",
+        [((2,), F32), ((2,), TensorProto.INT32)],
+        {},
+        "inputs 0 and 1 must have elements of one type, found float32 and int32",
+    ),
+    "variadic_element_types": (
+        "Concat",
+        [((2,), F32), ((2,), TensorProto.INT32)],
+        {"axis": 0},
+        "inputs 0 and 1 must have elements of one type",
+    ),
+    "no_inputs": ("Relu", [], {}, "input 0 is required and was not found"),
+    "too_many_inputs": ("Relu", [((2,), F32)] * 2, {}, "has 2 inputs, expected at most 1"),
+}
+
+
+@pytest.mark.parametrize(("op", "inputs", "attrs", "message"), MISMATCHES.values(), ids=MISMATCHES.keys())
+def test_nodes_that_do_not_fit_the_schema(op, inputs, attrs, message):
+    infos = [tensor(f"x{i}", *spec) for i, spec in enumerate(inputs)]
+    node = helper.make_node(op, [info.name for info in infos], ["y"], "n", **attrs)
+    with pytest.raises(ModelError, match=f"{op} node 'n'.*{message}"):
+        import_model(model([node], infos, [tensor("y", None)]))
+
+
+def test_a_window_wider_than_all_channels_costs_nothing():
+    node = helper.make_node("LRN", ["x"], ["y"], size=10**9)
+    import_model(make_model([node], {"x": floats(1, 5, 2, 2)}, ["y"]))
+
+
+@pytest.mark.parametrize("shapes", [{"x": 5}, {"x": None}, {"x": "ab"}, [2, 3]])
+def test_shapes_that_are_no_lists(shapes):
+    with pytest.raises(UsageError, match="expected a"):
+        import_model(relu_model(("a", "b")), shapes)
 
 
 def test_the_importer_works_after_an_error(capfd):
@@ -322,6 +374,23 @@ def test_external_data_behind_a_link(external, tmp_path_factory):
     external[1](set_location("link.bin"))
     with pytest.raises(ModelError, match="not inside the model's folder"):
         import_model(external[0])
+
+
+def test_tensors_of_attributes_are_read_like_initializers(external):
+    """From the model's folder, wherever the process runs, and nowhere else."""
+    path, _ = external
+    stored = onnx.load(path, load_external_data=False)
+    weight = next(t for t in stored.graph.initializer if t.name == "w")
+    stored.graph.initializer.remove(weight)
+    stored.graph.node.append(helper.make_node("Constant", [], ["w"], "c", value=weight))
+    path.write_bytes(stored.SerializeToString())
+    x = floats(2, 300)
+    (y,) = run_imported(import_model(path), {"x": x})
+    np.testing.assert_allclose(y, (x + floats(300)) * floats(300, seed=1), rtol=1e-6)
+    set_location("../weights.bin")(stored.graph.node[-1].attribute[0].t)
+    path.write_bytes(stored.SerializeToString())
+    with pytest.raises(ModelError, match=r"Constant node 'c', attribute 'value': .* not inside the model's folder"):
+        import_model(path)
 
 
 def test_external_data_with_a_wrong_length(external):

@@ -192,6 +192,10 @@ def lrn(node: Node) -> relax.Expr:
     if size < 1:
         raise node.error(f"attribute 'size' must be positive, found {size}")
     before = (size - 1) // 2
+    channels = node.shape(0)[1]
+    # Taps that lie beyond every channel are left out.
+    reach = channels if isinstance(channels, int) else size
+    taps = range(max(-before, 1 - reach), min(size - before, reach))
 
     def compute(x: te.Tensor) -> te.Tensor:
         def square(n: tirx.Var, c: ir.Expr, at: tuple[tirx.Var, ...]) -> ir.Expr:
@@ -200,7 +204,7 @@ def lrn(node: Node) -> relax.Expr:
             return tirx.if_then_else(inside, value * value, tirx.const(0, dtype))
 
         def element(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> ir.Expr:
-            total = sum((square(n, c + k - before, at) for k in range(size)), tirx.const(0, dtype))
+            total = sum((square(n, c + tap, at) for tap in taps), tirx.const(0, dtype))
             base = tirx.const(bias, dtype) + tirx.const(alpha / size, dtype) * total
             return x(n, c, *at) * _negative_power(base, beta, dtype)
 

@@ -1,0 +1,78 @@
+"""Checks a node against ONNX's own schema, so that converters meet only nodes that are made as ONNX asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import onnx
+from onnx import AttributeProto, NodeProto
+
+from ..errors import ModelError
+from .converters.registry import canonical_domain
+from .graph_order import describe
+from .values import Value
+
+_Parameter = onnx.defs.OpSchema.FormalParameter
+_VARIADIC = onnx.defs.OpSchema.FormalParameterOption.Variadic
+_SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
+
+# Where ONNX's names of element types differ from numpy's.
+_NUMPY_NAMES = {"float": "float32", "double": "float64"}
+
+
+def check_node(node: NodeProto, values: Sequence[Value | None], opset: int) -> None:
+    """ModelError where an input is missing, too many or of the wrong element type, or an attribute of the wrong kind.
+
+    Operators without a schema, or that `opset` has no longer, are not checked.
+    """
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, canonical_domain(node.domain))
+    except onnx.defs.SchemaError:
+        return
+    if schema.deprecated:
+        return
+    _check_attributes(node, schema)
+    if len(values) > schema.max_input:
+        raise ModelError(f"{describe(node)} has {len(values)} inputs, expected at most {schema.max_input}.")
+    _check_inputs(node, values, schema.inputs)
+
+
+def _check_attributes(node: NodeProto, schema: onnx.defs.OpSchema) -> None:
+    known = schema.attributes
+    for attribute in node.attribute:
+        if attribute.name in known and attribute.type != known[attribute.name].type.value:
+            wanted, found = (
+                AttributeProto.AttributeType.Name(kind) for kind in (known[attribute.name].type.value, attribute.type)
+            )
+            raise ModelError(f"{describe(node)}: attribute {attribute.name!r} must be {wanted}, found {found}.")
+
+
+def _check_inputs(node: NodeProto, values: Sequence[Value | None], parameters: Sequence[_Parameter]) -> None:
+    agreed: dict[str, tuple[int, str]] = {}  # type variable -> the first input of that type, and its element type
+    for index in range(max(len(values), len(parameters))):
+        parameter = parameters[min(index, len(parameters) - 1)]
+        value = values[index] if index < len(values) else None
+        if value is None:
+            if parameter.option == _SINGLE or (parameter.option == _VARIADIC and not index):
+                raise ModelError(f"{describe(node)}: input {index} is required and was not found.")
+            continue
+        allowed = _element_types(frozenset(parameter.types))
+        if value.dtype not in allowed:
+            found, wanted = value.dtype, ", ".join(sorted(allowed))
+            raise ModelError(f"{describe(node)}: input {index} has elements of {found}, expected one of {wanted}.")
+        if parameter.option == _VARIADIC and not parameter.is_homogeneous:
+            continue
+        first, dtype = agreed.setdefault(parameter.type_str, (index, value.dtype))
+        if dtype != value.dtype:
+            raise ModelError(
+                f"{describe(node)}: inputs {first} and {index} must have elements of one type, "
+                f"found {dtype} and {value.dtype}."
+            )
+
+
+@cache
+def _element_types(types: frozenset[str]) -> frozenset[str]:
+    """ "tensor(float)", ... as names of dtypes; sequences, maps and optional tensors are left out."""
+    names = (t.removeprefix("tensor(").removesuffix(")") for t in types if t.startswith("tensor("))
+    return frozenset(_NUMPY_NAMES.get(name, name) for name in names)

@@ -26,7 +26,12 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     size = prod(shape) * dtype.itemsize
     raw = np.empty(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
+    array = raw[start : start + size].view(dtype).reshape(shape)
+    if size:
+        return array
+    # numpy counts an axis of length 0 as 1 in the strides of an empty array; kernels ask for the product of lengths.
+    strides = [prod(shape[axis + 1 :]) * dtype.itemsize for axis in range(len(shape))]
+    return np.lib.stride_tricks.as_strided(array, strides=strides)
 
 
 def to_array(value: Any, spec: TensorSpec, dtype: np.dtype) -> np.ndarray:

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 from tiny_programs import affine, affine_result, aliases, double, outer, program, two_inputs
 from tvm.relax import op
 
+import kompilo
 from kompilo import load
 from kompilo.compiler.errors import InputError
 
@@ -297,3 +299,13 @@ def test_results_live_on_through_later_calls_and_the_model(x):
     for found, wanted in kept:
         assert found.flags.writeable
         np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0), (2, 0, 4)])
+def test_empty_inputs_of_fixed_shape(shape):
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value], [out])
+    module = kompilo.load(kompilo.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])))
+    for x in (np.zeros(shape, np.float32), np.zeros(shape[::-1], np.float32).T):
+        assert module(x).shape == shape

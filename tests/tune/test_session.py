@@ -135,18 +135,18 @@ def test_failures_are_recorded_and_counted():
 
 
 def test_the_model_learns_as_records_arrive():
-    class Learner(InGivenOrder):
-        learned: list[int] = []
+    learned: list[int] = []
 
+    class Learner(InGivenOrder):
         def with_records(self, records):
-            self.learned.append(len(records))
+            learned.append(len(records))
             return self
 
     made, _, _ = session(Limits(), exhaustive=True)
     made.learner = Learner()
     made.run()
-    assert Learner.learned
-    assert all(n >= 32 for n in Learner.learned)
+    assert learned
+    assert all(n >= 32 for n in learned)
 
 
 def test_the_history_falls():

@@ -12,10 +12,12 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -25,7 +27,7 @@ from ..schedule.target import Target
 from .examples import Example, examples_of
 from .features import CONFIG, FEATURE_NAMES, features, ideal_cycles
 from .record import Point, Record
-from .trees import Settings, Trees, grow
+from .trees import Settings, Trees, grow, no_trees
 
 FORMAT = 1
 FILE_NAME = "cost_model.npz"
@@ -49,7 +51,6 @@ LEVEL_ROUNDS = 60
 SESSION: Settings = {"max_depth": 4, "eta": 0.15, "colsample_bytree": 0.5, "min_child_weight": 2, "seed": 0}
 SESSION_ROUNDS = 30
 
-_NO_TREES = Trees(*(np.zeros(0, np.int32) for _ in range(6)), depth=0)
 _OPERATOR_PART = slice(0, len(FEATURE_NAMES) - len(CONFIG))
 _ESTIMATE = FEATURE_NAMES.index("config.estimate")
 
@@ -63,10 +64,10 @@ class CostModel:
     """
 
     target: Target
-    ranking: Trees = _NO_TREES
-    level: Trees = _NO_TREES
+    ranking: Trees = field(default_factory=no_trees)
+    level: Trees = field(default_factory=no_trees)
     trained: tuple[tuple[str, Any], ...] = ()
-    session: Trees = _NO_TREES
+    session: Trees = field(default_factory=no_trees)
     examples: tuple[Example, ...] = ()
 
     @classmethod
@@ -138,7 +139,9 @@ class CostModel:
             "trained": dict(self.trained),
         }
         parts = {"ranking": self.ranking, "level": self.level}
-        arrays = {f"{part}_{name}": a for part, trees in parts.items() for name, a in trees.arrays().items()}
+        arrays: dict[str, Any] = {
+            f"{part}_{name}": a for part, trees in parts.items() for name, a in trees.arrays().items()
+        }
         data = io.BytesIO()
         np.savez_compressed(data, facts=np.array(json.dumps(facts)), **arrays)
         place = Path(path)
@@ -154,26 +157,21 @@ class CostModel:
     @classmethod
     def load(cls, path: str | os.PathLike[str], target: Target) -> CostModel:
         """The model in a file; UsageError if it cannot be read, or was made for other features or another target."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            facts = json.loads(str(arrays["facts"]))
-            parts = [
-                Trees.of_arrays({k.removeprefix(p): a for k, a in arrays.items() if k.startswith(p)})
-                for p in ("ranking_", "level_")
-            ]
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise UsageError(f"cannot read a cost model from {str(path)!r}: {error}.") from None
+        facts, arrays = _read(Path(path))
         if facts.get("format") != FORMAT or facts.get("features") != list(FEATURE_NAMES):
             raise UsageError(
                 f"the cost model in {str(path)!r} was made by another version of Kompilo.",
                 "kompilo train-cost-model makes a new one from your records.",
             )
-        if _without_cores(facts["target"]) != _without_cores(target.spec.key):
-            raise UsageError(
-                f"the cost model in {str(path)!r} is for {facts['target']}, expected one for {target.spec.key}."
-            )
-        return cls(target, *parts, trained=tuple(facts["trained"].items()))
+        made_for, trained = str(facts.get("target")), dict(facts.get("trained", {}))
+        if _without_cores(made_for) != _without_cores(target.spec.key):
+            raise UsageError(f"the cost model in {str(path)!r} is for {made_for}, expected one for {target.spec.key}.")
+        try:
+            ranking = Trees.of_arrays(_part("ranking", arrays), len(FEATURE_NAMES))
+            level = Trees.of_arrays(_part("level", arrays), _OPERATOR_PART.stop)
+        except (KeyError, ValueError) as error:
+            raise _unreadable(path, error) from None
+        return cls(target, ranking, level, tuple(trained.items()))
 
     @classmethod
     def pretrained(cls, target: Target) -> CostModel | None:
@@ -205,6 +203,28 @@ def model_files(key: str) -> list[Path]:
     return sorted(same, key=lambda p: p.parent.name != key)
 
 
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The facts and arrays of a model's file; UsageError if it is none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        facts = json.loads(str(arrays.pop("facts")))
+        if not isinstance(facts, dict):
+            raise ValueError("no facts")
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, BadZipFile, zlib.error) as error:
+        raise _unreadable(path, error) from None
+    return facts, arrays
+
+
+def _part(name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {k.removeprefix(f"{name}_"): a for k, a in arrays.items() if k.startswith(f"{name}_")}
+
+
+def _unreadable(path: str | os.PathLike[str], error: Exception) -> UsageError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return UsageError(f"cannot read a cost model from {str(path)!r}: {reason.lower() or 'it is incomplete'}.")
+
+
 def _without_cores(key: str) -> str:
     return re.sub(r"-\d+c$", "", key)
 
@@ -215,8 +235,3 @@ def _joined(old: Sequence[Example], new: Sequence[Example]) -> tuple[Example, ..
     for example in new:
         joined[example.op] = joined[example.op].with_news(example) if example.op in joined else example
     return tuple(joined.values())
-
-
-def summary(model: CostModel) -> Mapping[str, Any]:
-    """What `model` was trained on: "operators" and "records"."""
-    return dict(model.trained)

@@ -60,19 +60,26 @@ class Trees:
         return {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
 
     @classmethod
-    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Trees:
-        """What `arrays` gave; KeyError if a field is missing, ValueError if they are no trees."""
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray], features: int) -> Trees:
+        """What `arrays` gave; KeyError if a field is missing, ValueError if they are no trees over so many features."""
         columns = {f.name: arrays[f.name] for f in fields(cls) if f.name != "depth"}
         trees = cls(**columns, depth=int(arrays["depth"]))
-        trees._check()
+        trees._check(features)
         return trees
 
-    def _check(self) -> None:
+    def _check(self, features: int) -> None:
         nodes = len(self.feature)
         same = all(len(a) == nodes for a in (self.threshold, self.left, self.right, self.missing_left))
         inside = all(((a >= 0) & (a < nodes)).all() for a in (self.roots, self.left, self.right))
-        if not same or not inside or self.depth > 64 or (self.feature < 0).any():
+        known = ((self.feature >= 0) & (self.feature < features)).all()
+        if not same or not inside or not known or self.depth > 64:
             raise ValueError("these arrays are no trees")
+
+
+def no_trees() -> Trees:
+    """An ensemble that always predicts 0."""
+    nothing = np.zeros(0, np.int32)
+    return Trees(nothing, nothing, nothing, nothing, nothing, nothing, 0)
 
 
 def grow(
@@ -98,7 +105,9 @@ def grow(
 
 def _flatten(trees: Sequence[Mapping[str, Sequence[float]]]) -> Trees:
     """One Trees of XGBoost's own; there, children of a leaf are -1 and its value is its split condition."""
-    roots, parts, start, depth = [], [], 0, 0
+    roots: list[int] = []
+    parts = []
+    start = depth = 0
     for tree in trees:
         left, right = (np.array(tree[side], np.int32) for side in ("left_children", "right_children"))
         own = np.arange(len(left), dtype=np.int32)
@@ -115,8 +124,8 @@ def _flatten(trees: Sequence[Mapping[str, Sequence[float]]]) -> Trees:
         roots.append(start)
         start += len(left)
         depth = max(depth, _depth(left, right))
-    columns = [np.concatenate(c) for c in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 5
-    return Trees(np.array(roots, np.int32), *columns, depth=depth)
+    feature, threshold, left, right, missing = (np.concatenate(c) for c in zip(*parts, strict=True))
+    return Trees(np.array(roots, np.int32), feature, threshold, left, right, missing, depth)
 
 
 def _depth(left: np.ndarray, right: np.ndarray) -> int:

@@ -13,7 +13,6 @@ from .converters.registry import canonical_domain
 from .graph_order import describe
 from .values import Value
 
-_Parameter = onnx.defs.OpSchema.FormalParameter
 _VARIADIC = onnx.defs.OpSchema.FormalParameterOption.Variadic
 _SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
 
@@ -48,7 +47,9 @@ def _check_attributes(node: NodeProto, schema: onnx.defs.OpSchema) -> None:
             raise ModelError(f"{describe(node)}: attribute {attribute.name!r} must be {wanted}, found {found}.")
 
 
-def _check_inputs(node: NodeProto, values: Sequence[Value | None], parameters: Sequence[_Parameter]) -> None:
+def _check_inputs(
+    node: NodeProto, values: Sequence[Value | None], parameters: Sequence[onnx.defs.OpSchema.FormalParameter]
+) -> None:
     agreed: dict[str, tuple[int, str]] = {}  # type variable -> the first input of that type, and its element type
     for index in range(max(len(values), len(parameters))):
         parameter = parameters[min(index, len(parameters) - 1)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..symbols import as_expr
 from ..values import Dim, constant
 from .broadcast import scalar
 from .registry import converter
+from .runtime_checks import with_sizes
 from .shape_ops import required_dims
 from .slicing import cut
 
@@ -54,14 +55,37 @@ def gather(node: Node) -> relax.Expr:
     return node.te(compute, node.inputs[0], indices, name="gather")
 
 
+def check_beside(node: Node, axis: int) -> None:
+    """ModelError when the indices (input 1) of an operator on elements reach beyond the data on another axis."""
+    data, indices = node.shape(0), node.shape(1)
+    if len(data) != len(indices):
+        raise node.error(f"the indices need {len(data)} dimensions like the data, found {len(indices)}")
+    for other in range(len(data)):
+        if other != axis and node.symbols.less(data[other], indices[other]):
+            raise node.error(
+                f"the indices have {indices[other]} elements on axis {other}, expected at most {data[other]}"
+            )
+
+
+def inside(position: Sequence[Any], shape: Sequence[Any]) -> list[Any]:
+    """`position` clamped to a tensor of `shape` where a symbolic size leaves open whether it lies inside."""
+    return [
+        at if isinstance(size, tirx.IntImm) else tirx.min(at, size - 1)
+        for at, size in zip(position, shape, strict=True)
+    ]
+
+
 @converter("GatherElements", since=11)
 def gather_elements(node: Node) -> relax.Expr:
     axis = node.axis(node.attr("axis", 0), node.rank(0))
+    check_beside(node, axis)
 
     def compute(data: te.Tensor, where: te.Tensor) -> te.Tensor:
-        return te.compute(
-            where.shape, lambda *i: data(*i[:axis], index_at(where(*i), data.shape[axis]), *i[axis + 1 :])
-        )
+        def element(*i: Any) -> ir.Expr:
+            at = inside(i, data.shape)
+            return data(*at[:axis], index_at(where(*i), data.shape[axis]), *at[axis + 1 :])
+
+        return te.compute(where.shape, element)
 
     return node.te(compute, node.inputs[0], node.inputs[1], name="gather_elements")
 
@@ -82,7 +106,8 @@ def gather_nd(node: Node) -> relax.Expr:
 
         return te.compute([*where.shape[:-1], *data.shape[batch + depth :]], element)
 
-    return node.te(compute, node.inputs[0], node.inputs[1], name="gather_nd")
+    indices = with_sizes(node, 1, dict(enumerate(node.shape(0)[:batch])))
+    return node.te(compute, node.inputs[0], indices, name="gather_nd")
 
 
 @converter("OneHot", since=9)
@@ -169,7 +194,8 @@ def reverse_sequence(node: Node) -> relax.Expr:
 
         return te.compute(x.shape, element)
 
-    return node.te(compute, node.inputs[0], node.inputs[1], name="reverse_sequence")
+    lengths = with_sizes(node, 1, {0: node.shape(0)[batch]}, "lengths")
+    return node.te(compute, node.inputs[0], lengths, name="reverse_sequence")
 
 
 # --- Pad: where an output position outside the input takes its element from, for an axis of size n ---

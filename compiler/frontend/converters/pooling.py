@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from tvm import ir, relax, te, tirx
 
 from ..dtypes import is_float
+from ..symbols import as_expr
 from ..values import Dim
 from .broadcast import scalar
+from .data_movement import index_at
 from .padding import Window, all_fixed, read_window, spatial_list, tidy
 from .reduction import reduce
 from .registry import converter
@@ -128,6 +130,8 @@ def max_unpool(node: Node) -> relax.Expr:
     spatial, rank = shape[2:], len(shape) - 2
     kernel, strides = node.required("kernel_shape"), spatial_list(node, "strides", rank, 1)
     pads = node.attr("pads") or [0] * (2 * rank)
+    if node.shape(1) != shape:
+        raise node.error(f"the indices need the input's shape {shape}, found {node.shape(1)}")
     if len(kernel) != rank or len(pads) != 2 * rank:
         raise node.error(f"{rank} spatial axes need as many kernel sizes and twice as many pads")
     natural = shape[:2] + [
@@ -136,7 +140,8 @@ def max_unpool(node: Node) -> relax.Expr:
     count = tidy(math.prod(natural))
     zeros = node.emit(relax.op.zeros([count], node.dtype(0)))
     flat = [node.emit(relax.op.reshape(node.inputs[i], [-1])) for i in (0, 1)]
-    out = node.emit(relax.op.scatter_elements(zeros, flat[1], flat[0], axis=0))
+    places = node.te(_clamped, flat[1], as_expr(count), name="places")
+    out = node.emit(relax.op.scatter_elements(zeros, places, flat[0], axis=0))
     out = node.emit(relax.op.reshape(out, natural))
     if not node.has(2):
         return out
@@ -147,6 +152,11 @@ def max_unpool(node: Node) -> relax.Expr:
         raise node.error(f"output_shape must be at least {natural}, found {wanted}")
     widths = [p for w, n in zip(wanted, natural, strict=True) for p in (0, w - n)]
     return node.emit(relax.op.nn.pad(out, widths)) if any(widths) else out
+
+
+def _clamped(places: te.Tensor, count: ir.Expr) -> te.Tensor:
+    """Indices read from data made safe: a wrong one must not write outside of the tensor."""
+    return te.compute(places.shape, lambda i: index_at(places(i), count), name="places")
 
 
 # Own tensor expressions. Symbolic sizes enter them as arguments: TE replaces symbolic variables by fresh ones.

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 from tvm import ir, relax, te, tirx
 
 from ..dtypes import is_float
+from ..symbols import as_expr
+from .data_movement import index_at
 from .registry import converter
+from .runtime_checks import with_sizes
 
 if TYPE_CHECKING:
     from ..node import Node
@@ -65,7 +68,8 @@ def grid_sample(node: Node) -> relax.Expr:
 
         return te.compute((x.shape[0], x.shape[1], *grid.shape[1:-1]), value, name="grid_sample")
 
-    return node.te(compute, node.inputs[0], node.inputs[1], name="grid_sample")
+    grid = with_sizes(node, 1, {0: node.shape(0)[0]}, "grids")
+    return node.te(compute, node.inputs[0], grid, name="grid_sample")
 
 
 Bounds = tuple[ir.Expr, ir.Expr]
@@ -183,7 +187,9 @@ def _roi_align(node: Node, coordinates: str) -> relax.Expr:
                 own, inside = _roi_taps(start + at[axis].astype(dtype) * step + fraction, x.shape[2 + axis])
                 taps.append(own)
                 valid += [inside] if ratio > 0 else [inside, length > tirx.const(0, dtype)]
-            weighted = [wy * wx * x(batch(r), c, y, x_) for y, wy in taps[0] for x_, wx in taps[1]]
+            weighted = [
+                wy * wx * x(index_at(batch(r), x.shape[0]), c, y, x_) for y, wy in taps[0] for x_, wx in taps[1]
+            ]
             zero = tirx.const(0, dtype)
             if mode == "max":
                 best = weighted[0]
@@ -195,7 +201,8 @@ def _roi_align(node: Node, coordinates: str) -> relax.Expr:
 
         return te.compute((rois.shape[0], x.shape[1], *bins), value, name="roi_align")
 
-    return node.te(compute, node.inputs[0], node.inputs[1], node.inputs[2], name="roi_align")
+    batch = with_sizes(node, 2, {0: node.shape(1)[0]}, "regions")
+    return node.te(compute, node.inputs[0], node.inputs[1], batch, name="roi_align")
 
 
 def _roi_taps(place: ir.Expr, size: ir.Expr) -> tuple[list[Bounds], ir.Expr]:
@@ -215,5 +222,14 @@ def max_roi_pool(node: Node) -> relax.Expr:
     bins = tuple(node.required("pooled_shape"))
     if len(bins) != 2 or min(bins) < 1:
         raise node.error(f"attribute 'pooled_shape' needs 2 positive values, found {list(bins)}")
-    scale = node.attr("spatial_scale", 1.0)
-    return node.emit(relax.op.vision.roi_pool(node.inputs[0], node.inputs[1], bins, scale, "NCHW"))
+    scale, images = node.attr("spatial_scale", 1.0), as_expr(node.shape(0)[0])
+
+    def clamp_image(rois: te.Tensor, images: ir.Expr) -> te.Tensor:
+        def element(r: tirx.Var, i: tirx.Var) -> ir.Expr:
+            image = index_at(rois(r, i), images).astype(rois.dtype)
+            return tirx.Select(i < 1, image, rois(r, i))
+
+        return te.compute(rois.shape, element, name="regions")
+
+    rois = node.te(clamp_image, node.inputs[1], images, name="regions")
+    return node.emit(relax.op.vision.roi_pool(node.inputs[0], rois, bins, scale, "NCHW"))

@@ -14,8 +14,10 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from ..node import Node
-from .data_movement import index_at
+from ..values import Dim
+from .data_movement import check_beside, index_at, inside
 from .registry import converter
+from .runtime_checks import with_sizes
 from .shape_ops import required_dims
 
 op = relax.op
@@ -87,15 +89,18 @@ def _scatter(
 @converter("ScatterElements", since=11)
 def scatter_elements(node: Node) -> relax.Expr:
     axis, combine = node.axis(node.attr("axis", 0), node.rank(0)), _reduction(node)
+    check_beside(node, axis)
 
     def compute(data: te.Tensor, indices: te.Tensor, updates: te.Tensor) -> te.Tensor:
         def place(where: Any, position: list[Any]) -> list[Any]:
             index = where[_ravel(position, indices.shape)]
-            return [*position[:axis], index_at(index, data.shape[axis]), *position[axis + 1 :]]
+            beside = inside(position, data.shape)
+            return [*beside[:axis], index_at(index, data.shape[axis]), *beside[axis + 1 :]]
 
         return _scatter(data, indices, updates, place, combine)
 
-    return node.te(compute, *node.inputs[:3], name="scatter_elements")
+    updates = _updates(node, node.shape(1))
+    return node.te(compute, *node.inputs[:2], updates, name="scatter_elements")
 
 
 @converter("ScatterND", since=11)
@@ -113,7 +118,15 @@ def scatter_nd(node: Node) -> relax.Expr:
 
         return _scatter(data, indices, updates, place, combine)
 
-    return node.te(compute, *node.inputs[:3], name="scatter_nd")
+    updates = _updates(node, [*node.shape(1)[:-1], *node.shape(0)[depth:]])
+    return node.te(compute, *node.inputs[:2], updates, name="scatter_nd")
+
+
+def _updates(node: Node, shape: list[Dim]) -> relax.Expr:
+    """Input 2 in the shape it must have; ModelError where it has another one."""
+    if node.rank(2) != len(shape):
+        raise node.error(f"the updates need {len(shape)} dimensions, found {node.rank(2)}")
+    return with_sizes(node, 2, dict(enumerate(shape)))
 
 
 @converter("TopK", since=1)

@@ -1,0 +1,79 @@
+"""Indices and shapes that are wrong: an error or a clamped position, never memory that is not the tensor's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from kompilo.compiler.errors import ModelError
+
+from op_test import check_op, floats, i64, make_model, reference_outputs
+
+FAR = 10**12
+POOL = {"kernel_shape": [2, 2], "strides": [2, 2]}
+IMAGE = floats(2, 1, 4, 4)
+REGION = np.array([[0, 0, 3, 3]], np.float32)
+
+
+@pytest.mark.parametrize("index", [FAR, -FAR])
+def test_indices_far_outside_are_clamped(index):
+    last = index > 0
+    expected = np.zeros((1, 1, 4, 4), np.float32)
+    expected.reshape(-1)[-1 if last else 0] = 5
+    values = np.full((1, 1, 1, 1), 5, np.float32)
+    check_op("MaxUnpool", [values, np.full((1, 1, 1, 1), index)], {"kernel_shape": [4, 4]}, reference=[expected])
+    same = [IMAGE[[-1 if last else 0]], REGION, i64(0)]
+    attrs = {"output_height": 2, "output_width": 2, "sampling_ratio": 2}
+    node = helper.make_node("RoiAlign", ["x", "r", "b"], ["y"], **attrs)
+    named = dict(zip("xrb", same, strict=True))
+    wanted = reference_outputs(make_model([node], named, ["y"]), named)
+    check_op("RoiAlign", [IMAGE, REGION, i64(index)], attrs, reference=wanted)
+    regions = np.array([[index, 0, 0, 3, 3]], np.float32)
+    best = IMAGE[-1 if last else 0].max().reshape(1, 1, 1, 1)
+    check_op("MaxRoiPool", [IMAGE, regions], {"pooled_shape": [1, 1]}, reference=[best])
+
+
+SHAPES = {
+    "gather_elements": (
+        "GatherElements",
+        [floats(3, 4), np.zeros((9, 1), np.int64)],
+        {"axis": 1},
+        "9 elements on axis 0",
+    ),
+    "gather_elements_rank": ("GatherElements", [floats(3, 4), i64(0)], {}, "need 2 dimensions"),
+    "scatter_elements": (
+        "ScatterElements",
+        [floats(3, 4), np.zeros((1, 4), np.int64), floats(1, 3)],
+        {},
+        "input 2 needs 4 elements on axis 1, found 3",
+    ),
+    "scatter_elements_beside": (
+        "ScatterElements",
+        [floats(3, 4), np.zeros((1, 9), np.int64), floats(1, 9)],
+        {},
+        "9 elements on axis 1, expected at most 4",
+    ),
+    "scatter_nd": (
+        "ScatterND",
+        [floats(3, 4), np.zeros((2, 1), np.int64), floats(3, 4)],
+        {},
+        "input 2 needs 2 elements on axis 0, found 3",
+    ),
+    "gather_nd": (
+        "GatherND",
+        [floats(2, 3, 4), np.zeros((5, 1), np.int64)],
+        {"batch_dims": 1},
+        "input 1 needs 2 elements on axis 0, found 5",
+    ),
+    "reverse_sequence": ("ReverseSequence", [floats(3, 2, 4), i64(1, 2, 3)], {}, "input 1 needs 2 lengths"),
+    "roi_align": ("RoiAlign", [IMAGE, REGION, i64(0, 1)], {}, "input 2 needs 1 regions on axis 0, found 2"),
+    "grid_sample": ("GridSample", [IMAGE, floats(3, 2, 2, 2)], {}, "input 1 needs 2 grids on axis 0, found 3"),
+    "max_unpool": ("MaxUnpool", [IMAGE, np.zeros((1, 1, 4, 4), np.int64)], POOL, "the indices need the input's shape"),
+}
+
+
+@pytest.mark.parametrize(("op", "inputs", "attrs", "message"), SHAPES.values(), ids=SHAPES.keys())
+def test_shapes_that_do_not_fit(op, inputs, attrs, message):
+    with pytest.raises(ModelError, match=message):
+        check_op(op, inputs, attrs)

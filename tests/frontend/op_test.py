@@ -3,8 +3,7 @@
     check_op("Add", [floats(2, 3), floats(3)])
     check_op("Slice", [floats(4, 5), i64(1), i64(3)], const=(1, 2), dynamic=True)
 
-The imported module is built by TVM's plain pipeline, without Kompilo's passes and templates: a failure is the
-frontend's.
+The model takes the whole way: passes, templates, code, loader.
 """
 
 from __future__ import annotations
@@ -16,16 +15,19 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-import tvm
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
-from tvm import relax
 
+import kompilo
+from kompilo.compiler.artifact.artifact import Artifact, TargetCode
+from kompilo.compiler.build import build
 from kompilo.compiler.frontend.importer import ImportedModel, import_model
+from kompilo.compiler.passes.lift_weights import lift_weights
+from kompilo.compiler.passes.pipeline import run_phases
+from kompilo.compiler.schedule.target import find_target
 
 # The newest opset and IR version that the pinned ONNX Runtime reads for all operators.
 DEFAULT_OPSET = 21
-_TARGET = {"kind": "llvm", "opt-level": 1}
 
 
 def floats(*shape: int, low: float = -2.0, high: float = 2.0, dtype: str = "float32", seed: int = 0) -> np.ndarray:
@@ -81,14 +83,23 @@ def make_model(
 
 
 def run_imported(imported: ImportedModel, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Build the module with TVM's plain pipeline, and run it on one thread's worth of unscheduled code."""
-    built = tvm.compile(
-        imported.mod, tvm.target.Target(_TARGET), relax_pipeline=relax.pipeline.get_pipeline("default_build")
+    """Compile the module for this machine with all passes and templates, and run it on one thread."""
+    target = find_target("cpu")
+    mod, weights = lift_weights(run_phases(imported.mod, target))
+    built = build(mod, target)
+    code = TargetCode(
+        name="cpu",
+        key=target.spec.key,
+        triple=target.triple,
+        library=built.library,
+        cpu_features=target.required_features,
+        operators=built.operators,
+        memory=built.memory,
+        weights=tuple(range(len(weights))),
     )
-    vm = relax.VirtualMachine(built, tvm.cpu())
-    result = vm["main"](*(tvm.runtime.tensor(np.asarray(feeds[s.name], order="C")) for s in imported.inputs))
-    results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
-    return [r.numpy() for r in results]
+    module = kompilo.load(Artifact(imported.inputs, imported.outputs, (code,), weights, {}), threads=1)
+    results = module.run({spec.name: feeds[spec.name] for spec in imported.inputs})
+    return [results[spec.name] for spec in imported.outputs]
 
 
 def reference_outputs(

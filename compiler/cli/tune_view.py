@@ -248,7 +248,7 @@ def print_report(report: TuneReport, roofline: Roofline | None) -> None:
         console.say(f"{report.model} has no operators that can be tuned")
         return
     console.say(f"{clock_text(state.elapsed_s)}: {measured_text(state, Subject(report.model, report.target))}")
-    console.say(f"records: {report.records}")
+    console.say(f"records{', with the reasons of failures' if state.failed else ''}: {report.records}")
 
 
 def number(value: float | None) -> str:

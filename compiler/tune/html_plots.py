@@ -57,7 +57,7 @@ def model_curve(state: SessionState) -> str | None:
     axes.set_xlabel("seconds since the session began")
     axes.set_ylabel("tuned operators of one inference, ms")
     axes.margins(y=0.15)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, max(state.elapsed_s, 1.0) * 1.02)
     axes.legend(frameon=False)
     return _svg(figure, "model", "Predicted time of the model in milliseconds over the time of the session")
 
@@ -77,7 +77,7 @@ def operator_curves(state: SessionState, found: Sequence[Row]) -> str | None:
         _curve(axes, row, state.elapsed_s, color=colour, linestyle=dash, linewidth=1.8, label=row.words)
     axes.set_xlabel("seconds since the session began")
     axes.set_ylabel("time of the operator, % of its start")
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, max(state.elapsed_s, 1.0) * 1.02)
     axes.set_ylim(top=105)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=9)
     title = "Time of each operator over the session, in percent of the time with which it started"
@@ -92,7 +92,7 @@ def _curve(axes: Axes, row: Row, end: float, **style: Any) -> None:
     start = row.task.start_seconds or 1.0
     moments = [*(t for t, _ in row.task.history), end]
     values = [100 * s / start for _, s in row.task.history]
-    axes.step(moments, [*values, values[-1]], where="post", **style)
+    axes.step(moments, [*values, values[-1]], where="post", marker=".", **style)
 
 
 def roofline_plot(found: Sequence[Row], roofline: Roofline | None) -> str | None:
@@ -145,7 +145,7 @@ def _draw_roofs(axes: Axes, roofline: Roofline) -> None:
         label = f"{level.name} {level.bandwidth / 1e9:.3g} GB/s"
         at = (1.5 * low, 1.5 * low * level.bandwidth / 1e9)
         axes.annotate(label, at, xytext=(6, -2), textcoords="offset points", va="top", fontsize=9)
-    axes.set_ylim(top=peak * 2)
+    axes.set_ylim(top=max(axes.get_ylim()[1], peak * 2))
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:

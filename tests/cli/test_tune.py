@@ -45,7 +45,7 @@ def test_a_session_ends_with_a_table(kompilo, tuner, model):
     outcome = kompilo("tune", model)
     assert outcome.code == 0
     assert "2.00x" in outcome.out
-    assert "records: /records" in outcome.out
+    assert "records, with the reasons of failures: /records" in outcome.out
     assert outcome.err.splitlines()[0].startswith("tuning ")
 
 

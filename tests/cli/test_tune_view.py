@@ -179,7 +179,7 @@ def test_the_end_is_a_table_of_before_and_after(printed):
     assert any("as before" in line for line in lines)
     assert "model 5.1 ms -> 3.1 ms (1.65x), tuned operators on one thread" in lines
     assert any(line.startswith("not tuned: 2 operators") for line in lines)
-    assert "records: /records" in lines
+    assert "records, with the reasons of failures: /records" in lines
 
 
 def test_the_table_fits_a_narrow_terminal(printed):

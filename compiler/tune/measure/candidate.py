@@ -20,7 +20,7 @@ from .limits import OUT_OF_MEMORY
 from .memory import ColdMemory, Guarded, guarded
 from .operands import OperandCache, Operands
 from .protocol import Failure, Setup
-from .timing import ReferenceKernel, Timing, measure, undisturbed
+from .timing import ReferenceKernel, Sampling, Timing, measure, undisturbed
 
 # Constant operands smaller than this stay in cache: a bias.
 _LEAST_COLD = 4096
@@ -92,14 +92,17 @@ class Bench:
             error = _check(operands)
         self._prepared = Prepared(job, kernel, operands, arguments, list(packed.values()), error)
 
-    def time(self, nominal: float) -> Timing:
-        """Time the prepared candidate, where the reference kernel usually takes `nominal` seconds."""
+    def time(self, nominal: float, rival: float | None) -> Timing:
+        """Time the prepared candidate, where the reference kernel usually takes `nominal` seconds.
+
+        `rival` is the best time of the operator so far: what is far slower need not be known exactly.
+        """
         prepared = self._prepared
         assert prepared is not None, "a candidate is prepared before it is timed"
         with self._part("time", "run_failed"), undisturbed():
             function = prepared.kernel.function
             sets = itertools.cycle(self._argument_sets(prepared))
-            return measure(lambda: function(*next(sets)), self.reference.time, nominal)
+            return measure(lambda: function(*next(sets)), self.reference.time, nominal, Sampling(rival=rival))
 
     def forget(self) -> None:
         """Let the prepared candidate go."""

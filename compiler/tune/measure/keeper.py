@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ...errors import KompiloError
+from ...schedule.op_spec import OpSpec
 from ..record import Measurement
 from .job import Job
 from .limits import OUT_OF_MEMORY
@@ -28,6 +29,8 @@ Result = tuple[Job, Measurement]
 # Imports of TVM on a busy machine.
 START_TIMEOUT_S = 120.0
 MOST_FAILED_STARTS = 3
+# A machine so busy that a worker gets less than half of a core lengthens its time limit up to this many times.
+PATIENCE = 4
 # What another candidate may have caused by writing where it should not: such a failure must show in a fresh worker.
 _SUSPICIOUS = ("crashed", "wrong_result", "run_failed", "out_of_memory")
 
@@ -47,6 +50,7 @@ class Keeper(threading.Thread):
         self._seats = [Seat(setup) for setup in setups]
         self._usual: dict[int, float] = {}
         self._nominal: float | None = None
+        self._best: dict[tuple[OpSpec, str], float] = {}
         self._queue = JobQueue()
         self._waiting: deque[Seat] = deque()
         self._timing: Seat | None = None
@@ -124,7 +128,9 @@ class Keeper(threading.Thread):
         if self._timing is None and self._waiting and self._nominal is not None:
             self._timing = seat = self._waiting.popleft()
             self.spent["wait"] += seat.enter(State.TIMING, self._timeout_s)
-            seat.process.send({"do": "time", "nominal": self._nominal})
+            assert seat.job is not None
+            rival = self._best.get((seat.job.op, seat.job.cache))
+            seat.process.send({"do": "time", "nominal": self._nominal, "rival": rival})
 
     # What workers say.
 
@@ -177,11 +183,11 @@ class Keeper(threading.Thread):
         self._waiting.append(seat)
 
     def _on_timed(self, seat: Seat, message: dict[str, Any]) -> None:
-        timed = message["timed"]
-        self._finish(seat, Measurement(
-            status="ok", seconds=timed["seconds"], spread=timed["spread"], samples=timed["samples"],
-            speed=timed["speed"], error=timed["error"], cache=seat.job.cache if seat.job else "cold",
-        ))  # fmt: skip
+        timed, job = message["timed"], seat.job
+        assert job is not None
+        key = job.op, job.cache
+        self._best[key] = min(timed["seconds"], self._best.get(key, timed["seconds"]))
+        self._finish(seat, Measurement(status="ok", cache=job.cache, **timed))
         if message["leaked"] > self._leak_limit:
             self._restart(seat)
 
@@ -203,6 +209,8 @@ class Keeper(threading.Thread):
     def _expire(self, seat: Seat) -> None:
         if seat.state is State.STARTING:
             self._failed_start(seat, f"not ready after {START_TIMEOUT_S:g} s", "")
+        elif seat.starved(PATIENCE * self._timeout_s):
+            seat.deadline = time.monotonic() + self._timeout_s / 2
         else:
             self._fail(seat, "timed_out", f"no end after {self._timeout_s:g} s while {seat.state.value}.", dead=True)
 

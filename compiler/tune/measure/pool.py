@@ -26,9 +26,10 @@ class MeasurePool:
     """Builds, checks and times candidates for `target_name` in worker processes, each pinned to a core of its own.
 
     Building goes on in all workers at once, timing in one at a time. A candidate that crashes, takes longer than
-    `timeout_s` for one of the two, needs more than `memory_limit_bytes` or gives a wrong result is measured as failed,
-    with a reason; its worker is replaced where it may have been harmed, also when it has leaked more than
-    `leak_limit_bytes` over time. Use it as a context manager; workers die with the process that owns the pool.
+    `timeout_s` to be built and checked or to be timed (more where the machine is too busy to let it work), needs more
+    than `memory_limit_bytes` or gives a wrong result is measured as failed, with a reason. A failure that another
+    candidate may have caused counts only if it shows in a fresh worker too. Workers are also replaced when they have
+    leaked more than `leak_limit_bytes` over time. Use the pool as a context manager; workers die with its process.
 
     Args:
         target_name: as for `find_target`.

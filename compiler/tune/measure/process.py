@@ -11,6 +11,8 @@ import tempfile
 from contextlib import suppress
 from typing import Any
 
+import psutil
+
 from .protocol import Lines, Setup, encode
 
 _CHUNK = 1 << 16
@@ -51,6 +53,19 @@ class WorkerProcess:
     def pid(self) -> int:
         """Of the process."""
         return self._process.pid
+
+    def processor_seconds(self) -> float:
+        """Processor time that the worker has used so far; 0 if it is dead."""
+        with suppress(psutil.Error):
+            times = psutil.Process(self.pid).cpu_times()
+            return times.user + times.system
+        return 0.0
+
+    def wants_processor(self) -> bool:
+        """Whether the worker is neither asleep nor stopped nor dead."""
+        with suppress(psutil.Error):
+            return psutil.Process(self.pid).status() == psutil.STATUS_RUNNING
+        return False
 
     def send(self, request: dict[str, Any]) -> None:
         """Ask for something; a dead worker is noticed by `receive`."""

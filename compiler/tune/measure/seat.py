@@ -41,6 +41,8 @@ class Seat:
     last: OpSpec | None = None
     jobs: int = 0
     failed_starts: int = 0
+    _begun: float = 0.0
+    _used: float = 0.0
 
     def start(self, timeout_s: float) -> None:
         """Start a worker."""
@@ -53,5 +55,16 @@ class Seat:
         now = time.monotonic()
         lasted = now - self.since
         self.state, self.since = state, now
+        if state in (State.BUILDING, State.TIMING):
+            self._begun, self._used = now, self.process.processor_seconds()
         self.deadline = None if timeout_s is None else now + timeout_s
         return lasted
+
+    def starved(self, most_s: float) -> bool:
+        """Whether the worker has used less than half of the time since it began, though it wants to work.
+
+        Others have then kept it from working; but after `most_s` seconds that is no excuse any more.
+        """
+        lasted = time.monotonic() - self._begun
+        used = self.process.processor_seconds() - self._used
+        return lasted < most_s and used < lasted / 2 and self.process.wants_processor()

@@ -24,12 +24,23 @@ Clock = Callable[[], float]
 class Sampling:
     """When enough is known: the half width of the median's interval, relative to it, or the seconds spent.
 
-    Sampling goes on for at least `least_samples`, unless they take longer than `budget_s`.
+    Sampling goes on for at least `least_samples`, unless they take longer than `budget_s`. With a `rival` (the best
+    time known for the operator, in seconds) it also ends when the whole interval lies above `beaten` times that.
     """
 
     precision: float = 0.02
     budget_s: float = 0.25
     least_samples: int = 10
+    rival: float | None = None
+    beaten: float = 1.25
+
+    def enough(self, samples: Sequence[float], width: float) -> bool:
+        """Whether `samples`, whose median is known to `width`, tell enough."""
+        if len(samples) < self.least_samples:
+            return False
+        if self.rival is not None and statistics.median(samples) * (1 - width) > self.beaten * self.rival:
+            return True
+        return width <= self.precision
 
 
 # A sample is at least this long, so that reading the clock (60 ns) does not count.
@@ -76,7 +87,7 @@ def measure(
         corrected += [t * factor for t in burst]
         before = after
         width = spread(corrected)
-        if (len(corrected) >= limits.least_samples and width <= limits.precision) or clock() >= deadline:
+        if limits.enough(corrected, width) or clock() >= deadline:
             break
     seconds = statistics.median(corrected)
     return Timing(seconds, width, len(corrected), seconds / statistics.median(raw))

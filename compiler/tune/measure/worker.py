@@ -3,8 +3,8 @@
 It answers requests, one JSON object a line, on file descriptors that its parent names; standard output and error are a
 log that only serves to explain a death. A job takes two requests, between which the parent lets others be timed:
 
-    {"do": "prepare", "job": ...}        -> {"phase": "run"}, then {"checked": true} or {"failed": status, ...}
-    {"do": "time", "nominal": seconds}   -> {"timed": {...}}
+    {"do": "prepare", "job": ...} -> {"phase": "run"}, then {"checked": true} or {"failed": status, ...}
+    {"do": "time", "nominal": seconds, "rival": seconds or null} -> {"timed": {...}}
 
 See `protocol` for the fields.
 """
@@ -55,19 +55,20 @@ class Server:
         actions: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"prepare": self._prepare, "time": self._time}
         while (request := self.channel.receive()) is not None:
             os.ftruncate(1, 0)
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             try:
                 reply = actions[request["do"]](request)
             except Failure as failure:
                 reply = failure.to_json()
-            self.channel.send({**reply, "spent": {**self.bench.take_spent(), "total": time.perf_counter() - began}})
+            spent = {"total": time.perf_counter() - began, "processor": time.process_time() - cpu}
+            self.channel.send({**reply, "spent": {**spent, **self.bench.take_spent()}})
 
     def _prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         self.bench.prepare(job_from_json(request["job"]), lambda phase: self.channel.send({"phase": phase}))
         return {"checked": True}
 
     def _time(self, request: dict[str, Any]) -> dict[str, Any]:
-        timed = timing_to_json(self.bench.time(float(request["nominal"])), self.bench.error)
+        timed = timing_to_json(self.bench.time(request["nominal"], request["rival"]), self.bench.error)
         self.bench.forget()
         leaked = resident_bytes() - self._start - self.bench.kept_bytes
         return {"timed": timed, "leaked": leaked}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from misbehaving import matmul, point
@@ -11,6 +13,7 @@ from kompilo.compiler.tune.measure.memory import ColdMemory, Guarded, guarded
 from kompilo.compiler.tune.measure.operands import OperandCache
 from kompilo.compiler.tune.measure.protocol import LONGEST_LINE, Lines, Setup, encode, job_from_json, job_to_json
 from kompilo.compiler.tune.measure.queue import JobQueue
+from kompilo.compiler.tune.measure.seat import Seat, State
 
 FLOAT = np.dtype("float32")
 
@@ -101,3 +104,33 @@ def test_jobs_of_an_operator_stay_together() -> None:
     assert queue.take(a, {b}) == jobs[a][2]
     assert queue.take(a, {b}) == jobs[b][2], "help the other worker"
     assert queue.take(a, {}) is None
+
+
+class FakeProcess:
+    """A worker that has used some processor time."""
+
+    def __init__(self, used: float, wants: bool = True):
+        self.used, self.wants = used, wants
+
+    def processor_seconds(self) -> float:
+        return self.used
+
+    def wants_processor(self) -> bool:
+        return self.wants
+
+
+@pytest.mark.parametrize(
+    ("used", "wants", "most", "starved"),
+    [(1.0, True, 40.0, True), (6.0, True, 40.0, False), (1.0, False, 40.0, False), (1.0, True, 8.0, False)],
+)
+def test_only_a_worker_kept_from_working_is_excused(
+    used: float, wants: bool, most: float, starved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat = Seat(Setup(1, "cpu", 0, 1 << 30))
+    seat.process = FakeProcess(0.0)  # type: ignore[assignment]
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    seat.enter(State.BUILDING, 10.0)
+    now[0] += 10.0
+    seat.process = FakeProcess(used, wants)  # type: ignore[assignment]
+    assert seat.starved(most) is starved

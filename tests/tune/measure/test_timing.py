@@ -29,7 +29,7 @@ class Machine:
         self.now += lasted
         return lasted
 
-    def time(self, seconds: float, **sampling: float) -> Timing:
+    def time(self, seconds: float, **sampling: float | None) -> Timing:
         def call() -> None:
             self.calls += 1
             self.run(seconds)
@@ -59,6 +59,13 @@ def test_the_budget_bounds_noise_without_end() -> None:
     timing = machine.time(1e-3)
     assert timing.spread > 0.02
     assert 0.2 < machine.now < 0.35
+
+
+def test_what_is_far_slower_than_the_best_need_not_be_known_exactly() -> None:
+    exact, near, far = (Machine(noise=0.15).time(1e-3, rival=r) for r in (None, 0.95e-3, 0.5e-3))
+    assert near.samples == exact.samples > far.samples
+    assert far.spread > 0.02
+    assert far.seconds == pytest.approx(exact.seconds, rel=0.1)
 
 
 def test_slow_candidates_are_called_once_or_twice() -> None:

@@ -298,27 +298,3 @@ def _crop(node: Node, shape: list[Dim], pads: list[Dim]) -> tuple[relax.Expr, li
     for axis, (_, _, size) in cuts.items():
         shape[axis] = size
     return x, shape, [0 if isinstance(p, int) and p < 0 else p for p in pads]
-
-
-@converter("CumSum", since=11)
-def cumsum(node: Node) -> relax.Expr:
-    return _accumulated(node, op.cumsum)
-
-
-@converter("CumProd", since=26)
-def cumprod(node: Node) -> relax.Expr:
-    return _accumulated(node, op.cumprod)
-
-
-def _accumulated(node: Node, accumulate: Callable[..., relax.Expr]) -> relax.Expr:
-    """Sums or products of the elements up to each one, or behind it with `reverse`; without itself if `exclusive`."""
-    (given,) = required_dims(node, 1, "the axis")
-    if not isinstance(given, int):
-        raise node.error("the axis must be a fixed number")
-    axis = node.axis(given, node.rank(0))
-    x, dtype = node.inputs[0], node.dtype(0)
-    reverse, exclusive = node.attr("reverse", 0), bool(node.attr("exclusive", 0))
-    if reverse:
-        x = node.emit(op.flip(x, axis))
-    total = accumulate(x, axis, dtype, exclusive)
-    return op.flip(node.emit(total), axis) if reverse else total

@@ -40,7 +40,8 @@ def _reduction(node: Node) -> Reduction:
     return _REDUCTIONS[kind]
 
 
-def _size(shape: Sequence[Any]) -> Any:
+def size_of(shape: Sequence[Any]) -> Any:
+    """The number of elements of a tensor of `shape`, as an expression."""
     total: Any = tirx.IntImm("int64", 1)
     for dim in shape:
         total = total * dim
@@ -72,9 +73,9 @@ def _scatter(
         source, where, values, out = (T.buffer_proxy(b) for b in (*ins, *outs))
         with IRBuilder() as builder:
             with T.seq_scope():
-                with T.serial(0, _size(data.shape)) as i:
+                with T.serial(0, size_of(data.shape)) as i:
                     out[i] = source[i]
-                with T.serial(0, _size(updates.shape)) as j:
+                with T.serial(0, size_of(updates.shape)) as j:
                     target = _ravel(place(where, _unravel(j, updates.shape)), data.shape)
                     out[target] = combine(out[target], values[j])
             return builder.get()
@@ -176,7 +177,7 @@ def _select(
     """For each row along `axis`: keep the k best so far in order; equal elements stay in the order of their index."""
     data, value, index = (T.buffer_proxy(b) for b in (x, values, indices))
     size = x.shape[axis]
-    outer, inner = _size(x.shape[:axis]), _size(x.shape[axis + 1 :])
+    outer, inner = size_of(x.shape[:axis]), size_of(x.shape[axis + 1 :])
 
     def better(a: Any, b: Any) -> ir.Expr:
         return a > b if largest else a < b

@@ -20,7 +20,7 @@ _MAX_RECOMPUTE = 4
 
 def inline_maps(program: Program) -> Program:
     """`program` with every intermediate map inlined that is not worth a buffer of its own."""
-    stages = list(program.stages)
+    stages = _needed(program)
     temporaries = set(program.temporaries)
     position = 0
     while position < len(stages):
@@ -32,6 +32,18 @@ def inline_maps(program: Program) -> Program:
         else:
             position += 1
     return replace(program, stages=tuple(stages), temporaries=frozenset(temporaries))
+
+
+def _needed(program: Program) -> list[Stage]:
+    """The stages whose results are read: an index into an axis of length 1, say, is computed for nothing."""
+    needed: list[Stage] = []
+    read: list[tirx.Buffer] = []
+    for stage in reversed(program.stages):
+        if stage.buffer in program.temporaries and not any(stage.buffer.same_as(b) for b in read):
+            continue
+        needed.insert(0, stage)
+        read += [load.source for load in loads(stage.value)]
+    return needed
 
 
 def _worth_inlining(stage: Stage, consumers: list[Stage]) -> bool:

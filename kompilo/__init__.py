@@ -6,11 +6,12 @@ from typing import Any
 _EXPORTS = {
     "compile": "kompilo.compiler.driver",
     "load": "kompilo.compiler.runtime.module",
+    "tune": "kompilo.compiler.tune.tune",
     "errors": "kompilo.errors",
 }
 
 __version__ = "0.1.0"
-__all__ = ["compile", "errors", "load"]
+__all__ = ["compile", "errors", "load", "tune"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,110 @@
+"""`kompilo.tune`: find faster configs for a model's operators and remember them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from ..schedule.selection import Selector
+from ..schedule.target import Target, find_target
+from .advisors import default_advisors
+from .budget import budget_seconds
+from .cost_model import CostModel
+from .library import RecordLibrary
+from .measure.pool import MeasurePool
+from .record import Point
+from .report import SessionState, TuneReport
+from .search import InGivenOrder, Predictor, Search, TaskSearch
+from .session import LEAST_GAIN, Limits, Session
+from .store import RecordStore, user_store
+from .task import Tasks, extract_tasks
+
+if TYPE_CHECKING:
+    from ..driver import Model
+
+
+def tune(
+    model: Model,
+    target: str = "cpu",
+    budget: str | float | None = "5m",
+    trials: int | None = None,
+    inputs: Mapping[str, Sequence[int | str]] | None = None,
+    records: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    exhaustive: bool = False,
+    progress: Callable[[SessionState], None] | None = None,
+) -> TuneReport:
+    """Measure candidates for the operators of `model` and record the results; `kompilo.compile` then uses the best.
+
+    What earlier sessions recorded is not measured again, so that a session goes on where another one stopped.
+
+    Args:
+        model: path of an ONNX file, its bytes, a ModelProto, or "zoo:NAME".
+        target: "cpu", this machine: candidates are run here.
+        budget: time for the session, in seconds or as "90s", "5m", "1h30m"; None: no limit.
+        trials: most candidates to measure; None: no limit.
+        inputs: shapes for some or all inputs, by name. Operators whose sizes are only known at run time are not tuned.
+        records: folder of the records; by default the user's (KOMPILO_RECORDS).
+        seed: equal seeds and equal measurements lead to equal choices.
+        workers: processes that build and run candidates; by default one per core.
+        exhaustive: measure every config of every operator, as training data for the cost model.
+        progress: called with a snapshot after every measurement.
+
+    Returns:
+        What was found. An interrupt (Ctrl-C) ends the session early, and the report says so.
+
+    Raises:
+        ModelError, InputError, TargetError, UsageError: one sentence on what was expected and found.
+    """
+    seconds = None if budget is None else budget_seconds(budget)
+    if trials is not None and trials < 1:
+        raise UsageError(f"trials: expected at least 1, found {trials}.")
+    hardware = find_target(target)
+    store = RecordStore(Path(records)) if records is not None else user_store()
+    with store.locked(hardware.spec.key):
+        pass  # records that cannot be written are told of before anything is measured
+    found = extract_tasks(model, hardware, inputs)
+    learner = CostModel.pretrained(hardware)
+    library = RecordLibrary.of([store.folder] if records is not None else None)
+    search = Search(_searches(found, hardware, library, learner), seed, exhaustive)
+    limits = Limits(seconds, trials, 0.0 if exhaustive else LEAST_GAIN)
+    with MeasurePool(target, workers) as pool:
+        session = Session(
+            search, pool, limits, hardware.spec.key, _version(), store.append, learner, progress or _silent
+        )
+        state = session.run()
+    return TuneReport(_name(model), hardware.spec.key, state, str(store.folder), session.search_s, found.unsized)
+
+
+def _searches(found: Tasks, target: Target, library: RecordLibrary, predictor: Predictor | None) -> list[TaskSearch]:
+    """A search per task, which knows what earlier sessions recorded and starts from what `compile` would take."""
+    selector = Selector(target, default_advisors(target, library))
+    searches = []
+    for task in found.tasks:
+        choice = selector.choose(task.op)
+        assert choice is not None, "tasks are operators that some template matches"
+        start = Point(choice.template.name, choice.template.version, choice.config)
+        known = library.tried(task.op, target.spec.key, task.points)
+        results = {point: k.record.measurement for point, k in known.items()}
+        search = TaskSearch(task, start, results)
+        search.predict_with(predictor or InGivenOrder())
+        searches.append(search)
+    return searches
+
+
+def _version() -> str:
+    from kompilo import __version__
+
+    return __version__
+
+
+def _name(model: Model) -> str:
+    return os.fspath(model) if isinstance(model, (str, os.PathLike)) else "model in memory"
+
+
+def _silent(state: SessionState) -> None:
+    """Without a listener."""

@@ -89,7 +89,7 @@ def _searches(found: Tasks, target: Target, library: RecordLibrary, predictor: P
         assert choice is not None, "tasks are operators that some template matches"
         start = Point(choice.template.name, choice.template.version, choice.config)
         known = library.tried(task.op, target.spec.key, task.points)
-        results = {point: k.record.measurement for point, k in known.items()}
+        results = {point: k.measurement for point, k in known.items()}
         search = TaskSearch(task, start, results)
         search.predict_with(predictor or InGivenOrder())
         searches.append(search)

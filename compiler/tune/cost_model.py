@@ -1,8 +1,8 @@
 """The cost model: which of an operator's candidates is fastest, and about how long it takes, without measuring.
 
-Two ensembles of trees divide the work. `ranking` predicts ln(time / mean time of the operator's candidates) and sees
+Two ensembles of trees divide the work. `ranking` predicts ln(time / median time of the operator's candidates) and sees
 all features; only it decides between candidates, so no capacity is spent on what they have in common. `level` predicts
-ln(mean time / ideal time) of an operator from the operator's features, which makes seconds of it. In a session a
+ln(median time / ideal time) of an operator from the operator's features, which makes seconds of it. In a session a
 third, small ensemble learns what the measurements so far say of both.
 """
 
@@ -88,9 +88,10 @@ class CostModel:
                 f"found {sum(len(e.points) for e in examples)} usable record(s)."
             )
         rows = np.concatenate([e.rows for e in usable])
-        means = [float(np.mean(np.log(e.seconds))) for e in usable]
-        labels = np.concatenate([np.log(e.seconds) - mean for e, mean in zip(usable, means, strict=True)])
-        levels = np.array([mean - np.log(ideal_seconds(e.op, target)) for e, mean in zip(usable, means, strict=True)])
+        # The median: a candidate that takes 20 times as long says nothing of the others.
+        middles = [float(np.median(np.log(e.seconds))) for e in usable]
+        labels = np.concatenate([np.log(e.seconds) - m for e, m in zip(usable, middles, strict=True)])
+        levels = np.array([m - np.log(ideal_seconds(e.op, target)) for e, m in zip(usable, middles, strict=True)])
         return cls(
             target,
             grow(rows, np.clip(labels, -FAR, FAR), RANKING_ROUNDS, RANKING),
@@ -119,7 +120,8 @@ class CostModel:
             return self
         rows = np.concatenate([e.rows for e in examples])
         errors = [np.log(e.seconds) - self._logs(e.op, e.rows) for e in examples]
-        centred = [e - np.mean(e) + np.clip(np.mean(e), -FAR, FAR) / (1 + len(e)) for e in errors]
+        middles = [float(np.median(e)) for e in errors]
+        centred = [e - m + np.clip(m, -FAR, FAR) / (1 + len(e)) for e, m in zip(errors, middles, strict=True)]
         labels = np.clip(np.concatenate(centred), -FAR, FAR)
         return replace(self, session=grow(rows, labels, SESSION_ROUNDS, SESSION), examples=examples)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +14,10 @@ from tvm import relax, tirx
 from tvm.relax import transform, vm_build
 
 from .artifact.artifact import MemoryPlan, Operator
+from .object_files import write_object
 from .passes.anchors import op_name
 from .schedule.target import Target
+from .scratch import scratch_folder
 
 # LLVM eliminates common subexpressions better than TVM, whose analysis of the variables that it introduces takes more
 # than half of the compile time of kernels with symbolic sizes (PP-OCR detection: 2.6 s a kernel, and 1.2 s without).
@@ -55,14 +56,17 @@ def vm_finalize() -> list[tvm.ir.transform.Pass]:
 
 
 def build(mod: tvm.ir.IRModule, target: Target) -> Built:
-    """Lower, compile and link `mod` (all PrimFuncs scheduled, weights already parameters)."""
+    """Lower, compile and link `mod` (all PrimFuncs scheduled, weights already parameters).
+
+    Raises TargetError if no linker is found, KompiloError if the temporary folder has no room.
+    """
     operators = describe_operators(mod)
     with target.tvm_target(), tvm.transform.PassContext(opt_level=3):
         planned = tvm.transform.Sequential(vm_lowering())(mod)
         memory = describe_memory(planned)
         final = tvm.transform.Sequential(vm_finalize())(planned)
-    with tempfile.TemporaryDirectory(prefix="kompilo-") as folder:
-        path = Path(folder) / "lib.so"
+    with scratch_folder("build") as folder:
+        path = folder / "lib.so"
         _compile_and_link(final, target, path)
         return Built(path.read_bytes(), operators, memory)
 
@@ -92,7 +96,7 @@ def _compile_object(
     functions: list[tuple[tvm.ir.GlobalVar, tirx.PrimFunc]], llvm: tvm.target.Target, path: Path
 ) -> str:
     with tvm.transform.PassContext(opt_level=3, config=LOWERING):
-        tvm.tirx.build(tvm.IRModule(dict(functions)), target=llvm).write_to_file(str(path))
+        write_object(tvm.tirx.build(tvm.IRModule(dict(functions)), target=llvm), path)
     return str(path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from ..errors import UsageError
 from ..model_source import is_artifact, resolve
+from ..scratch import scratch_folder
 from . import console
 from .arguments import parse_threads
 from .feeds import Feeds, sample_feeds
@@ -73,14 +73,14 @@ def bench(
     from ..peers.measure import measure, pick_cores
 
     pick_cores(max(counts))
-    with tempfile.TemporaryDirectory(prefix="kompilo-bench-") as folder, console.progress() as report:
+    with scratch_folder("bench") as folder, console.progress() as report:
         if is_artifact(model):
-            subject = _from_artifact(model, onnx_model, inputs or (), shape or (), Path(folder))
+            subject = _from_artifact(model, onnx_model, inputs or (), shape or (), folder)
             peers = _peers_of_artifact(model, peers, against is not None, subject)
         elif onnx_model is not None:
             raise UsageError("expected --model only with an artifact, found two models.")
         else:
-            subject = compile_subject(model, inputs or (), shape or (), dynamic, Path(folder), report)
+            subject = compile_subject(model, inputs or (), shape or (), dynamic, folder, report)
         models = {OURS: subject.artifact} | {p: subject.model for p in peers if subject.model}
         results = [measure(models, subject.feeds.arrays, count, seconds, report) for count in counts]
     _print_results(model, subject, results, json_file)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import TargetError
+from ..scratch import scratch_folder
 from . import console
 
 if TYPE_CHECKING:
@@ -54,9 +53,9 @@ def _link_problem(target: Target) -> str | None:
     with builder.function("main", [x]):
         builder.emit_func_output(x)
     executable = tvm.compile(builder.get(), target=target.tvm_target())
-    with tempfile.TemporaryDirectory(prefix="kompilo-targets-") as folder:
+    with scratch_folder("targets") as folder:
         try:
-            target.export(executable, Path(folder) / "lib.so")
+            target.export(executable, folder / "lib.so")
         except TargetError as error:
             return str(error)
     return None

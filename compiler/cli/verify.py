@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from ..errors import KompiloError, ModelError, UsageError
 from ..model_source import find_zoo_model, is_artifact, resolve
+from ..scratch import scratch_folder
 from ..tensor_spec import TensorSpec
 from . import console
 from .feeds import Feeds, fits, sample_feeds
@@ -59,8 +59,8 @@ def verify(
     from ..runtime.module import load
 
     module = load(artifact)
-    with tempfile.TemporaryDirectory(prefix="kompilo-verify-") as folder, console.progress() as report:
-        reference = _reference(against, source, module.inputs, Path(folder))
+    with scratch_folder("verify") as folder, console.progress() as report:
+        reference = _reference(against, source, module.inputs, folder)
         feeds = list(_input_sets(model, source, module.inputs, inputs or (), shape or (), seed, samples))
         errors = _compare(module, reference, feeds, report)
     _finish(artifact, reference.name, errors, tolerance, feeds, as_json)

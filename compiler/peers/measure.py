@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import statistics
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UsageError
+from ..scratch import scratch_folder
 from .base import OURS, save_arrays
 from .client import WorkerProcess
 from .compare import output_errors
@@ -87,7 +87,7 @@ def measure(
     cores = pick_cores(threads)
     report = progress or (lambda stage, done, total: None)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kompilo-bench-")))
+        folder = stack.enter_context(scratch_folder("bench"))
         with (folder / "inputs.npz").open("wb") as file:
             save_arrays(file, inputs)
         workers = {name: stack.enter_context(WorkerProcess(name)) for name in models}

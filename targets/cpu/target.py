@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...compiler.object_files import write_objects
 from ...compiler.schedule.roofline import Roofline
 from ...compiler.schedule.target import Target
 from ...compiler.schedule.target_spec import CpuSpec
@@ -82,13 +83,12 @@ class CpuTarget(Target):
     def export(
         self, executable: tvm.runtime.Executable, path: Path, more_objects: Callable[[], Sequence[str]] = list
     ) -> None:
-        """Link `executable` into a shared library at `path`; TargetError if no linker is found."""
-        arch = self.spec.triple.partition("-")[0]
+        """Link `executable` into a shared library at `path`; object files are put beside it.
 
-        def link(output: str, objects: Sequence[str], **_: Any) -> None:
-            toolchain.link_shared(output, [*objects, *more_objects()], arch)
-
-        executable.export_library(str(path), fcompile=link)
+        Raises TargetError if no linker is found, KompiloError if there is no room for the files.
+        """
+        objects = [str(p) for p in write_objects(executable, path.parent, self.tvm_target())]
+        toolchain.link_shared(str(path), [*objects, *more_objects()], self.spec.triple.partition("-")[0])
 
     def measure_roofline(self) -> Roofline | None:
         """Peak rates of one core of this machine, measured now, in about two seconds; None if it is another's code."""

@@ -7,7 +7,9 @@ libc6-dev does not hurt: nothing but the objects and, where found, libm.so.6 is 
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...compiler.errors import TargetError
+from ...compiler.scratch import no_room
 
 _LIBM_FOLDERS = (
     "/lib/{arch}-linux-gnu",
@@ -112,7 +115,7 @@ def find_linkers(arch: str) -> list[Linker]:
 def link_shared(output: str, objects: Sequence[str], arch: str) -> None:
     """Link object files of `arch` into the shared library `output`, trying each linker until one succeeds.
 
-    Raises TargetError if there is none, or none succeeds.
+    Raises TargetError if there is none, or none succeeds; KompiloError if there is no room for the library.
     """
     linkers = find_linkers(arch)
     if not linkers:
@@ -123,6 +126,8 @@ def link_shared(output: str, objects: Sequence[str], arch: str) -> None:
         problem = linker.link(output, objects, libraries)
         if problem is None:
             return
+        if os.strerror(errno.ENOSPC) in problem:
+            raise no_room(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         said.append(f"{linker.name}: {problem.splitlines()[-1]}")
     raise TargetError(f"no linker could link the compiled code for {arch} ({'; '.join(said)}).", _hint(arch))
 

@@ -5,7 +5,7 @@ import pytest
 import tvm
 from tvm import te
 
-from kompilo.compiler.errors import TargetError
+from kompilo.compiler.errors import KompiloError, TargetError
 from kompilo.targets.cpu import toolchain
 from kompilo.targets.cpu.target import CpuTarget
 
@@ -66,3 +66,10 @@ def test_the_hint_names_the_package_for_the_other_architecture(arch, package, mo
     with pytest.raises(TargetError) as raised:
         toolchain.link_shared(str(tmp_path / "lib.so"), [], arch)
     assert package in raised.value.hint
+
+
+def test_a_linker_without_room_is_told_as_such(tmp_path, monkeypatch):
+    full = toolchain.Linker("full", ("/bin/sh", "-c", "echo 'final link failed: No space left on device' >&2; exit 1"))
+    monkeypatch.setattr(toolchain, "find_linkers", lambda arch: [full])
+    with pytest.raises(KompiloError, match="cannot write to the temporary folder .*: no space left on device"):
+        toolchain.link_shared(str(tmp_path / "lib.so"), [], ARCH)

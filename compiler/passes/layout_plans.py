@@ -66,7 +66,7 @@ def permuted(values: Sequence, axes: Sequence[int]) -> tuple:
 
 def is_free(dims: Sequence[tensors.Dim] | None) -> bool:
     """Whether both storages of a shape hold the same bytes: there is one channel, or nothing but channels."""
-    return dims is not None and (tensors.is_one(dims[1]) or all(tensors.is_one(d) for d in dims[2:]))
+    return dims is not None and (len(dims) < 3 or tensors.is_one(dims[1]) or all(tensors.is_one(d) for d in dims[2:]))
 
 
 def moved_axis(axis: int, ndim: int) -> int:
@@ -201,7 +201,7 @@ def _reshape(graph: Graph, node: Node) -> Plan | None:
     shuffled = _shuffle(graph, node)
     if shuffled is not None:
         return shuffled
-    free_in, free_out = len(source) < 3 or is_free(source), len(dims) < 3 or is_free(dims)
+    free_in, free_out = is_free(source), is_free(dims)
 
     def last(_: Graph, moved: Sequence[Expr]) -> Expr:
         return relax.op.reshape(moved[0], permuted(dims, to_last(len(dims))) if len(dims) > 2 else dims)

@@ -266,3 +266,10 @@ def test_vectors_have_one_storage_only():
         return op.minimum(emit(op.reshape(v, (w, 1))), v)
 
     assert moves(body, f32(1, 3, 4, w), sizes={"w": 5}) == [IN]
+
+
+def test_arithmetic_on_a_vector_and_a_scalar_beside_a_convolution():
+    def body(x, vector, scalar):
+        return op.mean(add(conv(x), emit(op.multiply(vector, scalar))), [2, 3])
+
+    assert moves(body, f32(1, 3, 8, 8), f32(8), f32()) == [IN]

@@ -118,6 +118,8 @@ CASES = {
     "cosh": ("Cosh", [X]),
     "sin": ("Sin", [X]),
     "sinh": ("Sinh", [X]),
+    "sinh_edges": ("Sinh", [f32(1e-4, -0.3, 0.51, 88.9, -88.9, INF, NAN)], {}, {"atol": 0}),
+    "cosh_edges": ("Cosh", [f32(0, 88.9, -88.9, -INF, NAN)], {}, {"atol": 0, "rtol": 2e-5}),
     "tan": ("Tan", [floats(9, low=-1, high=1)]),
     "tanh": ("Tanh", [X]),
     "identity": ("Identity", [X]),

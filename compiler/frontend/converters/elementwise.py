@@ -174,7 +174,6 @@ _UNARY: dict[str, Callable[[relax.Expr], relax.Expr]] = {
     "BitwiseNot": op.bitwise_not,
     "Ceil": op.ceil,
     "Cos": op.cos,
-    "Cosh": op.cosh,
     "Erf": op.erf,
     "Exp": op.exp,
     "Floor": op.floor,
@@ -184,7 +183,6 @@ _UNARY: dict[str, Callable[[relax.Expr], relax.Expr]] = {
     "Neg": op.negative,
     "Not": op.logical_not,
     "Sin": op.sin,
-    "Sinh": op.sinh,
     "Sqrt": op.sqrt,
     "Tan": op.tan,
 }
@@ -206,6 +204,30 @@ def sign(node: Node) -> relax.Expr:
         return positive
     signed = op.subtract(positive, op.astype(op.less(x, zero), dtype))
     return op.where(op.isnan(x), x, signed) if is_float(dtype) else signed
+
+
+def _half_exponentials(x: relax.Expr, dtype: str) -> tuple[relax.Expr, relax.Expr]:
+    """exp(x) / 2 and exp(-x) / 2, halved in the exponent: they overflow no sooner than their sum."""
+    ln2 = scalar(math.log(2), dtype)
+    return op.exp(op.subtract(x, ln2)), op.exp(op.subtract(op.negative(x), ln2))
+
+
+@converter("Cosh", since=9)
+def cosh(node: Node) -> relax.Expr:
+    """By exponentials: TVM's own has no code behind vectorised loops."""
+    return op.add(*_half_exponentials(node.inputs[0], node.dtype(0)))
+
+
+@converter("Sinh", since=9)
+def sinh(node: Node) -> relax.Expr:
+    """By exponentials; near zero, where these cancel, by x + x^3/6 + x^5/120 + x^7/5040."""
+    x, dtype = node.inputs[0], node.dtype(0)
+    square = op.multiply(x, x)
+    series = scalar(1 / 5040, dtype)
+    for coefficient in (1 / 120, 1 / 6, 1):
+        series = op.add(op.multiply(series, square), scalar(coefficient, dtype))
+    small = op.less(op.abs(x), scalar(0.5, dtype))
+    return op.where(small, op.multiply(series, x), op.subtract(*_half_exponentials(x, dtype)))
 
 
 @converter("Reciprocal")
@@ -268,8 +290,9 @@ def cast_to(node: Node, x: relax.Expr, source: str, target: str) -> relax.Expr:
     if source == target:
         return x
     if target == "bool":
-        # Not `not_equal`: its comparison is false for NaN, which is not zero.
-        return op.logical_not(op.equal(x, scalar(0, source)))
+        # The comparison is false for NaN, which is not zero.
+        nonzero = op.not_equal(x, scalar(0, source))
+        return op.logical_or(nonzero, op.isnan(x)) if is_float(source) else nonzero
     if is_float(source) and target == "uint64":
         # Beyond the range of int64 through the difference from 2**63, which is exact: floats there are whole numbers.
         half = scalar(2.0**63, source)

@@ -16,6 +16,7 @@ Progress = Callable[[str, int, int], None]
 
 # Piped tables are read by programs and logs: rich's fallback of 80 columns would cut names short.
 _PIPED_WIDTH = 200
+_FOLDED_WIDTH, _COLUMN_GAP = 20, 3
 
 
 def console(stderr: bool = False) -> Console:
@@ -63,7 +64,10 @@ def _strict(value: Any) -> Any:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], fold: Sequence[str] = ()) -> None:
-    """A table on stdout. A column name that starts with ">" aligns to the right; the columns in `fold` may wrap."""
+    """A table on stdout. A column name that starts with ">" aligns to the right; the columns in `fold` may wrap.
+
+    No cell is cut: on a screen that is too narrow the lines are longer than it.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -74,11 +78,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
             name,
             justify="right" if column.startswith(">") else "left",
             no_wrap=name not in fold,
-            overflow="fold" if name in fold else "ellipsis",
+            overflow="fold",
         )
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     screen = console()
+    screen.width = max(screen.width, _least_width(columns, rows, fold))
     with screen.capture() as captured:
         screen.print(title, style="bold", soft_wrap=True)
         screen.print(table)
@@ -86,9 +91,20 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     print("\n".join(line.rstrip() for line in captured.get().rstrip().splitlines()), end="\n\n")
 
 
+def _least_width(columns: Sequence[str], rows: Sequence[Sequence[object]], fold: Sequence[str]) -> int:
+    """The width of a table whose columns are as wide as their cells, those in `fold` as narrow as one can read."""
+    from rich.cells import cell_len
+
+    total = 0
+    for name, *cells in zip((c.removeprefix(">") for c in columns), *rows, strict=True):
+        longest = max(cell_len("" if cell is None else str(cell)) for cell in (name, *cells))
+        total += (min(longest, _FOLDED_WIDTH) if name in fold else longest) + _COLUMN_GAP
+    return total
+
+
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Reports long work on stderr: a bar on a terminal, otherwise one plain line for each stage.
+    """Reports long work on stderr: a bar on a terminal, otherwise a plain line for each stage or series of stages.
 
     Yields a function (stage, done, total); `total` 0 means the amount of work is unknown.
     """
@@ -121,13 +137,15 @@ def _bar() -> Iterator[Progress]:
 
 
 def _plain_lines() -> Progress:
-    last = ""
+    """Of stages that count up to the same total, the many passes of a compilation, only the first is told."""
+    last, last_done, last_total = "", 0, 0
 
     def report(stage: str, done: int, total: int) -> None:
-        nonlocal last
-        if stage != last:
-            last = stage
-            print(stage, file=sys.stderr, flush=True)
+        nonlocal last, last_done, last_total
+        goes_on = stage == last or (total == last_total > 1 and done > last_done)
+        last, last_done, last_total = stage, done, total
+        if not goes_on:
+            print(f"{stage} ..." if total > 1 else stage, file=sys.stderr, flush=True)
 
     return report
 

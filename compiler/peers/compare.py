@@ -61,13 +61,15 @@ def _same_odd(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def output_errors(ours: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> list[OutputError]:
-    """Compare all outputs, paired by name where the names agree, else by position; a missing one is a mismatch."""
+    """Compare all outputs, paired by name where the names agree, else by position; one that either lacks differs."""
     if set(ours) != set(reference) and len(ours) == len(reference):
         ours = dict(zip(reference, ours.values(), strict=True))
     inf = float("inf")
-    return [
+    errors = [
         output_error(name, np.asarray(ours[name]), np.asarray(expected))
         if name in ours
         else OutputError(name, inf, inf, "output is missing")
         for name, expected in reference.items()
     ]
+    extra = [name for name in ours if name not in reference]
+    return errors + [OutputError(name, inf, inf, "the reference has no such output") for name in extra]

@@ -8,6 +8,13 @@ from kompilo.compiler.peers.compare import output_error, output_errors, worst
 INF, NAN = np.inf, np.nan
 
 
+def test_an_output_that_the_reference_lacks_is_a_mismatch():
+    one = np.ones(1, np.float32)
+    known, extra = output_errors({"y": one, "w": one}, {"y": one})
+    assert (known.name, known.mismatch) == ("y", None)
+    assert (extra.name, extra.mismatch) == ("w", "the reference has no such output")
+
+
 @pytest.mark.parametrize(
     ("ours", "reference", "max_abs", "max_rel"),
     [

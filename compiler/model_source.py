@@ -57,11 +57,14 @@ def resolve(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Path | b
         return Path(entry.path())
     if not isinstance(model, (str, os.PathLike)):
         return model
-    path = Path(model)
+    if not os.fspath(model):
+        raise ModelError("expected an ONNX file, found an empty name.")
+    path = Path(os.fsdecode(model))
     if not path.exists():
         raise ModelError(f"there is no model file {str(path)!r}.", _path_hint(path))
     if not path.is_file():
-        raise ModelError(f"expected an ONNX file, found that {str(path)!r} is a directory.")
+        found = "a directory" if path.is_dir() else "not a regular file"
+        raise ModelError(f"expected an ONNX file, found that {str(path)!r} is {found}.")
     return path
 
 

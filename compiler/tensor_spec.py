@@ -1,8 +1,15 @@
 """The signature of one model input or output, shared by the frontend, the artifact and the loader."""
 
+import re
 from dataclasses import dataclass
 
 Dim = int | str
+
+
+def dim_name(text: str) -> str:
+    """A model's name for a dimension as it is shown: letters of any language, digits and "_", not a digit first."""
+    name = re.sub(r"\W", "_", text)
+    return name if name.isidentifier() else f"_{name}"
 
 
 @dataclass(frozen=True)

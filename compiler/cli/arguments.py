@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, UsageError
-from ..tensor_spec import Dim, TensorSpec
+from ..tensor_spec import Dim, TensorSpec, dim_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,13 +65,15 @@ def split_shape_options(texts: Iterable[str]) -> tuple[dict[str, tuple[Dim, ...]
     shapes: list[str] = []
     sizes: dict[str, int] = {}
     for text in texts:
-        name, equals, size = text.partition("=")
-        if not equals:
-            shapes.append(text)
-        elif size.isdecimal() and name:
+        name, equals, size = text.rpartition("=")  # names may have a "=" in them
+        if equals and name and size.isdecimal():
             sizes[name] = int(size)
-        else:
+        elif ":" in (size if equals else text):
+            shapes.append(text)
+        elif equals:
             raise UsageError(f"expected --shape NAME:1x3x224x224 or DIM=SIZE, found {text!r}.")
+        else:
+            shapes.append(text)
     return parse_shapes(shapes), sizes
 
 
@@ -84,7 +86,8 @@ def fix_shapes(
     dimension name, a wrong rank, or a size that differs from a fixed one.
     """
     by_name = {s.name: s for s in specs}
-    known = dict(sizes)
+    names = {d for s in specs for d in s.shape if isinstance(d, str)}
+    known = {_known_dim(name, names): size for name, size in sizes.items()}
     for name, shape in shapes.items():
         spec = by_name.get(name) or _unknown("input", name, by_name)
         if len(shape) != len(spec.shape):
@@ -94,13 +97,17 @@ def fix_shapes(
                 known[have] = want
             elif want != have:
                 raise InputError(f"input {spec} has a fixed dimension {have}, --shape gives {want}.")
-    names = {d for s in specs for d in s.shape if isinstance(d, str)}
-    for name in sizes:
-        if name not in names:
-            _unknown("dimension", name, names)
     return [
         TensorSpec(s.name, tuple(known.get(d, d) if isinstance(d, str) else d for d in s.shape), s.dtype) for s in specs
     ]
+
+
+def _known_dim(name: str, names: Collection[str]) -> str:
+    """The one of `names` that a user means who may spell it as the model does: "n+1" for "n_1"."""
+    spelled = dim_name(name)
+    if name not in names and spelled not in names:
+        _unknown("dimension", name, names)
+    return name if name in names else spelled
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> TensorSpec:
@@ -127,8 +134,8 @@ def read_values(texts: Iterable[str], specs: Sequence[TensorSpec]) -> dict[str, 
                     _unknown("input", name, by_name)
                 values[name] = array
             continue
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value:
+        name, value = _split_value(text, by_name)
+        if not name or not value:
             raise UsageError(
                 f"expected --input NAME=VALUE, found {text!r}.",
                 _VALUE_HINT,
@@ -136,6 +143,16 @@ def read_values(texts: Iterable[str], specs: Sequence[TensorSpec]) -> dict[str, 
         spec = by_name.get(name) or _unknown("input", name, by_name)
         values[name] = value if value in _FILLS else _read_value(value, spec)
     return values
+
+
+def _split_value(text: str, known: Iterable[str]) -> tuple[str, str]:
+    """ "NAME=VALUE" in two, at the first "=" unless a known name has one in it; empty where there is none."""
+    fitting = [name for name in known if text.startswith(f"{name}=")]
+    if fitting:
+        name = max(fitting, key=len)
+        return name, text[len(name) + 1 :]
+    name, _, value = text.partition("=")
+    return name, value
 
 
 def _read_value(value: str, spec: TensorSpec) -> np.ndarray:
@@ -153,8 +170,8 @@ def _read_value(value: str, spec: TensorSpec) -> np.ndarray:
                 return np.lib.format.read_array(file, allow_pickle=False)
         except FileNotFoundError:
             raise InputError(f"there is no file {value!r} for input {spec.name!r}.") from None
-        except (ValueError, EOFError) as error:
-            raise InputError(f"{value!r} is no readable .npy file: {str(error).rstrip('.')}.") from None
+        except (ValueError, EOFError):  # numpy's words are on how to unpickle what one trusts
+            raise InputError(f"{value!r} is no readable .npy file of numbers.") from None
     try:
         parsed = json.loads(value)
         array = np.asarray(parsed, dtype=spec.dtype)
@@ -193,5 +210,5 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             return dict(members)
     except FileNotFoundError:
         raise InputError(f"there is no file {str(path)!r}.") from None
-    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        raise InputError(f"{str(path)!r} is no readable .npz file: {error}.") from None
+    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError):
+        raise InputError(f"{str(path)!r} is no readable .npz file of arrays of numbers.") from None

@@ -175,8 +175,8 @@ def _describe(error: BaseException) -> tuple[str, str | None, int]:
         text = error.format_message().strip()
         return text[:1].lower() + text[1:], f"see {path} --help.", EXIT_USAGE
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename!r}" if error.filename is not None else "the output"
-        return f"cannot use {where}: {error.strerror[0].lower()}{error.strerror[1:]}.", None, EXIT_USAGE
+        where = f"read or write {error.filename!r}" if error.filename is not None else "write the output"
+        return f"cannot {where}: {error.strerror[0].lower()}{error.strerror[1:]}.", None, EXIT_USAGE
     if isinstance(error, MemoryError):
         return "there is not enough memory.", None, EXIT_USAGE
     summary = " ".join(str(error).split())[:300]

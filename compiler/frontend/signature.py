@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,12 +11,16 @@ import numpy as np
 import onnx
 
 from ..errors import ModelError, UsageError
-from ..tensor_spec import TensorSpec
+from ..tensor_spec import TensorSpec, dim_name
 from .dtypes import dtype_name
-from .symbols import identifier
 from .tensor_data import tensor_type
 
 Shapes = Mapping[str, Sequence[int | str]]
+
+# What exporters write as the name of a dimension that they know nothing of.
+_NAMELESS = re.compile(r"[ ?]*|-\d+")
+# No machine can hold more elements, and offsets into fewer are far from overflowing 64 bits.
+_MOST_ELEMENTS = 2**46
 
 
 def input_signature(graph: onnx.GraphProto, shapes: Shapes | None) -> list[TensorSpec]:
@@ -39,7 +45,7 @@ def input_signature(graph: onnx.GraphProto, shapes: Shapes | None) -> list[Tenso
     for info in infos:
         if info.name in shapes:
             bindings.unify_shape(info.name, declared[info.name], list(shapes[info.name]))
-    names = _Identifiers()
+    names = _Names()
     specs = []
     for info in infos:
         dims = [bindings.resolve(d) for d in declared[info.name]]
@@ -51,7 +57,14 @@ def input_signature(graph: onnx.GraphProto, shapes: Shapes | None) -> list[Tenso
                 dtype,
             )
         )
+        _check_size(specs[-1], bool(shapes))
     return specs
+
+
+def _check_size(spec: TensorSpec, given: bool) -> None:
+    if math.prod(d for d in spec.shape if isinstance(d, int) and d) > _MOST_ELEMENTS:
+        message = f"Input {spec} has more elements than any memory holds."
+        raise UsageError(message) if given else ModelError(message)
 
 
 def _check_names(graph: onnx.GraphProto, names: list[str], shapes: Shapes) -> None:
@@ -90,7 +103,8 @@ def _declared_dims(infos: list[onnx.ValueInfoProto], shapes: Shapes) -> dict[str
         else:
             raise ModelError(
                 f"Input {info.name!r} has no shape in the model.",
-                "give its shape with `inputs`",
+                f"give its shape: --input {info.name}:1x3x224x224 on the command line, "
+                f"inputs={{{info.name!r}: (1, 3, 224, 224)}} in Python; a name in place of a size keeps it open.",
             )
     return declared
 
@@ -98,7 +112,7 @@ def _declared_dims(infos: list[onnx.ValueInfoProto], shapes: Shapes) -> dict[str
 def _declared_dim(name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> int | _Key:
     if dim.WhichOneof("value") == "dim_value" and dim.dim_value >= 0:
         return dim.dim_value
-    known = dim.WhichOneof("value") == "dim_param" and dim.dim_param.strip(" ?")
+    known = dim.WhichOneof("value") == "dim_param" and _NAMELESS.fullmatch(dim.dim_param) is None
     return dim.dim_param if known else _Unnamed(name, axis)
 
 
@@ -138,15 +152,15 @@ class _Bindings:
             self._bound[found] = wanted
 
 
-class _Identifiers:
-    """Unique identifiers for the open dimensions."""
+class _Names:
+    """What the open dimensions are called, each by a name of its own."""
 
     def __init__(self) -> None:
         self._names: dict[_Key, str] = {}
 
     def of(self, dim: _Key) -> str:
         if dim not in self._names:
-            stem = identifier(dim if isinstance(dim, str) else f"{dim.input}_dim{dim.axis}")
+            stem = dim_name(dim if isinstance(dim, str) else f"{dim.input}_dim{dim.axis}")
             used, name, count = set(self._names.values()), stem, 1
             while name in used:
                 count += 1

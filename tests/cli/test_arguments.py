@@ -45,6 +45,19 @@ def test_a_size_holds_for_every_input_that_uses_its_name():
     assert [s.shape for s in fix_shapes(SPECS, shapes, sizes)] == [(4, 3), (4, 9)]
 
 
+def test_names_with_an_equals_sign():
+    specs = [TensorSpec("a=b", ("N", 2), "float32"), TensorSpec("a", ("N",), "float32")]
+    shapes, sizes = split_shape_options(["a=b:3x2"])
+    assert [s.shape for s in fix_shapes(specs, shapes, sizes)] == [(3, 2), (3,)]
+    assert read_values(["a=b=ones", "a=zeros"], specs) == {"a=b": "ones", "a": "zeros"}
+    assert split_shape_options(["n=m=4"]) == ({}, {"n=m": 4})
+
+
+def test_dimensions_may_be_spelled_as_the_model_does():
+    specs = [TensorSpec("x", ("n_1", "批"), "float32")]
+    assert [s.shape for s in fix_shapes(specs, *split_shape_options(["n+1=4", "批=2"]))] == [(4, 2)]
+
+
 @pytest.mark.parametrize(
     ("option", "says"),
     [

@@ -109,9 +109,17 @@ def test_run_options_that_do_not_fit(fails, artifact, args, says):
     assert says in fails("run", artifact, *args)
 
 
-@pytest.mark.parametrize("model", ["", "/", "."])
-def test_a_folder_is_no_model(fails, model):
-    assert "is a directory" in fails("compile", model)
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("", "expected an ONNX file, found an empty name"),
+        ("/", "'/' is a directory"),
+        (".", "'.' is a directory"),
+        ("/dev/null", "'/dev/null' is not a regular file"),
+    ],
+)
+def test_what_is_no_file_is_no_model(fails, model, says):
+    assert says in fails("compile", model)
 
 
 @pytest.mark.parametrize("size", [10**11, 10**24])
@@ -141,6 +149,21 @@ def test_a_reference_model_that_cannot_be_read(fails, artifact, model, tmp_path,
 )
 def test_bench_options_that_do_not_fit(fails, artifact, args, says):
     assert says in fails("bench", artifact, "--against", "none", *args)
+
+
+@pytest.mark.parametrize("name", ["in.npy", "in.npz"])
+def test_files_of_no_arrays_are_not_to_be_unpickled(fails, artifact, tmp_path, name):
+    (tmp_path / name).write_text("junk")
+    text = fails("run", artifact, "--input", f"x={tmp_path}/{name}")
+    assert f"is no readable {name[2:]} file" in text
+    assert "pickle" not in text
+
+
+def test_an_input_without_a_shape_is_told_for_both_interfaces(fails, tmp_path):
+    sides = [("x", TensorProto.FLOAT, None)], [("y", TensorProto.FLOAT, None)]
+    text = fails("compile", write_model(tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"])], *sides))
+    assert "--input x:" in text
+    assert "inputs={'x': " in text
 
 
 def test_dynamic_dimensions_need_a_size(fails, dynamic_artifact):

@@ -92,7 +92,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(kompilo):
     [
         (KeyboardInterrupt(), 130, "kompilo: interrupted\n"),
         (RuntimeError("left\nright"), 70, "defect in Kompilo: RuntimeError: left right"),
-        (PermissionError(13, "Permission denied", "out.kpo"), 2, "cannot use 'out.kpo': permission denied"),
+        (PermissionError(13, "Permission denied", "out.kpo"), 2, "cannot read or write 'out.kpo': permission denied"),
     ],
 )
 def test_what_a_verb_raises_becomes_one_line_and_a_code(kompilo, monkeypatch, raised, code, says):
@@ -181,7 +181,7 @@ def test_streams_that_take_nothing(redirect, code):
     command = f"exec {sys.executable} -m kompilo zoo list {redirect}"
     done = subprocess.run(command, shell=True, executable="/bin/bash", capture_output=True, text=True)
     assert done.returncode == code
-    wanted = "kompilo: error: cannot use the output: no space left on device.\n" if code else ""
+    wanted = "kompilo: error: cannot write the output: no space left on device.\n" if code else ""
     assert done.stderr == wanted
 
 

@@ -52,6 +52,29 @@ def test_names_become_identifiers_and_stay_apart():
     assert shapes(imported) == [("x_y", "k"), ("k", "x_y_2"), ("x_y", "x_y_2")]
 
 
+def test_names_keep_letters_of_any_language():
+    imported = import_model(model([node("Relu", "x")], {"x": ["批", "n+1"]}))
+    assert shapes(imported) == [("批", "n_1")] * 2
+    x = np.ones((2, 3), np.float32)
+    np.testing.assert_array_equal(run_imported(imported, {"x": x})[0], x)
+
+
+def test_a_number_is_no_name():
+    imported = import_model(model([node("Relu", "x")], {"x": ["-1", "-1"]}))
+    assert shapes(imported) == [("x_dim0", "x_dim1")] * 2
+
+
+@pytest.mark.parametrize("rows", [2**62, 2**70])
+def test_sizes_beyond_any_memory(rows):
+    with pytest.raises(UsageError, match="more elements than any memory holds"):
+        import_model(NAMED, {"a": (rows, 3)})
+
+
+def test_a_model_of_sizes_beyond_any_memory():
+    with pytest.raises(ModelError, match=r"Input x: float32\[4611686018427387904, 3\] has more elements than"):
+        import_model(model([node("Relu", "x")], {"x": [2**62, 3]}))
+
+
 def test_output_formulas():
     nodes = [node("MaxPool", "x", "p", kernel_shape=[2, 2], strides=[2, 2]), node("Flatten", "p")]
     imported = import_model(model(nodes, {"x": ["n", 3, "h", "w"]}))

@@ -47,13 +47,16 @@ def write_objects(executable: tvm.runtime.Executable, folder: Path, llvm: tvm.ta
 
 
 def _compiled_modules(root: tvm.runtime.Module) -> list[tvm.runtime.Module]:
-    """`root` and what it imports, directly or not: those that LLVM has compiled."""
+    """`root` and what it imports, directly or not: those that LLVM has compiled.
+
+    A program without kernels imports an empty source module in their place.
+    """
     found, pending = [root], [root]
     while pending:
         fresh = [m for m in pending.pop().imports if all(not m.same_as(known) for known in found)]
         found += fresh
         pending += fresh
-    return [module for module in found if module.is_compilation_exportable()]
+    return [module for module in found if module.kind == "llvm"]
 
 
 def _object_bytes(module: tvm.runtime.Module) -> bytes | None:

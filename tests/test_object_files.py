@@ -7,11 +7,11 @@ import sys
 
 import pytest
 import tvm
-from tvm import te
+from tvm import relax, te
 
 from kompilo.compiler import object_files
 from kompilo.compiler.errors import KompiloError
-from kompilo.compiler.object_files import write_object
+from kompilo.compiler.object_files import write_object, write_objects
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,16 @@ def test_a_full_disk_is_an_error(module, tmp_path):
     (tmp_path / "full.o").symlink_to("/dev/full")
     with pytest.raises(KompiloError, match="cannot write to the temporary folder .*: no space left on device"):
         write_object(module, tmp_path / "full.o")
+
+
+def test_a_program_without_kernels(tmp_path):
+    x = relax.Var("x", relax.TensorType((1,), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        builder.emit_func_output(x)
+    llvm = tvm.target.Target("llvm")
+    paths = write_objects(tvm.compile(builder.get(), llvm), tmp_path, llvm)
+    assert [path.name for path in paths] == ["imports.o"]
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

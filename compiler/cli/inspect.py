@@ -174,6 +174,6 @@ def _inspect_model(model: str, inputs: Sequence[str], as_json: bool) -> None:
         sizes = ", ".join(f"{d}={n}" for d, n in facts.assumed.items())
         console.say(f"FLOPs are counted with assumed {sizes}; --input NAME:SHAPE sets other sizes")
     console.say(f"estimated work: {facts.flops / 1e9:.3f} GFLOP a run (convolutions and matrix products)")
-    console.say(
-        f"not supported: {', '.join(facts.unsupported)}" if facts.unsupported else "all operators are supported"
-    )
+    if facts.unsupported:
+        console.say(f"not supported: {', '.join(facts.unsupported)}")
+    console.say(f"cannot be compiled: {facts.problem}" if facts.problem else "all operators are supported")

@@ -12,8 +12,10 @@ from typing import Any
 
 import onnx
 
-from ..errors import ModelError
+from ..errors import KompiloError, ModelError
 from ..frontend.converters.registry import canonical_domain, find_converter
+from ..frontend.evaluate import evaluated_operators
+from ..frontend.importer import import_model
 from ..frontend.model_reader import read_model
 from ..frontend.signature import input_signature
 from ..peers.fixed_model import set_input_shapes
@@ -21,6 +23,10 @@ from ..peers.sampling import assume_sizes
 from ..tensor_spec import Dim, TensorSpec
 
 Shape = tuple[int, ...]
+
+_EVALUATED = "at compile time"
+# "If" chooses one of its graphs while the model is compiled.
+_WITHOUT_CONVERTER = evaluated_operators() | {"If"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,11 @@ class OperatorUse:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Facts of an ONNX model; a multiply-add counts as two FLOPs, `assumed` are sizes taken for dynamic dimensions."""
+    """Facts of an ONNX model; a multiply-add counts as two FLOPs, `assumed` are sizes taken to count them.
+
+    `outputs` are those of the artifact it would become; what the model states of them where there is a `problem`: why
+    it cannot be compiled.
+    """
 
     ir_version: int
     opsets: dict[str, int]
@@ -47,6 +57,7 @@ class ModelFacts:
     unsupported: list[str]
     flops: int
     assumed: dict[str, int]
+    problem: str | None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -60,6 +71,7 @@ def model_facts(path: Path, shapes: Mapping[str, tuple[Dim, ...]]) -> ModelFacts
     specs = input_signature(graph, shapes or None)
     fixed, assumed = assume_sizes(specs)
     inferred = _inferred_shapes(proto, {s.name: s.shape for s in fixed})
+    compiled, problem = _compiled_outputs(path, shapes)
     counts: Counter[str] = Counter()
     work: Counter[str] = Counter()
     support: dict[str, str] = {}
@@ -70,29 +82,42 @@ def model_facts(path: Path, shapes: Mapping[str, tuple[Dim, ...]]) -> ModelFacts
         work[name] += _node_flops(node, inferred)
         if name not in support:
             support[name] = _support(node, source.opsets, functions)
+            if support[name] == "none" and compiled is not None:
+                support[name] = _EVALUATED
     tensors = _parameters(graph)
     return ModelFacts(
         ir_version=proto.ir_version,
         opsets={d or "ai.onnx": v for d, v in source.opsets.items()},
         inputs=specs,
-        outputs=[_output_spec(o, inferred) for o in graph.output],
+        outputs=[_stated_output(o) for o in graph.output] if compiled is None else compiled,
         parameters=sum(math.prod(t.dims) for t in tensors),
         parameter_bytes=sum(math.prod(t.dims) * _item_bytes(t) for t in tensors),
         operators=[OperatorUse(name, n, work[name], support[name]) for name, n in counts.most_common()],
         unsupported=sorted(name for name, how in support.items() if how == "none"),
         flops=work.total(),
         assumed=assumed,
+        problem=problem,
     )
 
 
+def _compiled_outputs(path: Path, shapes: Mapping[str, tuple[Dim, ...]]) -> tuple[list[TensorSpec] | None, str | None]:
+    """The outputs as an artifact would have them; None, and why, if the model cannot be compiled."""
+    try:
+        return list(import_model(path, shapes or None).outputs), None
+    except KompiloError as error:
+        return None, error.message
+
+
 def _support(node: onnx.NodeProto, opsets: Mapping[str, int], functions: set[tuple[str, str]]) -> str:
-    """How the frontend would treat `node`: "direct", "by its function body" or "none"."""
+    """How the frontend would treat `node`: "direct", "at compile time", "by its function body" or "none"."""
     domain = canonical_domain(node.domain)
     opset = opsets.get(domain, 1)
     if (domain, node.op_type) in functions:
         return "by its function body"
     if find_converter(domain, node.op_type, opset) is not None:
         return "direct"
+    if not domain and node.op_type in _WITHOUT_CONVERTER:
+        return _EVALUATED
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
     except onnx.defs.SchemaError:
@@ -159,12 +184,10 @@ def _gemm(node: onnx.NodeProto, data: Shape, weight: Shape, result: Shape) -> in
 _FLOPS = {"Conv": _conv, "ConvTranspose": _conv_transpose, "MatMul": _matmul, "Gemm": _gemm}
 
 
-def _output_spec(value: onnx.ValueInfoProto, inferred: Mapping[str, Shape]) -> TensorSpec:
-    """Name, shape and dtype of an output as the model states them; inferred sizes where it states none."""
+def _stated_output(value: onnx.ValueInfoProto) -> TensorSpec:
+    """Name, shape and dtype of an output as the model states them; "?" for sizes that it does not state."""
     kind = value.type.tensor_type
-    if kind.HasField("shape"):
-        dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim]
-    else:
-        dims = list(inferred.get(value.name, ()))
+    dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim]
     dtype = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
-    return TensorSpec(value.name, tuple(dims), {"float": "float32", "double": "float64"}.get(dtype, dtype))
+    shape = tuple(dims) if kind.HasField("shape") else ("?",)
+    return TensorSpec(value.name, shape, {"float": "float32", "double": "float64"}.get(dtype, dtype))

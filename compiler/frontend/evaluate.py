@@ -22,6 +22,11 @@ _EVALUATORS = MOVEMENT | ARITHMETIC
 _OF_SHAPES = frozenset(["Shape", "Size"])
 
 
+def evaluated_operators() -> frozenset[str]:
+    """Operators of ONNX's own domain that need no converter where their results follow from shapes and constants."""
+    return frozenset(_EVALUATORS)
+
+
 def evaluate(node: Node) -> list[Value] | None:
     """The outputs of `node` if they follow from constants and shapes, else None.
 

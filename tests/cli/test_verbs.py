@@ -151,7 +151,23 @@ def test_inspect_a_model(kompilo, tmp_path):
     outcome = kompilo("inspect", path)
     assert outcome.code == 0
     assert "not supported: example.com.Gelu" in outcome.out
+    assert "cannot be compiled: Gelu node" in outcome.out
     assert "Nx4" in outcome.out
+
+
+def test_inspect_tells_the_outputs_that_an_artifact_would_have(kompilo, tmp_path):
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("ConstantOfShape", ["s"], ["z"]),
+        helper.make_node("Add", ["x", "z"], ["y"]),
+    ]
+    sides = [("x", TensorProto.FLOAT, ["n", 4])], [("y", TensorProto.FLOAT, ["m", 4])]
+    path = write_model(tmp_path / "m.onnx", nodes, *sides)
+    facts = parsed(kompilo("inspect", path, "--json"))
+    assert facts["outputs"][0]["shape"] == ["n", 4]
+    assert facts["unsupported"] == []
+    assert {o["operator"]: o["support"] for o in facts["operators"]}["Shape"] == "at compile time"
+    assert "all operators are supported" in kompilo("inspect", path).out
 
 
 def test_inspect_the_ir_after_a_phase(kompilo, model):

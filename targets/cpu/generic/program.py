@@ -234,10 +234,14 @@ def fast_math(value: tirx.Expr) -> tirx.Expr:
             return _power(call, call.args[0], call.args[1].value)
         return call
 
+    def of_data(keeping_nan: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
+        # Coordinates, made of sizes and loop variables only, are never NaN.
+        return lambda node: keeping_nan(node.a, node.b) if loads(node.a) or loads(node.b) else node
+
     rules = [
         (ir.Call, change),
-        (prim.Max, lambda node: vector_math.maximum(node.a, node.b)),
-        (prim.Min, lambda node: vector_math.minimum(node.a, node.b)),
+        (prim.Max, of_data(vector_math.maximum)),
+        (prim.Min, of_data(vector_math.minimum)),
     ]
     return tvm_ffi.structural_map(value, rules, order="post")
 

@@ -21,6 +21,7 @@ from .host import allowed_cpus, default_threads
 from .library import ensure_runtime
 
 _MAX_THREADS = 1024
+_MOST_SHARED = 4  # workers for each logical CPU that a thread's pool has for the sake of modules it may never call
 _SHARE_CORES = -3  # TVM's mode in which every worker may run on every one of the CPUs given
 _SET_CONCURRENCY = "_ZN3tvm7runtime9threading17SetMaxConcurrencyEi"
 
@@ -28,10 +29,10 @@ _widest = 1  # the most threads that any module of this process was loaded with
 
 
 class _CallingThread(threading.local):
-    """What TVM was last told in this thread. `count` 0: nothing yet; `pool`: it made a pool of workers."""
+    """What TVM was last told in this thread. `count` 0: nothing yet; `pool`: the size of its pool, 0 without one."""
 
     count = 0
-    pool = False
+    pool = 0
     forked = False
 
 
@@ -73,9 +74,10 @@ def _configure(count: int) -> None:
     configure = ensure_runtime().get_global_func("runtime.config_threadpool")
     cpus = allowed_cpus()
     if not current.pool:
-        size = max(len(cpus), _widest, count)
-        _apply(configure, cpus, size, size)
-        current.pool = True
+        # Room for every module that this thread may call later, but not for one that wants far more than helps.
+        current.pool = max(count, min(_widest, _MOST_SHARED * len(cpus)), len(cpus))
+        _apply(configure, cpus, current.pool, current.pool)
+    count = min(count, current.pool)
     _apply(configure, cpus, count, count)
 
 

@@ -96,6 +96,14 @@ def test_each_model_keeps_its_thread_count():
     in_new_thread(alternate)
 
 
+def test_a_wide_model_does_not_widen_the_pools_of_others():
+    x = np.ones((64, 4096), np.float32)
+    wide, narrow = load(parallel(), threads=300), load(parallel(), threads=2)
+    cores = len(os.sched_getaffinity(0))
+    assert in_new_thread(lambda: workers(lambda: narrow(x))) <= 4 * cores
+    np.testing.assert_array_equal(in_new_thread(lambda: (narrow(x), wide(x))[1]), 2 * x + 1)
+
+
 def test_the_callers_core_binding_is_untouched():
     before = os.sched_getaffinity(0)
     model = load(parallel(), threads=2)

@@ -11,6 +11,7 @@ import tvm
 from tvm import relax
 
 from ..errors import ModelError
+from ..size_requirements import with_requirements
 from ..tensor_spec import TensorSpec
 from .convert import Context, Scope, convert_graph
 from .converters.registry import load_converters
@@ -28,7 +29,8 @@ class ImportedModel:
 
     Attributes:
         mod: module with one Relax function `main`: one parameter for each of `inputs`; returns a tensor, or a tuple of
-            tensors when there are several `outputs`. Named dimensions are `tirx.Var`s of dtype int64.
+            tensors when there are several `outputs`. Named dimensions are `tirx.Var`s of dtype int64. What operators
+            require of them, where it cannot be proved, stands in an attribute of `main` (see `size_requirements`).
         inputs: in the model's order, without the initializers that old models list as inputs.
         outputs: in the model's order; a dimension computed from named ones is shown as its formula.
         provenance: file, sha256, producer, ir_version and opsets of the model.
@@ -69,7 +71,9 @@ def import_model(model: ModelLike, inputs: Shapes | None = None) -> ImportedMode
         bb.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
     names = [info.name for info in source.proto.graph.output]
     outputs = tuple(_output_spec(n, v, symbols) for n, v in zip(names, values, strict=True))
-    return ImportedModel(bb.get(), tuple(specs), outputs, source.provenance)
+    mod = bb.get()
+    mod["main"] = with_requirements(mod["main"], symbols.requirements)
+    return ImportedModel(mod, tuple(specs), outputs, source.provenance)
 
 
 @contextmanager

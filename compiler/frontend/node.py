@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import AttributeProto
-from tvm import relax, tirx
+from tvm import ir, relax, tirx
 
 from ..errors import ModelError
-from .symbols import Symbols
+from .symbols import Symbols, as_expr, dim_text
 from .values import Dim, Value
 
 _MISSING = object()
@@ -156,6 +156,34 @@ class Node:
         """Append a call of a tensor-expression function (TE tensors in, TE tensor or tensors out)."""
         return self.bb.emit_te(function, *args, primfunc_name_hint=name)
 
+    def require_equal(self, size: Dim, expected: Dim, what: str) -> None:
+        """ModelError unless the sizes are equal; a check when the model runs where that depends. `what` has them."""
+        text = f"be {expected}" if isinstance(expected, int) else f"equal `{dim_text(expected)}`"
+        condition = tirx.EQ(as_expr(size), as_expr(expected))
+        self._require(self.symbols.equal(size, expected), condition, size, text, what)
+
+    def require_at_least(self, size: Dim, least: Dim, what: str) -> None:
+        """Like `require_equal`, for `size >= least`."""
+        less = self.symbols.less(size, least)
+        text = f"be at least {dim_text(least)}"
+        self._require(None if less is None else not less, as_expr(size) >= as_expr(least), size, text, what)
+
+    def require_multiple(self, size: Dim, divisor: Dim, what: str) -> None:
+        """Like `require_equal`, for a `size` that `divisor` divides; a divisor that is not positive is refused too."""
+        self.require_at_least(divisor, 1, what)
+        remainder = self.symbols.floormod(size, divisor)
+        condition = tirx.EQ(as_expr(remainder), tirx.IntImm("int64", 0))
+        text = f"be a multiple of {dim_text(divisor)}"
+        self._require(self.symbols.equal(remainder, 0), condition, size, text, what)
+
+    def _require(self, holds: bool | None, condition: ir.Expr, size: Dim, text: str, what: str) -> None:
+        if holds is False:
+            raise self.error(f"{what} must {text.replace('`', '')}, found {dim_text(size)}")
+        if holds is None:
+            self.symbols.require(
+                condition, f"`{dim_text(size)}` must {text} for {self.op_type} node {self.name!r} ({what})"
+            )
+
     def cast_shape(self, expr: relax.Expr, wanted: Sequence[Dim]) -> relax.Expr:
         """`expr` with the sizes `wanted`: itself where they can be proved, else behind a check when the model runs.
 
@@ -165,9 +193,16 @@ class Node:
         shape = Value(expr=expr).shape
         if shape is not None and self.symbols.same_shape(shape, wanted):
             return expr
+        for axis, (size, expected) in enumerate(zip(shape or (), wanted, strict=False)):
+            self.require_equal(size, expected, f"axis {axis} of {self._place(expr)}")
         one = tirx.IntImm("int64", 1)
         sizes = [tirx.Mul(d, one) if isinstance(d, tirx.Var) else d for d in wanted]
         return self.bb.match_cast(expr, relax.TensorType(sizes, expr.ty.dtype))
+
+    def _place(self, expr: relax.Expr) -> str:
+        """What to call an operand in a message."""
+        indices = [i for i, v in enumerate(self.values) if v is not None and v.is_expr(expr)]
+        return f"input {indices[0]}" if indices else "an operand"
 
     def error(self, message: str, hint: str | None = None) -> ModelError:
         """An error to raise; names the operator and the node."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tvm import ir, sym, tirx
 
+from ..size_requirements import Requirement, free_sizes, size_text
 from .bounds import lower_bound
 from .values import Dim, static_dim
 
@@ -14,13 +15,16 @@ from .values import Dim, static_dim
 # slice: bounds that let the analyzer decide such comparisons, and keep products of two dimensions inside int64.
 _LEAST, _MOST = 1, 10**9 - 1
 
-_INT64 = re.compile(r"T\.int64\((-?\d+)\)")
-
 
 class Symbols:
-    """The named dimensions of a model and what can be proved of expressions over them."""
+    """The named dimensions of a model, what can be proved of expressions over them, and what a run has to check.
+
+    Attributes:
+        requirements: conditions on the named dimensions that a run has to check, in the order of the operators.
+    """
 
     def __init__(self) -> None:
+        self.requirements: list[Requirement] = []
         self._vars: dict[str, tirx.Var] = {}
         self._analyzer = sym.Analyzer()
 
@@ -31,6 +35,13 @@ class Symbols:
             self._analyzer.update(variable, sym.ConstIntBound(_LEAST, _MOST))
             self._vars[name] = variable
         return self._vars[name]
+
+    def require(self, condition: ir.Expr, message: str) -> None:
+        """Have a run check `condition`; nothing where it is over other variables than named dimensions."""
+        known = set(self._vars.values())
+        told = any(r.message == message for r in self.requirements)
+        if not told and all(v in known for v in free_sizes(condition)):
+            self.requirements.append(Requirement(condition, message))
 
     def simplify(self, dim: Dim) -> Dim:
         return dim if isinstance(dim, int) else static_dim(self._analyzer.simplify(dim))
@@ -62,6 +73,17 @@ class Symbols:
 
     def floordiv(self, a: Dim, b: Dim) -> Dim:
         return a // b if isinstance(a, int) and isinstance(b, int) else self.simplify(tirx.floordiv(*_exprs(a, b)))
+
+    def floormod(self, a: Dim, b: Dim) -> Dim:
+        """What is left of the division that rounds down: of the sign of `b`. ZeroDivisionError as in Python."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a % b
+        if self.less(a, b) is True and self.less(0, b) is True:
+            if self.less(a, 0) is False:
+                return a
+            if self.less(as_expr(a) + b, 0) is False and self.less(a, 0) is True:
+                return self.simplify(as_expr(a) + b)
+        return self.simplify(tirx.floormod(*_exprs(a, b)))
 
     def truncdiv(self, a: Dim, b: Dim) -> Dim:
         """Division that rounds toward zero, as C and ONNX have it. ZeroDivisionError as in Python."""
@@ -98,7 +120,7 @@ def dim_text(dim: Dim) -> int | str:
         return dim
     if isinstance(dim, tirx.Var):
         return dim.name
-    return _INT64.sub(r"\1", str(dim)).replace("T.", "")
+    return size_text(dim)
 
 
 def identifier(name: str) -> str:

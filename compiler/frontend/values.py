@@ -52,6 +52,10 @@ class Value:
         else:
             raise ValueError("a value needs content, elements or an expression")
 
+    def is_expr(self, expr: relax.Expr) -> bool:
+        """Whether this tensor is the Relax expression `expr`."""
+        return self._expr is not None and self._expr.same_as(expr)
+
     def expr(self, bb: relax.BlockBuilder) -> relax.Expr:
         """The tensor as a Relax expression (constants become `relax.const`; made once)."""
         if self._expr is None:

@@ -23,6 +23,8 @@ _SHAPES_POOLED = 16
 # What the virtual machine says of a size that the model's operators fix, though its signature leaves it open.
 _FIXED_SIZE = re.compile(r"Check failed: .*\((\d+) vs\. (\d+)\).*match_cast error,\s+shape\[(\d+)\] mismatch")
 
+_QUOTED = re.compile(r"`([^`]*)`")
+
 
 class Program:
     """The loaded code of a model and its weights, shared by all executions.
@@ -110,7 +112,7 @@ class Execution:
             try:
                 result = function(*tensors)
             except Exception as error:  # tvm_ffi raises the type that the C++ side names
-                raise _runtime_error(error) from error
+                raise _runtime_error(error, lambda text: self._sizes_in(text, values)) from error
             if not isinstance(result, tensor_type):  # `import tvm` puts its own subclass in the place of the type
                 return self._export_all(result)
             address = result.data_ptr()
@@ -139,6 +141,19 @@ class Execution:
             self._ranges[index + 1] = (address, address + arrays[index].nbytes)
         return tensors
 
+    def _sizes_in(self, text: str, values: Sequence[Any]) -> str:
+        """The sizes in this call of the dimensions that `text` names between backquotes, and the inputs they are of."""
+        names = dict.fromkeys(re.findall(r"[^\W\d]\w*", " ".join(_QUOTED.findall(text))))
+        found = []
+        for name in names:
+            place = next(
+                ((i, s.shape.index(name)) for i, s in enumerate(self._program.inputs) if name in s.shape), None
+            )
+            if place is not None:
+                size = np.shape(values[place[0]])[place[1]]
+                found.append(f"{name} = {size} (axis {place[1]} of input {self._program.inputs[place[0]].name!r})")
+        return f", found {' and '.join(found)}" if found else ""
+
     def _export_all(self, result: Any) -> tuple[np.ndarray, ...]:
         """Arrays of several outputs' memory; a copy of what is not the user's alone."""
         arrays: list[np.ndarray] = []
@@ -158,12 +173,12 @@ def is_dynamic(specs: Sequence[TensorSpec]) -> bool:
     return any(isinstance(dim, str) for spec in specs for dim in spec.shape)
 
 
-def _runtime_error(error: Exception) -> KompiloError:
+def _runtime_error(error: Exception, sizes_in: Callable[[str], str]) -> KompiloError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if isinstance(error, MemoryError) or "bad_alloc" in lines[0]:
         return InputError("there is not enough memory for inputs of these sizes.")
     if lines[0].startswith("`"):  # what the compiled check of sizes says
-        return InputError(f"the sizes of the inputs do not fit the model: {lines[0]}.")
+        return InputError(f"the sizes of the inputs do not fit the model: {lines[0]}{sizes_in(lines[0])}.")
     fixed = _FIXED_SIZE.search(" ".join(lines))
     if fixed is not None:
         found, expected, axis = fixed.groups()

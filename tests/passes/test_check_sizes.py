@@ -70,7 +70,7 @@ CASES = {
     "channels": (
         model([CONV], ("n", "c", "h", "w"), w=(6, 4, 1, 1)),
         (1, 5, 4, 9),
-        "expected 4 on axis 1 of a tensor, found 5",
+        "`c` must be 4 for Conv node 'y' (axis 1 of input 0), found c = 5 (axis 1 of input 'x')",
     ),
 }
 

@@ -12,7 +12,7 @@ import numpy as np
 from tvm import ir, relax, te, tirx
 
 from ..node import Node
-from ..symbols import as_expr
+from ..symbols import as_expr, dim_text
 from ..values import Dim
 from .broadcast import fit
 from .registry import converter
@@ -73,7 +73,8 @@ def reshape(node: Node) -> relax.Expr:
         raise node.error(f"shape {[str(d) for d in target]} is not valid: expected sizes, and at most one -1")
     if unknown:
         target[unknown[0]] = _remaining(node, shape, [d for d in target if not _is(d, -1)])
-    _check_count(node, shape, target)
+    else:
+        _check_count(node, shape, target)
     return reshaped(node, node.inputs[0], target)
 
 
@@ -82,9 +83,40 @@ def _is(dim: Dim, value: int) -> bool:
 
 
 def _check_count(node: Node, shape: list[Dim], target: list[Dim]) -> None:
+    """The same number of elements before and after; where that depends, a run checks it."""
     left, right = _cancel(node, shape, target)
-    if all(isinstance(d, int) for d in left + right) and math.prod(left) != math.prod(right):
-        raise node.error(f"{[str(d) for d in shape]} cannot be reshaped to {[str(d) for d in target]}")
+    count, wanted = product(left), product(right)
+    text = f"{_text(shape)} cannot be reshaped to {_text(target)}"
+    equal = node.symbols.equal(count, wanted) if _fits(left) and _fits(right) else False
+    if equal is False:
+        raise node.error(text)
+    if equal is None:
+        # In 64 bits a product can wrap around to the wanted number: in floating point it is seen to be too large.
+        bounded = [_as_float(part) < tirx.const(_MOST_ELEMENTS, "float64") for part in (left, right)]
+        same = tirx.EQ(as_expr(count), as_expr(wanted))
+        names = f"`{_text(shape)}` must have as many elements as `{_text(target)}`"
+        node.symbols.require(tirx.all(*bounded, same), f"{names} for {node.op_type} node {node.name!r}")
+
+
+# More than any memory holds, and few enough that the product of such a number and its rounding stays inside int64.
+_MOST_ELEMENTS = 2.0**62
+
+
+def _fits(dims: Sequence[Dim]) -> bool:
+    return math.prod(d for d in dims if isinstance(d, int)) < _MOST_ELEMENTS
+
+
+def _as_float(dims: Sequence[Dim]) -> ir.Expr:
+    """The product of `dims` in floating point."""
+    result: ir.Expr = tirx.const(float(math.prod(d for d in dims if isinstance(d, int))), "float64")
+    for dim in dims:
+        if not isinstance(dim, int):
+            result = result * tirx.Cast("float64", dim)
+    return result
+
+
+def _text(dims: Sequence[Dim]) -> str:
+    return f"[{', '.join(str(dim_text(d)) for d in dims)}]"
 
 
 def _cancel(node: Node, shape: Sequence[Dim], target: Sequence[Dim]) -> tuple[list[Dim], list[Dim]]:
@@ -107,6 +139,7 @@ def _remaining(node: Node, shape: list[Dim], known: list[Dim]) -> Dim:
         raise node.error("a -1 beside a size 0 does not say how large the dimension is")
     if isinstance(total, int) and isinstance(divisor, int) and total % divisor:
         raise node.error(f"{[str(d) for d in shape]} cannot be reshaped: {total} elements do not divide by {divisor}")
+    node.require_multiple(total, divisor, f"the number of elements that a -1 in the shape {_text(known)} shares out")
     return node.symbols.floordiv(total, divisor)
 
 
@@ -132,10 +165,19 @@ def flatten(node: Node) -> relax.Expr:
 def squeeze(node: Node) -> relax.Expr:
     axes, shape = axes_of(node), node.shape(0)
     if axes is None:
+        open_axis = next((axis for axis, d in enumerate(shape) if not isinstance(d, int)), None)
+        if open_axis is not None:
+            raise node.error(
+                f"axes are required where the size of an axis is open: whether axis {open_axis} "
+                f"({dim_text(shape[open_axis])}) stays would depend on each run",
+                "fix that size with `inputs`",
+            )
         axes = [axis for axis, d in enumerate(shape) if _is(d, 1)]
     wrong = next((a for a in axes if isinstance(shape[a], int) and shape[a] != 1), None)
     if wrong is not None:
         raise node.error(f"axis {wrong} has size {shape[wrong]}, expected 1")
+    for axis in axes:
+        node.require_equal(shape[axis], 1, f"axis {axis} of input 0")
     return reshaped(node, node.inputs[0], [d for axis, d in enumerate(shape) if axis not in axes])
 
 
@@ -194,6 +236,8 @@ def tile(node: Node) -> relax.Expr:
     repeats = required_dims(node, 1, "repeats")
     if len(repeats) != node.rank(0):
         raise node.error(f"{len(repeats)} repeats are given for {node.rank(0)} dimensions")
+    for axis, count in enumerate(repeats):
+        node.require_at_least(count, 0, f"the repeats of axis {axis}")
     return _tile(node, repeats)
 
 
@@ -215,6 +259,7 @@ def depth_to_space(node: Node) -> relax.Expr:
     b, mode = node.required("blocksize"), node.attr("mode", "DCR")
     if (isinstance(c, int) and c % (b * b)) or mode not in _BLOCK_ORDER:
         raise node.error(f"{c} channels do not divide by blocksize {b} squared, or mode {mode!r} is not DCR or CRD")
+    node.require_multiple(c, b * b, "axis 1 of input 0")
     depth = node.symbols.floordiv(c, b * b)
     split, perm = (
         ([n, b, b, depth, h, w], [0, 3, 4, 1, 5, 2]) if mode == "DCR" else ([n, depth, b, b, h, w], [0, 1, 4, 2, 5, 3])
@@ -232,6 +277,8 @@ def space_to_depth(node: Node) -> relax.Expr:
     b, mode = node.required("blocksize"), node.attr("mode", "DCR")
     if mode not in _BLOCK_ORDER:
         raise node.error(f"mode must be DCR or CRD, found {mode!r}")
+    for axis, size in ((2, h), (3, w)):
+        node.require_multiple(size, b, f"axis {axis} of input 0")
     h, w = (node.symbols.floordiv(size, b) for size in (h, w))
     blocks = op.permute_dims(op.reshape(node.inputs[0], [n, c, h, b, w, b]), _BLOCK_ORDER[mode])
     return op.reshape(blocks, [n, c * b * b, h, w])

@@ -107,12 +107,15 @@ def split(node: Node) -> tuple[relax.Expr, ...]:
     axis = node.axis(node.attr("axis", 0), len(shape))
     sizes = required_dims(node, 1, "split") if node.has(1) else node.attr("split")
     if sizes is None:
-        sizes = _even_sizes(node, shape[axis], node.attr("num_outputs", node.num_outputs))
+        sizes = _even_sizes(node, shape[axis], node.attr("num_outputs", node.num_outputs), axis)
     if len(sizes) != node.num_outputs:
         raise node.error(f"{len(sizes)} sizes are given for {node.num_outputs} outputs")
     total = node.symbols.simplify(sum(sizes, start=0))
     if node.symbols.equal(total, shape[axis]) is False:
         raise node.error(f"split sizes add up to {total}, expected {shape[axis]}, the size of axis {axis}")
+    node.require_equal(shape[axis], total, f"axis {axis} of input 0")
+    for i, size in enumerate(sizes):
+        node.require_at_least(size, 0, f"the size of part {i}")
     parts, begin = [], 0
     for size in sizes:
         parts.append(cut(node, node.inputs[0], shape, {axis: (begin, 1, size)}, name="split"))
@@ -120,8 +123,15 @@ def split(node: Node) -> tuple[relax.Expr, ...]:
     return tuple(parts)
 
 
-def _even_sizes(node: Node, size: Dim, parts: int) -> list[Dim]:
-    s = node.symbols
+def _even_sizes(node: Node, size: Dim, parts: int, axis: int) -> list[Dim]:
+    """Equal parts; since opset 18 the last one may be smaller."""
+    s, what = node.symbols, f"axis {axis} of input 0"
+    if parts < 1:
+        raise node.error(f"attribute 'num_outputs' must be at least 1, found {parts}")
+    if node.opset < 18:
+        node.require_multiple(size, parts, what)
+    else:
+        node.require_at_least(size, parts, what)
     chunk = s.floordiv(size + (parts - 1), parts)
     return [chunk] * (parts - 1) + [s.simplify(size - chunk * (parts - 1))]
 

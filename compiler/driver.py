@@ -12,6 +12,7 @@ from .artifact.artifact import Artifact, TargetCode
 from .artifact.shared_weights import SharedWeights
 from .errors import UsageError
 from .model_source import resolve
+from .version import VERSION
 
 if TYPE_CHECKING:
     import onnx
@@ -184,10 +185,8 @@ def _records_used(library: RecordLibrary, codes: Sequence[TargetCode]) -> dict[s
 def _versions() -> dict[str, Any]:
     import tvm
 
-    from kompilo import __version__
-
     return {
-        "kompilo": __version__,
+        "kompilo": VERSION,
         "tvm": tvm.__version__,
         "python": platform.python_version(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import Any
 
+from .compiler.version import VERSION
+
 _EXPORTS = {
     "compile": "kompilo.compiler.driver",
     "load": "kompilo.compiler.runtime.module",
@@ -10,7 +12,7 @@ _EXPORTS = {
     "errors": "kompilo.errors",
 }
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["compile", "errors", "load", "tune"]
 
 

@@ -48,3 +48,10 @@ def test_the_records_that_come_with_kompilo_are_found():
     store = installed_store()
     assert store is not None
     assert (store.folder / "README.md").is_file()
+
+
+def test_the_package_and_its_metadata_tell_one_version():
+    import kompilo
+
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        assert kompilo.__version__ == tomllib.load(file)["project"]["version"]

@@ -43,5 +43,7 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         main(sys.argv[1], sys.argv[2:])
-    except (kompilo.errors.KompiloError, OSError) as error:
+    except OSError as error:
+        sys.exit(f"{sys.argv[0]}: cannot read {error.filename!r}: {error.strerror}.")
+    except kompilo.errors.KompiloError as error:
         sys.exit(f"{sys.argv[0]}: {error}")

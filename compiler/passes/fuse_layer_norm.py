@@ -81,10 +81,10 @@ def _layer_norm(graph: Graph, node: Node, centred: Expr, variance: Node, epsilon
     axes = _trailing_axes(mean, len(dims))
     if axes is None or axes != _trailing_axes(variance, len(dims)):
         return None
-    normalised = [dims[a] for a in axes]
-    if not all(isinstance(d, int) for d in normalised):
+    normalised, element = [dims[a] for a in axes], tensors.dtype(node.var)
+    # nn.layer_norm has kernels for these dtypes only.
+    if element not in ("float32", "float16") or not all(isinstance(d, int) for d in normalised):
         return None
-    element = tensors.dtype(node.var)
     gamma, beta = (tensors.constant(np.full(normalised, v), element) for v in (1, 0))
     return relax.op.nn.layer_norm(source, gamma, beta, list(axes), epsilon)
 

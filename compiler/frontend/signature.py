@@ -24,7 +24,8 @@ _MOST_ELEMENTS = 2**46
 
 
 def input_signature(graph: onnx.GraphProto, shapes: Shapes | None) -> list[TensorSpec]:
-    """The specs of the graph's inputs, without those that are initializers (old models list these as inputs too).
+    """The specs of the graph's inputs, without those that are initializers (old models list these as inputs too), and
+    without those that nothing uses and that are no tensors of a supported type.
 
     Args:
         graph: the model's graph.
@@ -35,7 +36,7 @@ def input_signature(graph: onnx.GraphProto, shapes: Shapes | None) -> list[Tenso
         UsageError: `shapes` names an unknown input, or contradicts the model or itself.
     """
     constants = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
-    infos = [info for info in graph.input if info.name not in constants]
+    infos = [info for info in graph.input if info.name not in constants and not _is_ignored(info, graph)]
     if not isinstance(shapes, Mapping | None):
         raise UsageError(f"The shapes of the inputs are {shapes!r}, expected a mapping of names to shapes.")
     shapes = shapes or {}
@@ -59,6 +60,24 @@ def input_signature(graph: onnx.GraphProto, shapes: Shapes | None) -> list[Tenso
         )
         _check_size(specs[-1], bool(shapes))
     return specs
+
+
+def _is_ignored(info: onnx.ValueInfoProto, graph: onnx.GraphProto) -> bool:
+    is_tensor = info.type.WhichOneof("value") == "tensor_type"
+    if is_tensor and dtype_name(info.type.tensor_type.elem_type) is not None:
+        return False
+    return bool(info.name) and info.name not in used_names(graph)
+
+
+def used_names(graph: onnx.GraphProto) -> set[str]:
+    """Names of the tensors that nodes of the graph and of its subgraphs take, and of the outputs."""
+    names = {info.name for info in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, attribute.g) if attribute.HasField("g") else attribute.graphs:
+                names |= used_names(inner)
+    return names
 
 
 def _check_size(spec: TensorSpec, given: bool) -> None:

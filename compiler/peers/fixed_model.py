@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import onnx
 
 from ..errors import InputError, ModelError
+from ..frontend.signature import used_names
 
 # Protobuf cannot write more; larger models keep their weights in external files, which saving must split off again.
 _LARGEST_FILE = 2**31 - 1
@@ -16,13 +17,26 @@ _LARGEST_FILE = 2**31 - 1
 def fix_model_shapes(model: Path, shapes: Mapping[str, Sequence[int | str]], target: Path) -> Path:
     """Write `model` with the input shapes `shapes` to `target`; returns `target`, or `model` if nothing changes.
 
+    Inputs that have no shape in `shapes`, because nothing uses them, are dropped: nobody would feed them.
     Raises ModelError if there is no readable model, InputError for an unknown input.
     """
     proto = load_model(model)
-    if not set_input_shapes(proto, shapes):
+    dropped = _drop_unused_inputs(proto.graph, shapes)
+    if not set_input_shapes(proto, shapes) and not dropped:
         return model
     onnx.save(proto, target, save_as_external_data=proto.ByteSize() > _LARGEST_FILE)
     return target
+
+
+def _drop_unused_inputs(graph: onnx.GraphProto, fed: Collection[str]) -> bool:
+    """Drops inputs that are neither `fed` nor used nor stored in the model; returns whether there were any."""
+    candidates = [info for info in graph.input if info.name not in fed]
+    kept = used_names(graph) if candidates else set()
+    stored = {tensor.name for tensor in graph.initializer}
+    unused = [info for info in candidates if info.name not in kept and info.name not in stored]
+    for info in unused:
+        graph.input.remove(info)
+    return bool(unused)
 
 
 def load_model(path: Path, external_data: bool = True) -> onnx.ModelProto:

@@ -166,6 +166,12 @@ def test_an_input_without_a_shape_is_told_for_both_interfaces(fails, tmp_path):
     assert "inputs={'x': " in text
 
 
+def test_an_input_of_strings_that_is_used(fails, tmp_path):
+    sides = [("s", TensorProto.STRING, [1])], [("y", TensorProto.STRING, [1])]
+    path = write_model(tmp_path / "m.onnx", [helper.make_node("Identity", ["s"], ["y"])], *sides)
+    assert "Input 's' has element type STRING, which is not supported" in fails("compile", path)
+
+
 def test_dynamic_dimensions_need_a_size(fails, dynamic_artifact):
     assert "--shape N=SIZE" in fails("run", dynamic_artifact)
 

@@ -155,6 +155,16 @@ def test_inspect_a_model(kompilo, tmp_path):
     assert "Nx4" in outcome.out
 
 
+def test_an_input_of_strings_that_nothing_uses_is_ignored(kompilo, tmp_path):
+    sides = [("x", TensorProto.FLOAT, ["n"]), ("s", TensorProto.STRING, [1])], [("y", TensorProto.FLOAT, ["n"])]
+    path = write_model(tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"])], *sides)
+    assert kompilo("compile", path, "-o", tmp_path / "m.kpo").code == 0
+    facts = parsed(kompilo("inspect", tmp_path / "m.kpo", "--json"))
+    assert [s["name"] for s in facts["inputs"]] == ["x"]
+    assert kompilo("verify", tmp_path / "m.kpo", path, "--against", "reference").code == 0
+    assert kompilo("verify", tmp_path / "m.kpo", path).code == 0
+
+
 def test_inspect_tells_the_outputs_that_an_artifact_would_have(kompilo, tmp_path):
     nodes = [
         helper.make_node("Shape", ["x"], ["s"]),

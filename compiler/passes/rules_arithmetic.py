@@ -12,29 +12,9 @@ from tvm import relax
 from tvm.relax import Expr
 
 from . import tensors
+from .elementwise import BROADCASTING
 from .graph import Graph, Node, Rule
 from .rules_constant import clip_bounds, is_constant
-
-BROADCASTING = [
-    "add",
-    "subtract",
-    "multiply",
-    "divide",
-    "power",
-    "maximum",
-    "minimum",
-    "equal",
-    "not_equal",
-    "less",
-    "less_equal",
-    "greater",
-    "greater_equal",
-    "logical_and",
-    "logical_or",
-    "floor_divide",
-    "floor_mod",
-    "where",
-]
 
 
 def _replaces(expr: Expr, node: Node) -> bool:

@@ -22,9 +22,10 @@ from ....compiler.schedule.target_spec import CpuSpec, TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
 from ....compiler.schedule.traits import Traits
 from .conv_borders import Borders, border_runs, kernel_range
-from .conv_operands import PARALLEL_FLOPS, Operands
+from .conv_operands import Operands
 from .conv_shape import ConvShape, conv_shape
 from .conv_traits import depthwise_traits
+from .cpu_costs import EVERYTHING, PARALLEL_FLOPS
 from .index_math import (
     bound,
     bound_all,
@@ -42,7 +43,6 @@ from .tir_loops import Index, i64, seq
 
 # Bytes moved count like this many FLOPs when deciding whether a kernel is worth waking other threads.
 FLOPS_PER_BYTE = 4
-EVERYTHING = 1 << 20
 # Kernel columns are unrolled, at the borders once for each tile that they cut: 1025 of them took minutes to compile.
 # Wider kernels go to the direct template, which loops.
 MAX_TAPS = 64

@@ -10,9 +10,10 @@ from ....compiler.schedule.template import Candidate, Config, Space, Template
 from ....compiler.schedule.traits import Traits
 from .conv2d_direct_model import DirectModel
 from .conv2d_direct_nest import Blocking, DirectNest
-from .conv_operands import PARALLEL_FLOPS, Operands
+from .conv_operands import Operands
 from .conv_shape import ConvShape, conv_shape, flatten_pixels
 from .conv_traits import direct_traits
+from .cpu_costs import PARALLEL_FLOPS
 from .packing import BlockedWeights
 
 # Alternatives offered to the tuner: register tiles, and work items for each.

@@ -12,10 +12,10 @@ from math import gcd
 
 from ....compiler.schedule.target_spec import CpuSpec
 from .conv_shape import ConvShape
+from .cpu_costs import EVERYTHING, FMA_LATENCY
 
 # Stands for a symbolic height, width or batch; spatial sizes met in practice are near it.
 TYPICAL_SIZE = 80
-FMA_LATENCY = 4
 # Measured on Cascade Lake: bytes a cycle that streaming loads get from the third level cache.
 L3_BYTES_PER_CYCLE = 12
 # The same for weights, which other layers' weights have pushed to memory since they were last used.
@@ -28,7 +28,6 @@ ITEM_CYCLES = 300
 PANEL_SHARE = 0.35
 # Prefetching weights gains 5 to 8% with up to 16 tiles and nothing from 33 on (7x7 and 14x14 images).
 FEW_TILES = 24
-EVERYTHING = 1 << 20
 PAGE = 4096
 
 

@@ -10,6 +10,7 @@ from tvm.tirx import For, ForKind, Stmt
 from .conv_borders import Borders, border_runs, kernel_range
 from .conv_operands import Operands
 from .conv_shape import ConvShape
+from .cpu_costs import EVERYTHING
 from .index_math import (
     bound_all,
     ceil_div,
@@ -27,9 +28,6 @@ from .packing import BlockedWeights
 from .stage import Stage
 from .tile_builder import RegisterTile
 from .tir_loops import Index, i64, local, seq, store
-
-# This many tiles are a whole row, whatever its width.
-WHOLE_ROW = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ class DirectNest:
             ceil_div(self.weights.blocks, b.oc_blocks),
             self.batch,
             ceil_div(self.out_h, b.rows),
-            1 if b.cols >= WHOLE_ROW else ceil_div(self.tiles, b.cols),
+            1 if b.cols >= EVERYTHING else ceil_div(self.tiles, b.cols),
         ]
         items: Index = 1
         for extent in extents:
@@ -209,7 +207,7 @@ class DirectNest:
             # The copy is as wide as whole tiles: pixels beyond the row are computed, too, but not stored.
             count = minimum(b.cols, self.tiles - item.tile)
             return ranged("t", item.tile, count, lambda t: self._tile(item, y, t * b.tile, b.tile, None, work, t, True))
-        blocked = b.cols < WHOLE_ROW and not (isinstance(self.tiles, int) and self.tiles <= b.cols)
+        blocked = b.cols < EVERYTHING and not (isinstance(self.tiles, int) and self.tiles <= b.cols)
         even = isinstance(self.whole_tiles, int) and self.whole_tiles == self.tiles and self.tiles % b.cols == 0
         count = self.whole_tiles if not blocked else b.cols if even else minimum(b.cols, self.whole_tiles - item.tile)
         whole = None

@@ -24,9 +24,9 @@ from ....compiler.schedule.traits import Traits
 from .conv2d_winograd_model import WinogradModel, direct_cycles
 from .conv2d_winograd_nest import WinogradNest
 from .conv2d_winograd_plan import WinogradPlan
-from .conv_operands import PARALLEL_FLOPS
 from .conv_shape import ConvShape, conv_shape
 from .conv_traits import winograd_traits
+from .cpu_costs import PARALLEL_FLOPS
 
 KNOBS = ("m", "rows", "vectors", "tiles", "blocks", "parts")
 # Plans offered to the tuner, the model's favourites of each m.

@@ -15,6 +15,7 @@ from ....compiler.schedule.target_spec import CpuSpec
 from .conv2d_direct_model import tile_limit
 from .conv2d_winograd_plan import WinogradPlan
 from .conv_shape import ConvShape
+from .cpu_costs import FMA_LATENCY, LOAD_PORTS
 from .winograd_transforms import POINTS, TAPS, linear_program, toom_cook
 
 # Bytes a cycle of weights that a core fetches ahead from the third level cache and from memory (where the weights of a
@@ -33,8 +34,6 @@ TRANSFORM_STEP = 1.0
 # Around the reduction of a register tile: clearing, addressing, and storing its vectors.
 TILE_CYCLES = 25
 ITEM_CYCLES = 300
-FMA_LATENCY = 4
-LOAD_PORTS = 2
 ISSUE_WIDTH = 4
 # The share of peak that direct convolutions reach.
 DIRECT_EFFICIENCY = 0.95

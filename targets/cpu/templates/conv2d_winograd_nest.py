@@ -9,7 +9,7 @@ from ....compiler.schedule.op_spec import OpSpec
 from .conv2d_winograd_plan import LINE, WinogradPlan
 from .conv_operands import Operands
 from .conv_shape import ConvShape
-from .index_math import bound, bound_all, ceil_div, minimum, ramp, ranged, splat, split_index, when
+from .index_math import bound, bound_all, ceil_div, minimum, prefetch_l2, ramp, ranged, splat, split_index, when
 from .tile_builder import ROLLED_EPILOGUE_STEPS, RegisterTile, on_stack
 from .tir_loops import Index, i64, seq, store
 from .winograd_transforms import POINTS, linear_program, toom_cook
@@ -220,7 +220,7 @@ class WinogradNest:
                 rows, ahead = at
 
                 def step(k: Index) -> Stmt:
-                    fetch = [self._prefetch(ahead + (k * share + s) * LINE) for s in range(share)]
+                    fetch = [prefetch_l2(self.operands.weights, ahead + (k * share + s) * LINE) for s in range(share)]
                     return seq(
                         *fetch,
                         acc.multiply_add(
@@ -242,12 +242,6 @@ class WinogradNest:
             return seq(acc.declare(), acc.zero(), reduce, save)
 
         return ranged("r", 0, tiles, tile)
-
-    def _prefetch(self, offset: Index) -> Stmt:
-        """Ask for the cache line of weights at `offset` (which may lie behind the end) in the second level cache."""
-        address = tirx.address_of(tirx.BufferLoad(self.operands.weights, [i64(offset)]))
-        read, second_level, data = (tirx.const(x, "int32") for x in (0, 2, 1))
-        return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", address, read, second_level, data))
 
     # Output transform
 

@@ -13,9 +13,6 @@ from ....compiler.tensor_spec import Dim
 from .conv_shape import ignores_pixels, is_column
 from .tir_loops import Index, i64, seq, store
 
-# Small kernels stay serial: waking the other threads takes 2 to 4 microseconds, this many FLOPs of one core.
-PARALLEL_FLOPS = 400_000
-
 
 class Operands:
     """Parameters of the kernel of `op`: its inputs (those in `packed` as flat arrays of that many elements), output.

@@ -25,6 +25,7 @@ from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import CpuSpec, TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
 from ....compiler.schedule.traits import Traits
+from .cpu_costs import FMA_LATENCY, PARALLEL_FLOPS
 from .index_math import ceil_div, floor_div, floor_mod, ramp, split_index, when
 from .matmul_problem import Buffers, MatmulProblem, read_problem
 from .matmul_traits import matmul_traits
@@ -36,11 +37,6 @@ if TYPE_CHECKING:
     from tvm.tirx import Stmt
 
     Index = PrimExpr | int
-
-# A parallel region costs 2 to 4 us: below this many FLOPs one core is done before a second has started.
-PARALLEL_FLOPS = 400_000
-# Cycles from one FMA to the next on the same accumulator (Skylake, Zen 3 and later: 4).
-FMA_LATENCY = 4
 
 
 class MatmulTile(Template):

@@ -10,9 +10,8 @@ import numpy as np
 from ....compiler.schedule.target_spec import CpuSpec
 from ....compiler.schedule.template import Config
 from ....compiler.schedule.traits import Column
+from .cpu_costs import FMA_LATENCY, LOAD_PORTS
 
-FMA_LATENCY = 4
-LOAD_PORTS = 2
 # Clearing and addressing a tile; each of its vectors is cleared and stored as well.
 TILE_CYCLES = 12
 L1_WAYS = 8

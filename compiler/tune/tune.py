@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from ..schedule.selection import Selector
 from ..schedule.target import Target, find_target
+from ..version import VERSION
 from .advisors import default_advisors
 from .budget import budget_seconds
 from .cost_model import CostModel
@@ -73,9 +74,7 @@ def tune(
     search = Search(_searches(found, hardware, library, learner), seed, exhaustive)
     limits = Limits(seconds, trials, 0.0 if exhaustive else LEAST_GAIN)
     with MeasurePool(target, workers) as pool:
-        session = Session(
-            search, pool, limits, hardware.spec.key, _version(), store.append, learner, progress or _silent
-        )
+        session = Session(search, pool, limits, hardware.spec.key, VERSION, store.append, learner, progress or _silent)
         state = session.run()
     return TuneReport(_name(model), hardware.spec.key, state, str(store.folder), session.search_s, found.unsized)
 
@@ -94,12 +93,6 @@ def _searches(found: Tasks, target: Target, library: RecordLibrary, predictor: P
         search.predict_with(predictor or InGivenOrder())
         searches.append(search)
     return searches
-
-
-def _version() -> str:
-    from kompilo import __version__
-
-    return __version__
 
 
 def _name(model: Model) -> str:

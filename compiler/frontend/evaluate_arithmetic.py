@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,10 @@ from .operands import Evaluator, Operand, Operands, Undecided, axes
 from .ratio import Ratio
 from .symbols import Symbols
 
+_DIVISIONS = ("Div", "Mod")
+# A larger one would make a formula of many factors, which no size of a model is.
+_HIGHEST_POWER = 4
+
 Scalar = Callable[[Symbols, Any, Any], Any]
 
 
@@ -24,11 +30,18 @@ def _elementwise(function: Scalar, dtype: type = object) -> Evaluator:
         _need_symbols(node, o)
         apply = np.frompyfunc(lambda a, b: function(node.symbols, a, b), 2, 1)
         result, *others = (operand.objects() for operand in o)
+        if node.op_type in _DIVISIONS:
+            others = [_divisors(node, other) for other in others]
         for other in others:
             result = apply(result, other)
         return np.asarray(result, dtype)
 
     return run
+
+
+def _divisors(node: Node, array: np.ndarray) -> np.ndarray:
+    safe = np.frompyfunc(lambda e: node.divisor(e, "what it divides by") if isinstance(e, ir.Expr) else e, 1, 1)
+    return np.asarray(safe(array), object)
 
 
 def _need_symbols(node: Node, o: Operands) -> None:
@@ -53,10 +66,40 @@ def _sized(function: Scalar) -> Scalar:
     return run
 
 
-def _modulo(symbols: Symbols, a: Any, b: Any) -> Any:
-    if symbols.less(a, 0) is not False or symbols.less(0, b) is not True:
+def _modulo(node: Node, o: Operands) -> np.ndarray:
+    """Of the divisor's sign, or of the dividend's with `fmod`."""
+    truncated = bool(node.attr("fmod", 0))
+
+    def remainder(symbols: Symbols, a: Any, b: Any) -> Any:
+        if not truncated or (symbols.less(a, 0) is False and symbols.less(0, b) is True):
+            return symbols.floormod(a, b)
+        return a - symbols.truncdiv(a, b) * b
+
+    return np.asarray(_elementwise(_sized(remainder))(node, o), object)
+
+
+def _power(symbols: Symbols, a: Any, b: Any) -> Any:
+    if not isinstance(b, int) or not 0 <= b <= _HIGHEST_POWER:
         raise Undecided
-    return a - symbols.floordiv(a, b) * b
+    return math.prod([a] * b)
+
+
+def _clip(node: Node, o: Operands) -> np.ndarray:
+    """The bounds are inputs since opset 11; before, only floats were clipped."""
+    _need_symbols(node, o)
+    result = o[0].array
+    for index, function in ((1, Symbols.maximum), (2, Symbols.minimum)):
+        bound = o.get(index)
+        if bound is not None:
+            limit = partial(_sized(function), node.symbols)
+            result = np.frompyfunc(limit, 2, 1)(result, bound.objects().reshape(()))
+    return np.asarray(result, object)
+
+
+def _absolute(node: Node, o: Operands) -> np.ndarray:
+    _need_symbols(node, o)
+    largest = _sized(Symbols.maximum)
+    return np.asarray(np.frompyfunc(lambda e: largest(node.symbols, e, e * -1), 1, 1)(o[0].array), object)
 
 
 _BINARY: dict[str, Scalar] = {
@@ -64,7 +107,7 @@ _BINARY: dict[str, Scalar] = {
     "Sub": lambda _, a, b: a - b,
     "Mul": lambda _, a, b: a * b,
     "Div": _divide,
-    "Mod": _sized(_modulo),
+    "Pow": _sized(_power),
     "Min": _sized(Symbols.minimum),
     "Max": _sized(Symbols.maximum),
     "Sum": lambda _, a, b: a + b,
@@ -153,6 +196,9 @@ ARITHMETIC: dict[str, Evaluator] = {
     **{op: _reduction(function) for op, function in _REDUCTIONS.items()},
     "Where": _where,
     "Cast": _cast,
+    "Mod": _modulo,
+    "Abs": _absolute,
+    "Clip": _clip,
     "Neg": _negate,
     "Floor": _rounding(Ratio.floor),
     "Ceil": _rounding(Ratio.ceil),

@@ -157,24 +157,39 @@ class Node:
         return self.bb.emit_te(function, *args, primfunc_name_hint=name)
 
     def require_equal(self, size: Dim, expected: Dim, what: str) -> None:
-        """ModelError unless the sizes are equal; a check when the model runs where that depends. `what` has them."""
-        text = f"be {expected}" if isinstance(expected, int) else f"equal `{dim_text(expected)}`"
+        """ModelError unless the sizes are equal; a check when the model runs where that depends. `what` has `size`."""
+        size, expected = self.symbols.simplify(size), self.symbols.simplify(expected)
+        if isinstance(size, int) and not isinstance(expected, int):
+            size, expected = expected, size
+        text = f"{'be' if isinstance(expected, int) else 'equal'} {_quoted(expected)}"
         condition = tirx.EQ(as_expr(size), as_expr(expected))
         self._require(self.symbols.equal(size, expected), condition, size, text, what)
 
     def require_at_least(self, size: Dim, least: Dim, what: str) -> None:
         """Like `require_equal`, for `size >= least`."""
+        size, least = self.symbols.simplify(size), self.symbols.simplify(least)
         less = self.symbols.less(size, least)
-        text = f"be at least {dim_text(least)}"
+        text = f"be at least {_quoted(least)}"
         self._require(None if less is None else not less, as_expr(size) >= as_expr(least), size, text, what)
 
     def require_multiple(self, size: Dim, divisor: Dim, what: str) -> None:
-        """Like `require_equal`, for a `size` that `divisor` divides; a divisor that is not positive is refused too."""
-        self.require_at_least(divisor, 1, what)
+        """Like `require_equal`, for a `size` that `divisor`, which is not 0, divides."""
+        size, divisor = self.symbols.simplify(size), self.symbols.simplify(divisor)
         remainder = self.symbols.floormod(size, divisor)
         condition = tirx.EQ(as_expr(remainder), tirx.IntImm("int64", 0))
-        text = f"be a multiple of {dim_text(divisor)}"
+        text = f"be a multiple of {_quoted(divisor)}"
         self._require(self.symbols.equal(remainder, 0), condition, size, text, what)
+
+    def divisor(self, size: Dim, what: str) -> Dim:
+        """`size` as something to divide by: checked to be positive unless it is, or is negative, whatever the run.
+
+        All sizes of a run are computed before anything is checked, so the result is never 0 even where that fails.
+        """
+        size = self.symbols.simplify(size)
+        if isinstance(size, int) or self.symbols.less(0, size) or self.symbols.less(size, 0):
+            return size
+        self.require_at_least(size, 1, what)
+        return self.symbols.maximum(size, 1)
 
     def _require(self, holds: bool | None, condition: ir.Expr, size: Dim, text: str, what: str) -> None:
         if holds is False:
@@ -207,3 +222,8 @@ class Node:
     def error(self, message: str, hint: str | None = None) -> ModelError:
         """An error to raise; names the operator and the node."""
         return ModelError(f"{self.op_type} node {self.name!r}: {message}.", hint)
+
+
+def _quoted(size: Dim) -> str:
+    """A size in a message to which a run adds the values of the names between backquotes."""
+    return str(size) if isinstance(size, int) else f"`{dim_text(size)}`"

@@ -125,6 +125,57 @@ CASES = {
     ),
     "gemm": Case("Gemm", [["n", "k"]], [[2, 3]], [[2, 4]], "`k` must be 3", [floats(3, 4), floats(4)]),
     "conv": Case("Conv", [[1, "c", 5, 5]], [[1, 2, 5, 5]], [[1, 3, 5, 5]], "`c` must be 2", [floats(4, 2, 3, 3)]),
+    "bias of a convolution": Case(
+        "Conv",
+        [[1, 2, 5], ["p"]],
+        [[1, 2, 5], [3]],
+        [[1, 2, 5], [1]],
+        "`p` must be 3",
+        [floats(3, 2, 3)],
+        operands=("x0", "c0", "x1"),
+    ),
+    "statistics": Case(
+        "BatchNormalization",
+        [[1, "c", 2], ["p"]],
+        [[1, 3, 2], [3]],
+        [[1, 3, 2], [1]],
+        "`p` must be 3 .* input 1",
+        [np.ones(3, np.float32)],
+        operands=("x0", "x1", "c0", "c0", "c0"),
+    ),
+    "layer normalization": Case(
+        "LayerNormalization", [[2, "c"], ["p"]], [[2, 4], [4]], [[2, 4], [3]], "`p` must equal `c`"
+    ),
+    "einsum": Case(
+        "Einsum",
+        [["m", "k"], ["j", "n"]],
+        [[2, 3], [3, 4]],
+        [[2, 3], [5, 4]],
+        "`j` must equal `k` for Einsum",
+        attrs={"equation": "ij,jk->ik"},
+    ),
+    "diagonal": Case(
+        "Einsum", [["m", "k"]], [[3, 3]], [[4, 3]], "`k` must equal `m`|`m` must equal `k`", attrs={"equation": "ii->i"}
+    ),
+    "top k": Case("TopK", [["n", "m"]], [[2, 5]], [[2, 2]], "`m` must be at least 3", [i64(3)], outputs=2),
+    "gather": Case("Gather", [["n", 2]], [[4, 2]], [[3, 2]], "`n` must be at least 4", [i64(0, 3, -1)]),
+    "gather from behind": Case("Gather", [["n", 2]], [[4, 2]], [[3, 2]], "`n` must be at least 4", [i64(-4)]),
+    "gather elements": Case(
+        "GatherElements", [["n", 2]], [[2, 2]], [[1, 2]], "`n` must be at least 2", [np.array([[0, 1], [0, -1]])]
+    ),
+    "gather nd": Case(
+        "GatherND", [["n", 2]], [[2, 2]], [[1, 2]], "`n` must be at least 2", [np.array([[0, 1], [1, 0]])]
+    ),
+    "scatter nd": Case(
+        "ScatterND", [["n", 2]], [[2, 2]], [[1, 2]], "`n` must be at least 2", [np.array([[0, 1], [1, 0]]), floats(2)]
+    ),
+    "reflect": Case("Pad", [["n"]], [[4]], [[3]], "`n` must be at least 4", [i64(3, 2)], attrs={"mode": "reflect"}),
+    "edge of what a negative pad leaves": Case(
+        "Pad", [["n"]], [[4]], [[2]], "`n - 2` must be at least 1", [i64(-2, 2)], attrs={"mode": "edge"}
+    ),
+    "wrap of what a negative pad leaves": Case(
+        "Pad", [["n"]], [[4]], [[2]], "`n - 2` must be at least 1", [i64(-2, 2)], attrs={"mode": "wrap"}, opset=19
+    ),
 }
 
 
@@ -159,6 +210,64 @@ def test_windows_that_do_not_divide_the_image():
     np.testing.assert_array_equal(module.run(feeds)["y"], reference_outputs(model, feeds)[0])
     with pytest.raises(InputError, match="must have as many elements as .* found h = 20"):
         module.run(feeds_of([[1, 20, 16, 3]]))
+
+
+@pytest.mark.parametrize("op", ["Div", "Mod"])
+def test_division_of_sizes_by_a_size_that_is_zero(op):
+    nodes = [
+        helper.make_node("Shape", ["x1"], ["k"]),
+        helper.make_node("Sub", ["k", "c0"], ["divisor"], name="less"),
+        helper.make_node("Shape", ["x0"], ["n"]),
+        helper.make_node(op, ["n", "divisor"], ["part"], name="divide"),
+        helper.make_node("ConstantOfShape", ["part"], ["y"]),
+    ]
+    model = build(nodes, {"x0": ["n"], "x1": ["k"]}, ["y"], const=[i64(3)])
+    module = kompilo.load(kompilo.compile(model), threads=1)
+    assert module(floats(7), floats(5)).shape == ((3,) if op == "Div" else (1,))
+    with pytest.raises(InputError, match=f"`k - 3` must be at least 1 for {op} node 'divide'.* found k = 3"):
+        module(floats(7), floats(3))
+
+
+@pytest.mark.parametrize("shift", [-1, -3, 2])
+def test_roll(shift):
+    """torch.roll: the place to cut at is the shift modulo the size, which has the sign of the size."""
+    nodes = [
+        helper.make_node("Shape", ["x0"], ["n"]),
+        helper.make_node("Mod", ["c0", "n"], ["at"]),
+        helper.make_node("Slice", ["x0", "at", "n"], ["first"]),
+        helper.make_node("Slice", ["x0", "c1", "at"], ["second"]),
+        helper.make_node("Concat", ["first", "second"], ["y"], axis=0),
+    ]
+    model = build(nodes, {"x0": ["n"]}, ["y"], const=[i64(shift), i64(0)])
+    module = kompilo.load(kompilo.compile(model), threads=1)
+    for size in (7, 2, 1):
+        np.testing.assert_array_equal(module(floats(size)), np.roll(floats(size), -shift))
+
+
+def test_absolute_clipped_and_squared_sizes():
+    nodes = [
+        helper.make_node("Shape", ["x0"], ["n"]),
+        helper.make_node("Sub", ["n", "c0"], ["less"]),
+        helper.make_node("Abs", ["less"], ["distance"]),
+        helper.make_node("Clip", ["distance", "c1", "c2"], ["clipped"]),
+        helper.make_node("Pow", ["clipped", "c3"], ["square"]),
+        helper.make_node("ConstantOfShape", ["square"], ["y"]),
+    ]
+    const = [i64(5), np.array(1), np.array(3), i64(2)]
+    model = build(nodes, {"x0": ["n"]}, ["y"], const=const)
+    module = kompilo.load(kompilo.compile(model), threads=1)
+    assert [module(floats(n)).shape[0] for n in (1, 3, 5, 7, 9)] == [9, 4, 1, 4, 9]
+
+
+def test_indices_of_max_pool_that_are_symbolic_in_shape():
+    window = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    nodes = [
+        helper.make_node("MaxPool", ["x0"], ["p", "i"], **window),
+        helper.make_node("MaxUnpool", ["p", "i"], ["y"], **window),
+    ]
+    model = build(nodes, {"x0": [1, 1, "h", "w"]}, ["y"])
+    module, feeds = kompilo.load(kompilo.compile(model), threads=1), feeds_of([[1, 1, 4, 6]])
+    np.testing.assert_array_equal(module.run(feeds)["y"], reference_outputs(model, feeds)[0])
 
 
 def test_number_of_elements_that_wraps_around_in_64_bits():

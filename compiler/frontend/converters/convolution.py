@@ -32,20 +32,28 @@ def accumulate_wide(node: Node, operator: Callable[..., relax.Expr], dtype: str)
     return node.emit(relax.op.astype(node.emit(operator(out_dtype="float32")), dtype))
 
 
-def per_channel(node: Node, index: int, rank: int) -> relax.Expr:
-    """Input `index`, a vector of C elements, as (C, 1, ...) with `rank` trailing axes: it broadcasts over NC..."""
+def per_channel(node: Node, index: int, rank: int, shape: list[Dim] | None = None) -> relax.Expr:
+    """Input `index`, a vector of C elements, as (C, 1, ...) with `rank` trailing axes: it broadcasts over NC...
+
+    `shape` is what the input must have, where that is known.
+    """
+    shape = node.shape(index) if shape is None else shape
+    given = node.shape(index)
+    if len(given) != len(shape):
+        raise node.error(f"input {index} needs shape {shape}, found {given}")
+    sized = with_sizes(node, index, dict(enumerate(shape)))
     vector = node.const(index)
     if vector is not None:
         return constant(vector.reshape(vector.shape + (1,) * rank))
-    return node.emit(relax.op.reshape(node.inputs[index], [*node.shape(index), *[1] * rank]))
+    return node.emit(relax.op.reshape(sized, [*shape, *[1] * rank]))
 
 
 def _add_bias(node: Node, out: relax.Expr, channels: Dim, rank: int) -> relax.Expr:
     if not node.has(2):
         return out
-    if node.shape(2) != [channels]:
+    if node.rank(2) != 1 or node.symbols.equal(node.shape(2)[0], channels) is False:
         raise node.error(f"the bias needs shape [{channels}], found {node.shape(2)}")
-    return node.emit(relax.op.add(out, per_channel(node, 2, rank)))
+    return node.emit(relax.op.add(out, per_channel(node, 2, rank, [channels])))
 
 
 def _check_operands(node: Node, table: dict[int, Callable]) -> tuple[list[Dim], list[int], int]:

@@ -39,6 +39,7 @@ def gather(node: Node) -> relax.Expr:
             raise node.error(f"an index is out of range for axis {axis} of size {size}")
         indices = np.where(known < 0, known + size, known).astype(known.dtype)
         return op.take(node.inputs[0], constant(indices), axis, mode="clip")
+    require_inside(node, known, size, f"axis {axis} of input 0")
     indices, dtype = node.inputs[1], node.dtype(1)
     if isinstance(size, int):
         wrapped = op.where(op.less(indices, scalar(0, dtype)), op.add(indices, scalar(size, dtype)), indices)
@@ -55,6 +56,12 @@ def gather(node: Node) -> relax.Expr:
     return node.te(compute, node.inputs[0], indices, name="gather")
 
 
+def require_inside(node: Node, indices: np.ndarray | None, size: Dim, what: str) -> None:
+    """Check indices that are known at compile time against the size of their axis (`what`), then or in each run."""
+    if indices is not None and indices.size:
+        node.require_at_least(size, max(int(indices.max()) + 1, -int(indices.min())), what)
+
+
 def check_beside(node: Node, axis: int) -> None:
     """ModelError when the indices (input 1) of an operator on elements reach beyond the data on another axis."""
     data, indices = node.shape(0), node.shape(1)
@@ -65,6 +72,9 @@ def check_beside(node: Node, axis: int) -> None:
             raise node.error(
                 f"the indices have {indices[other]} elements on axis {other}, expected at most {data[other]}"
             )
+        if other != axis:
+            node.require_at_least(data[other], indices[other], f"axis {other} of input 0")
+    require_inside(node, node.const(1), data[axis], f"axis {axis} of input 0")
 
 
 def inside(position: Sequence[Any], shape: Sequence[Any]) -> list[Any]:
@@ -96,6 +106,12 @@ def gather_nd(node: Node) -> relax.Expr:
     batch, depth = node.attr("batch_dims", 0), node.shape(1)[-1]
     if not isinstance(depth, int) or batch + depth > node.rank(0):
         raise node.error(f"indices hold {depth} coordinates behind {batch} batch axes, found {node.rank(0)} dimensions")
+
+    for k in range(depth):
+        known = node.const(1)
+        require_inside(
+            node, None if known is None else known[..., k], node.shape(0)[batch + k], f"axis {batch + k} of input 0"
+        )
 
     def compute(data: te.Tensor, where: te.Tensor) -> te.Tensor:
         outer = len(where.shape) - 1
@@ -262,6 +278,12 @@ def _pad(node: Node, pads: list[Dim], value: np.ndarray | None) -> relax.Expr:
         return node.te(_pad_with, x, filler, sizes, begins, name="pad")
     source = _PAD_SOURCE[mode]
     padded = {axis % rank for axis, p in enumerate(pads) if not (isinstance(p, int) and p == 0)}
+    for axis in sorted(padded):
+        node.require_at_least(shape[axis], 1, f"axis {axis} of input 0")
+        if mode == "reflect":
+            for width in (before[axis], after[axis]):
+                least = node.symbols.simplify(as_expr(width) + 1)
+                node.require_at_least(shape[axis], least, f"axis {axis} of input 0, of which {width} are reflected")
 
     def compute(data: te.Tensor, shape: list, first: list) -> te.Tensor:
         def position(axis: int, i: Any) -> Any:

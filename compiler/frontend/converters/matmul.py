@@ -15,6 +15,7 @@ from .convolution import accumulate_wide
 from .padding import tidy
 from .reduction import reduce
 from .registry import converter
+from .runtime_checks import with_sizes
 
 if TYPE_CHECKING:
     from ..node import Node
@@ -102,7 +103,7 @@ def _scaled(node: Node, x: relax.Expr, factor: float) -> relax.Expr:
 def einsum(node: Node) -> relax.Expr:
     """The operands are contracted from left to right, each pair as one batched matmul."""
     terms, output, sizes = _parse_equation(node)
-    operands = [_single(node, node.inputs[i], term, sizes) for i, term in enumerate(terms)]
+    operands = [_single(node, _agreed(node, i, term, sizes), term, sizes) for i, term in enumerate(terms)]
     while len(operands) > 1:
         later = {label for _, labels in operands[2:] for label in labels}.union(output)
         operands[:2] = [_contract(node, operands[0], operands[1], later, sizes)]
@@ -139,7 +140,10 @@ def _parse_equation(node: Node) -> tuple[list[Labels], Labels, dict[str, Dim]]:
             known = sizes.get(label, 1)
             if size != 1 and known != 1 and node.symbols.equal(size, known) is False:
                 raise node.error(f"label {label!r} of the equation {equation!r} has sizes {known} and {size}")
-            sizes[label] = size if isinstance(known, int) and known == 1 else known
+            # A fixed size holds for the open ones of the same label; a 1 broadcasts.
+            sizes[label] = known if _is_one(size) or (isinstance(known, int) and known != 1) else size
+            if not isinstance(known, int) and not isinstance(size, int):
+                sizes[label] = known
     if arrow:
         before, dots, after = right.partition("...")
         output = [*before, *(_hidden_labels(widest) if dots else []), *after]
@@ -149,6 +153,13 @@ def _parse_equation(node: Node) -> tuple[list[Labels], Labels, dict[str, Dim]]:
     if any(label not in sizes for label in output):
         raise node.error(f"the output of the equation {equation!r} has a label that no term has")
     return terms, output, sizes
+
+
+def _agreed(node: Node, index: int, labels: Labels, sizes: dict[str, Dim]) -> relax.Expr:
+    """Input `index` with the sizes of its labels; in a run, no size that was left open broadcasts."""
+    shape = node.shape(index)
+    wanted = {a: sizes[label] for a, label in enumerate(labels) if not _is_one(shape[a])}
+    return with_sizes(node, index, wanted)
 
 
 def _hidden_labels(count: int) -> Labels:

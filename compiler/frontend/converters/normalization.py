@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from tvm import ir, relax, te, tirx
 
 from ..dtypes import numpy_dtype
 from ..values import Dim, Value, constant
-from .broadcast import scalar
+from .broadcast import fit, scalar, shape_of
 from .convolution import per_channel
 from .padding import all_fixed, tidy
 from .reduction import reduce
@@ -35,10 +36,11 @@ def batch_normalization(node: Node) -> relax.Expr | tuple[relax.Expr, ...]:
     for i, name in enumerate(_BATCH_NORM_INPUTS, 1):
         if not node.has(i):
             raise node.error(f"input {name!r} is required and was not found")
-    x = with_sizes(node, 0, dict(enumerate(node.shape(1), 1)))
+    statistics = _agreed_shape(node, range(1, 5))
+    x = with_sizes(node, 0, dict(enumerate(statistics, 1)))
     constants = [c.astype(np.float64) for c in map(node.const, range(1, 5)) if c is not None]
     if len(constants) < 4:
-        return _scale_and_shift(node, x, [_channels(node, i, trailing) for i in range(1, 5)], epsilon)
+        return _scale_and_shift(node, x, [_channels(node, i, trailing, statistics) for i in range(1, 5)], epsilon)
     scale, shift, mean, var = constants
     factor = scale / np.sqrt(var + epsilon)
     dtype = numpy_dtype(node.dtype(0))
@@ -48,8 +50,16 @@ def batch_normalization(node: Node) -> relax.Expr | tuple[relax.Expr, ...]:
     return node.emit(_op.add(node.emit(scaled), constant((shift - mean * factor).reshape(shape).astype(dtype))))
 
 
-def _channels(node: Node, index: int, trailing: int) -> relax.Expr:
-    return per_channel(node, index, trailing if node.rank(index) == 1 else 0)
+def _agreed_shape(node: Node, indices: Iterable[int]) -> list[Dim]:
+    """The one shape of several inputs: a fixed size where one has it."""
+    shapes = [node.shape(i) for i in indices]
+    if len({len(shape) for shape in shapes}) > 1:
+        raise node.error(f"scale, bias and statistics need one shape, found {', '.join(map(str, shapes))}")
+    return [next((d for d in sizes if isinstance(d, int)), sizes[0]) for sizes in zip(*shapes, strict=True)]
+
+
+def _channels(node: Node, index: int, trailing: int, shape: list[Dim]) -> relax.Expr:
+    return per_channel(node, index, trailing if node.rank(index) == 1 else 0, shape)
 
 
 def _scale_and_shift(node: Node, x: relax.Expr, statistics: list[relax.Expr], epsilon: float) -> relax.Expr:
@@ -92,11 +102,12 @@ def _centred(node: Node, x: relax.Expr, axes: list[int]) -> tuple[relax.Expr, re
 @converter("InstanceNormalization")
 def instance_normalization(node: Node) -> relax.Expr:
     rank = node.rank(0)
-    x = with_sizes(node, 0, {1: node.shape(1)[0]}, "channels")
+    channels = _agreed_shape(node, (1, 2))
+    x = with_sizes(node, 0, {1: channels[0]}, "channels")
     deviation, _, variance = _centred(node, x, list(range(2, rank)))
     unit = node.emit(_op.multiply(deviation, _inverse_deviation(node, variance, node.attr("epsilon", 1e-5))))
-    scaled = node.emit(_op.multiply(unit, per_channel(node, 1, rank - 2)))
-    return node.emit(_op.add(scaled, per_channel(node, 2, rank - 2)))
+    scaled = node.emit(_op.multiply(unit, per_channel(node, 1, rank - 2, channels)))
+    return node.emit(_op.add(scaled, per_channel(node, 2, rank - 2, channels)))
 
 
 def _shape(node: Node, x: relax.Expr) -> list[Dim]:
@@ -107,7 +118,16 @@ def _fit_scale(node: Node, axes: list[int]) -> relax.Expr:
     """Input 0, its symbolic sizes on `axes` fixed to those of a scale (input 1) that spans them."""
     scale = node.shape(1)
     sizes = dict(zip(axes, scale, strict=True)) if len(scale) == len(axes) else {}
-    return with_sizes(node, 0, {a: s for a, s in sizes.items() if s != 1})
+    return with_sizes(node, 0, {a: s for a, s in sizes.items() if isinstance(s, int) and s != 1})
+
+
+def _trailing(node: Node, index: int, shape: list[Dim]) -> relax.Expr | None:
+    """Input `index` with the trailing sizes of `shape`, except where it has a 1; None where it is omitted."""
+    if not node.has(index):
+        return None
+    if node.rank(index) > len(shape):
+        raise node.error(f"input {index} needs at most {len(shape)} dimensions, found {node.rank(index)}")
+    return fit(node, node.inputs[index], shape)
 
 
 @converter("LayerNormalization")
@@ -121,22 +141,22 @@ def layer_normalization(node: Node) -> relax.Expr | tuple[relax.Expr, relax.Expr
     wide = "float32" if node.attr("stash_type", 1) == 1 and dtype in ("float16", "bfloat16") else dtype
     normalized = shape[axes[0] :]
     # TVM's layer_norm is for float32 and narrower.
-    plain = node.num_outputs == 1 and wide == dtype != "float64" and node.shape(1) == normalized
-    if plain and (not node.has(2) or node.shape(2) == normalized):
-        bias = node.inputs[2]
+    scale, bias = _trailing(node, 1, shape), _trailing(node, 2, shape)
+    plain = node.num_outputs == 1 and wide == dtype != "float64" and shape_of(scale) == normalized
+    if plain and (bias is None or shape_of(bias) == normalized):
         if bias is None:
             if not all_fixed(normalized):
                 bias = node.emit(_op.zeros(normalized, dtype))
             else:
                 bias = constant(np.zeros(normalized, numpy_dtype(dtype)))
-        return node.emit(_op.nn.layer_norm(x, node.inputs[1], bias, axes, epsilon))
+        return node.emit(_op.nn.layer_norm(x, scale, bias, axes, epsilon))
     x = x if wide == dtype else node.emit(_op.astype(x, wide))
     deviation, mean, variance = _centred(node, x, axes)
     inverse = _inverse_deviation(node, variance, epsilon)
     out = node.emit(_op.multiply(deviation, inverse))
     out = out if wide == dtype else node.emit(_op.astype(out, dtype))
-    out = node.emit(_op.multiply(out, node.inputs[1]))
-    out = node.emit(_op.add(out, node.inputs[2])) if node.has(2) else out
+    out = node.emit(_op.multiply(out, scale))
+    out = out if bias is None else node.emit(_op.add(out, bias))
     if wide == "float64" and node.attr("stash_type", 1) == 1:
         mean, inverse = (node.emit(_op.astype(v, "float32")) for v in (mean, inverse))
     return out, mean, inverse
@@ -152,20 +172,30 @@ def rms_normalization(node: Node) -> relax.Expr:
     shape = _shape(node, x)
     wide = "float32" if node.attr("stash_type", 1) == 1 and dtype in ("float16", "bfloat16") else dtype
     # TVM's rms_norm cannot be lowered when it normalises over all axes.
-    if wide == dtype and axes[0] > 0 and node.shape(1) == shape[axes[0] :]:
-        return node.emit(_op.nn.rms_norm(x, node.inputs[1], axes, epsilon))
+    scale = _trailing(node, 1, shape)
+    if wide == dtype and axes[0] > 0 and shape_of(scale) == shape[axes[0] :]:
+        return node.emit(_op.nn.rms_norm(x, scale, axes, epsilon))
     x = x if wide == dtype else node.emit(_op.astype(x, wide))
     square = reduce(node, "mean", node.emit(_op.multiply(x, x)), axes, keepdims=True)
     out = node.emit(_op.multiply(x, _inverse_deviation(node, square, epsilon)))
     out = out if wide == dtype else node.emit(_op.astype(out, dtype))
-    return node.emit(_op.multiply(out, node.inputs[1]))
+    return node.emit(_op.multiply(out, scale))
+
+
+def _with_channels(node: Node, channels: Dim) -> relax.Expr:
+    """Input 0 with as many channels as its scale has, where one of both is fixed."""
+    own = node.shape(0)[1]
+    return with_sizes(
+        node, 0, {1: own if isinstance(own, int) and not isinstance(channels, int) else channels}, "channels"
+    )
 
 
 @converter("GroupNormalization", since=18)
 def group_normalization(node: Node) -> relax.Expr:
     """Normalise each group of channels; scale and bias are per group before opset 21, per channel since."""
     groups, dtype = node.required("num_groups"), node.dtype(0)
-    x = node.inputs[0] if node.opset < 21 else with_sizes(node, 0, {1: node.shape(1)[0]}, "channels")
+    per_scale = _agreed_shape(node, (1, 2))
+    x = node.inputs[0] if node.opset < 21 else _with_channels(node, per_scale[0])
     shape = _shape(node, x)
     channels = shape[1]
     if not isinstance(channels, int) or groups < 1 or channels % groups:
@@ -177,11 +207,11 @@ def group_normalization(node: Node) -> relax.Expr:
     out = node.emit(_op.multiply(deviation, _inverse_deviation(node, variance, node.attr("epsilon", 1e-5))))
     out = out if wide == dtype else node.emit(_op.astype(out, dtype))
     if node.opset < 21:
-        out = node.emit(_op.multiply(out, per_channel(node, 1, 1)))
-        return node.emit(_op.reshape(node.emit(_op.add(out, per_channel(node, 2, 1))), shape))
+        out = node.emit(_op.multiply(out, per_channel(node, 1, 1, [groups])))
+        return node.emit(_op.reshape(node.emit(_op.add(out, per_channel(node, 2, 1, [groups]))), shape))
     out = node.emit(_op.reshape(out, shape))
-    out = node.emit(_op.multiply(out, per_channel(node, 1, len(shape) - 2)))
-    return node.emit(_op.add(out, per_channel(node, 2, len(shape) - 2)))
+    out = node.emit(_op.multiply(out, per_channel(node, 1, len(shape) - 2, [channels])))
+    return node.emit(_op.add(out, per_channel(node, 2, len(shape) - 2, [channels])))
 
 
 @converter("LRN")

@@ -16,6 +16,7 @@ from .data_movement import index_at
 from .padding import Window, all_fixed, read_window, spatial_list, tidy
 from .reduction import reduce
 from .registry import converter
+from .runtime_checks import with_sizes
 
 if TYPE_CHECKING:
     from ..node import Node
@@ -130,8 +131,11 @@ def max_unpool(node: Node) -> relax.Expr:
     spatial, rank = shape[2:], len(shape) - 2
     kernel, strides = node.required("kernel_shape"), spatial_list(node, "strides", rank, 1)
     pads = node.attr("pads") or [0] * (2 * rank)
-    if node.shape(1) != shape:
+    if node.rank(1) != len(shape) or any(
+        node.symbols.equal(a, b) is False for a, b in zip(node.shape(1), shape, strict=True)
+    ):
         raise node.error(f"the indices need the input's shape {shape}, found {node.shape(1)}")
+    indices = with_sizes(node, 1, dict(enumerate(shape)))
     if len(kernel) != rank or len(pads) != 2 * rank:
         raise node.error(f"{rank} spatial axes need as many kernel sizes and twice as many pads")
     natural = shape[:2] + [
@@ -139,7 +143,7 @@ def max_unpool(node: Node) -> relax.Expr:
     ]
     count = tidy(math.prod(natural))
     zeros = node.emit(relax.op.zeros([count], node.dtype(0)))
-    flat = [node.emit(relax.op.reshape(node.inputs[i], [-1])) for i in (0, 1)]
+    flat = [node.emit(relax.op.reshape(x, [-1])) for x in (node.inputs[0], indices)]
     places = node.te(_clamped, flat[1], as_expr(count), name="places")
     out = node.emit(relax.op.scatter_elements(zeros, places, flat[0], axis=0))
     out = node.emit(relax.op.reshape(out, natural))

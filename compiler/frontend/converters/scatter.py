@@ -15,7 +15,7 @@ from tvm.script.ir_builder import tirx as T
 
 from ..node import Node
 from ..values import Dim
-from .data_movement import check_beside, index_at, inside
+from .data_movement import check_beside, index_at, inside, require_inside
 from .registry import converter
 from .runtime_checks import with_sizes
 from .shape_ops import required_dims
@@ -110,6 +110,9 @@ def scatter_nd(node: Node) -> relax.Expr:
     depth, combine = node.shape(1)[-1], _reduction(node)
     if not isinstance(depth, int) or depth > node.rank(0):
         raise node.error(f"indices hold {depth} coordinates, expected at most {node.rank(0)}")
+    for k in range(depth):
+        known = node.const(1)
+        require_inside(node, None if known is None else known[..., k], node.shape(0)[k], f"axis {k} of input 0")
     outer = node.rank(1) - 1
 
     def compute(data: te.Tensor, indices: te.Tensor, updates: te.Tensor) -> te.Tensor:
@@ -149,6 +152,7 @@ def _top_k(node: Node, k: int) -> tuple[relax.Expr, ...]:
     axis = node.axis(node.attr("axis", -1), len(shape))
     if isinstance(shape[axis], int) and not 0 <= k <= shape[axis]:
         raise node.error(f"k is {k}, expected at most {shape[axis]}, the size of axis {axis}")
+    node.require_at_least(shape[axis], k, f"axis {axis} of input 0")
     if k == 0:
         empty = [*shape[:axis], 0, *shape[axis + 1 :]]
         return op.zeros(empty, node.dtype(0)), op.zeros(empty, "int64")

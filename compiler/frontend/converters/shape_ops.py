@@ -139,7 +139,9 @@ def _remaining(node: Node, shape: list[Dim], known: list[Dim]) -> Dim:
         raise node.error("a -1 beside a size 0 does not say how large the dimension is")
     if isinstance(total, int) and isinstance(divisor, int) and total % divisor:
         raise node.error(f"{[str(d) for d in shape]} cannot be reshaped: {total} elements do not divide by {divisor}")
-    node.require_multiple(total, divisor, f"the number of elements that a -1 in the shape {_text(known)} shares out")
+    what = f"the elements that a -1 beside {_text(known)} shares out"
+    divisor = node.divisor(divisor, what)
+    node.require_multiple(total, divisor, what)
     return node.symbols.floordiv(total, divisor)
 
 

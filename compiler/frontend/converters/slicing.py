@@ -8,7 +8,7 @@ from tvm import relax, te
 
 from ..node import Node
 from ..slicing import slice_bounds
-from ..symbols import as_expr
+from ..symbols import as_expr, dim_text
 from ..values import Dim
 from .broadcast import same_sizes
 from .registry import converter
@@ -38,7 +38,7 @@ def _cut(node: Node, start: Dim, end: Dim, step: int, size: Dim) -> Cut:
 def _clamped(node: Node, bound: Dim, low: Dim, high: Dim, size: Dim) -> Dim:
     negative = node.symbols.less(bound, 0)
     if negative is None:
-        raise node.error(f"bound {bound} may or may not be negative, which is not supported")
+        raise node.error(f"bound {dim_text(bound)} may or may not be negative, which is not supported")
     bound = node.symbols.simplify(as_expr(bound) + size) if negative else bound
     return node.symbols.minimum(node.symbols.maximum(bound, low), high)
 

@@ -47,3 +47,22 @@ def test_transposed_convolution_of_unknown_sizes_with_uneven_pads(pads):
     for shape in [(1, 2, 5, 6), (2, 2, 9, 4)]:
         data = floats(*shape)
         np.testing.assert_allclose(module(data), reference.run(None, {"x": data})[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [("n",), (64,), ()])
+@pytest.mark.parametrize("target", [TensorProto.BFLOAT16, TensorProto.FLOAT16])
+def test_a_cast_and_back_rounds(shape, target):
+    """Only a pair of casts that loses nothing may vanish."""
+    nodes = [helper.make_node("Cast", ["x"], ["t"], to=target), helper.make_node("Cast", ["t"], ["y"], to=1)]
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    module = kompilo.load(kompilo.compile(model), threads=1)
+    odd = np.array(
+        [1.0039062, 1.01171875, 3.01171875, 255.5, -255.5, 0, -0.0, np.inf, -np.inf, np.nan, 1e-40], np.float32
+    )
+    odd = np.append(odd, np.array([0x7FFFFFFF, 0xFF800001], np.uint32).view(np.float32))  # other NaNs
+    data = np.concatenate([odd, floats(64 - odd.size, low=-100, high=100)])
+    data = data[0] if not shape else data
+    dtype = helper.tensor_dtype_to_np_dtype(target)
+    np.testing.assert_array_equal(module(data), np.asarray(data).astype(dtype).astype(np.float32))

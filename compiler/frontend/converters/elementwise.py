@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import reduce
 
 import numpy as np
-from tvm import relax, te, tirx
+from tvm import ir, relax, te, tirx
 
 from ..dtypes import dtype_name, is_float, is_integer, is_unsigned, onnx_type_text
 from ..node import Node
@@ -302,7 +302,25 @@ def cast_to(node: Node, x: relax.Expr, source: str, target: str) -> relax.Expr:
     if is_float(source) and target in _THROUGH:
         # A float outside a narrow type's range: through a wider integer it wraps, as the hardware's conversion does.
         return op.astype(op.astype(x, _THROUGH[target]), target)
+    if target == "bfloat16" and source != "bool":
+        single = x if source == "float32" else node.emit(op.astype(x, "float32"))
+        x = node.te(_rounded_to_bfloat16, single, name="round_to_bfloat16")
     return op.astype(x, target)
+
+
+def _rounded_to_bfloat16(x: te.Tensor) -> te.Tensor:
+    """float32 numbers that bfloat16 has too, halves to even: TVM computes in float32 what it fuses behind a cast."""
+
+    def element(*i: tirx.Var) -> ir.Expr:
+        value = x(*i)
+        bits = tirx.reinterpret("uint32", value)
+        half = ((bits >> tirx.const(16, "uint32")) & tirx.const(1, "uint32")) + tirx.const(0x7FFF, "uint32")
+        number = tirx.reinterpret("float32", (bits + half) & tirx.const(0xFFFF0000, "uint32"))
+        # By its bits: TVM takes a comparison of a value with itself for known.
+        is_nan = (bits & tirx.const(0x7FFFFFFF, "uint32")) > tirx.const(0x7F800000, "uint32")
+        return tirx.Select(is_nan, tirx.const(math.nan, "float32"), number)
+
+    return te.compute(x.shape, element, name="rounded")
 
 
 _THROUGH = {"int8": "int32", "uint8": "int32", "int16": "int32", "uint16": "int32", "uint32": "int64"}

@@ -65,4 +65,6 @@ def test_a_cast_and_back_rounds(shape, target):
     data = np.concatenate([odd, floats(64 - odd.size, low=-100, high=100)])
     data = data[0] if not shape else data
     dtype = helper.tensor_dtype_to_np_dtype(target)
-    np.testing.assert_array_equal(module(data), np.asarray(data).astype(dtype).astype(np.float32))
+    with np.errstate(invalid="ignore"):  # of NaNs that signal
+        expected = np.asarray(data).astype(dtype).astype(np.float32)
+    np.testing.assert_array_equal(module(data), expected)

@@ -123,9 +123,10 @@ def test_a_broken_pipe_is_quiet():
     [(signal.SIGINT, 130, "kompilo: interrupted\n"), (signal.SIGTERM, 143, ""), (signal.SIGHUP, 129, "")],
 )
 def test_signals_end_the_work_and_leave_nothing(tmp_path, number, code, says):
-    # A job started in the background inherits an ignored SIGINT; a person's shell does not ignore it.
+    # A job started in the background, or under nohup, inherits ignored signals; a person's shell ignores none.
     script = (
         "import signal, tempfile, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "from kompilo.compiler.cli import targets, main\n"
         "def work(kind):\n"
         "    with tempfile.TemporaryDirectory():\n"

@@ -60,6 +60,11 @@ class Keeper(threading.Thread):
         os.set_blocking(self._wake_in, False)
         self._selector.register(self._wake_in, selectors.EVENT_READ)
 
+    @property
+    def nominal(self) -> float | None:
+        """The reference kernel's usual time in seconds; None until all workers have tried it."""
+        return self._nominal
+
     def wake(self) -> None:
         """Have the inbox looked at."""
         os.write(self._wake_out, b"x")

@@ -71,6 +71,11 @@ class MeasurePool:
         """Seconds of worker time so far: operands, build, pack, run, check, time; wait (for the turn to time), idle."""
         return dict(self._keeper.spent)
 
+    @property
+    def reference_s(self) -> float | None:
+        """Seconds of the reference kernel that times are scaled to; None until all workers have tried it."""
+        return self._keeper.nominal
+
     def submit(self, job: Job) -> None:
         """Have `job` measured; returns at once. UsageError if its `cache` is not one of CACHES."""
         if job.cache not in CACHES:

@@ -42,7 +42,11 @@ def tune(
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Equal seeds make equal choices.")] = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes that build and run candidates; default all cores.")
+        str | None,
+        typer.Option(
+            metavar="N|ray[:ADDRESS]",
+            help="Processes that build and run candidates, default all cores; or the nodes of a Ray cluster.",
+        ),
     ] = None,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Measure every config of every operator.")] = False,
     html: Annotated[
@@ -60,6 +64,7 @@ def tune(
         budget = _DEFAULT_BUDGET
     limit = None if budget is None else budget_seconds(budget)
     shapes = parse_shapes(inputs or ())
+    places = _workers(workers)
     resolve(model)
     _check_html(html)
     hardware = _find_target(target)
@@ -76,11 +81,24 @@ def tune(
             inputs=shapes or None,
             records=records,
             seed=seed,
-            workers=workers,
+            workers=places,
             exhaustive=exhaustive,
             progress=progress,
         )
     _finish(report, roofline, html, as_json)
+
+
+def _workers(text: str | None) -> int | str | None:
+    """A number of processes, or words for a cluster, for which Ray must be installed."""
+    if text is None or text.isdecimal():
+        if text is not None and int(text) < 1:
+            raise typer.BadParameter("expected at least 1.", param_hint="'--workers'")
+        return None if text is None else int(text)
+    from ..tune.ray_cluster import address_of, import_ray
+
+    address_of(text)
+    import_ray()
+    return text
 
 
 def _check_html(html: Path | None) -> None:
@@ -124,6 +142,8 @@ def _finish(report: TuneReport, roofline: Roofline | None, html: Path | None, as
         print_report(report, roofline)
         if html is not None:
             console.say(f"report: {html}")
+    for note in report.notes:
+        console.note(note)
     if interrupted:
         console.note("kompilo: interrupted; the same command goes on from here")
         raise typer.Exit(_EXIT_INTERRUPTED)
@@ -162,6 +182,7 @@ def report_facts(report: TuneReport, roofline: Roofline | None) -> dict[str, Any
         "operators": [_row_facts(row) for row in rows(state, roofline)],
         "skipped": report.skipped,
         "records": report.records,
+        "notes": report.notes,
     }
 
 

@@ -59,6 +59,7 @@ class TuneReport:
 
     `search_s` is the time spent choosing what to measure (cost model included), outside of measuring.
     `skipped` names operators that could not be tuned because their sizes are only known at run time.
+    `notes` are sentences on nodes of a cluster that were lost or not used.
     """
 
     model: str
@@ -67,3 +68,4 @@ class TuneReport:
     records: str
     search_s: float
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -16,6 +16,8 @@ from .budget import budget_seconds
 from .cost_model import CostModel
 from .library import RecordLibrary
 from .measure.pool import MeasurePool
+from .ray_cluster import address_of
+from .ray_pool import RayPool
 from .record import Point
 from .report import SessionState, TuneReport
 from .search import InGivenOrder, Predictor, Search, TaskSearch
@@ -35,7 +37,7 @@ def tune(
     inputs: Mapping[str, Sequence[int | str]] | None = None,
     records: str | os.PathLike[str] | None = None,
     seed: int = 0,
-    workers: int | None = None,
+    workers: int | str | None = None,
     exhaustive: bool = False,
     progress: Callable[[SessionState], None] | None = None,
 ) -> TuneReport:
@@ -45,13 +47,14 @@ def tune(
 
     Args:
         model: path of an ONNX file, its bytes, a ModelProto, or "zoo:NAME".
-        target: "cpu", this machine: candidates are run here.
+        target: "cpu", this machine, where candidates are run; with a cluster also another machine, by its preset.
         budget: time for the session, in seconds or as "90s", "5m", "1h30m"; None: no limit.
         trials: most candidates to measure; None: no limit.
         inputs: shapes for some or all inputs, by name. Operators whose sizes are only known at run time are not tuned.
         records: folder of the records; by default the user's (KOMPILO_RECORDS).
         seed: equal seeds and equal measurements lead to equal choices.
-        workers: processes that build and run candidates; by default one per core.
+        workers: processes that build and run candidates, by default one per core; or "ray", "ray:ADDRESS": the nodes
+            of a Ray cluster that have a resource with the name of the target's key.
         exhaustive: measure every config of every operator, as training data for the cost model.
         progress: called with a snapshot after every measurement.
 
@@ -73,10 +76,18 @@ def tune(
     library = RecordLibrary.of([store.folder] if records is not None else None)
     search = Search(_searches(found, hardware, library, learner), seed, exhaustive)
     limits = Limits(seconds, trials, 0.0 if exhaustive else LEAST_GAIN)
-    with MeasurePool(target, workers) as pool:
+    with _pool(target, workers) as pool:
         session = Session(search, pool, limits, hardware.spec.key, VERSION, store.append, learner, progress or _silent)
         state = session.run()
-    return TuneReport(_name(model), hardware.spec.key, state, str(store.folder), session.search_s, found.unsized)
+    notes = tuple(pool.notes) if isinstance(pool, RayPool) else ()
+    return TuneReport(_name(model), hardware.spec.key, state, str(store.folder), session.search_s, found.unsized, notes)
+
+
+def _pool(target: str, workers: int | str | None) -> MeasurePool | RayPool:
+    """Workers of this machine, or nodes of a cluster."""
+    if isinstance(workers, str) and not workers.isdecimal():
+        return RayPool(target, address_of(workers))
+    return MeasurePool(target, None if workers is None else int(workers))
 
 
 def _searches(found: Tasks, target: Target, library: RecordLibrary, predictor: Predictor | None) -> list[TaskSearch]:

@@ -74,6 +74,7 @@ def test_options_reach_the_session(kompilo, tuner, model, options, asked):
         (("--budget", "0s"), "more than no time"),
         (("--trials", "0"), "invalid value for '--trials'"),
         (("--workers", "0"), "invalid value for '--workers'"),
+        (("--workers", "many"), "expected a number of processes, ray, or ray:ADDRESS, found 'many'"),
         (("--input", "2x3"), "expected NAME:SHAPE"),
         (("--target", "tpu"), "unknown target 'tpu'"),
         (("--html", "missing/report.html"), "does not exist"),

@@ -68,3 +68,24 @@ def test_a_cast_and_back_rounds(shape, target):
     with np.errstate(invalid="ignore"):  # of NaNs that signal
         expected = np.asarray(data).astype(dtype).astype(np.float32)
     np.testing.assert_array_equal(module(data), expected)
+
+
+@pytest.mark.parametrize("target", [TensorProto.BFLOAT16, TensorProto.FLOAT16])
+def test_convolutions_of_16_bit_floats(target):
+    """Cast, convolve, cast back: float32 results within the rounding of operands and result."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["x16"], to=target),
+        helper.make_node("Cast", ["w"], ["w16"], to=target),
+        helper.make_node("Conv", ["x16", "w16"], ["y16"], pads=[1, 1, 1, 1]),
+        helper.make_node("Cast", ["y16"], ["y"], to=TensorProto.FLOAT),
+    ]
+    data, weight = floats(1, 3, 8, 8), floats(4, 3, 3, 3, seed=1)
+    infos = {n: helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in (("x", data), ("w", weight))}
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "g", list(infos.values()), [out])
+    module = kompilo.load(kompilo.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)])))
+    plain = make_model([helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4)], {"x": data, "w": weight}, ["y"])
+    (expected,) = reference_outputs(plain, {"x": data, "w": weight})
+    precision = 2**-8 if target == TensorProto.BFLOAT16 else 2**-11
+    found = module.run({"x": data, "w": weight})["y"]
+    assert 0 < np.abs(found - expected).max() < 4 * precision * np.abs(expected).max()

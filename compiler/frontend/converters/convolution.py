@@ -25,11 +25,15 @@ _CONV_TRANSPOSE: dict[int, Callable] = {
 _NARROW_FLOATS = ("float16", "bfloat16")
 
 
-def accumulate_wide(node: Node, operator: Callable[..., relax.Expr], dtype: str) -> relax.Expr:
-    """Emit `operator(out_dtype=...)` so that 16-bit floats are summed in float32, and the result cast back."""
+def accumulate_wide(
+    node: Node, operator: Callable[[relax.Expr, relax.Expr], relax.Expr], a: relax.Expr, b: relax.Expr
+) -> relax.Expr:
+    """Emit `operator(a, b)`; 16-bit floats are multiplied and summed in float32, and the result is cast back."""
+    dtype = str(a.ty.dtype)
     if dtype not in _NARROW_FLOATS:
-        return node.emit(operator(out_dtype=None))
-    return node.emit(relax.op.astype(node.emit(operator(out_dtype="float32")), dtype))
+        return node.emit(operator(a, b))
+    wide = [node.emit(relax.op.astype(x, "float32")) for x in (a, b)]
+    return node.emit(relax.op.astype(node.emit(operator(*wide)), dtype))
 
 
 def per_channel(node: Node, index: int, rank: int, shape: list[Dim] | None = None) -> relax.Expr:
@@ -82,12 +86,10 @@ def conv(node: Node) -> relax.Expr:
     if not window.fixed_padding:
         data, window = pad_spatial(node, data, window)
 
-    def operator(out_dtype: str | None) -> relax.Expr:
-        return _CONV[rank](
-            data, node.inputs[1], window.strides, tuple(window.padding), window.dilations, group, out_dtype=out_dtype
-        )
+    def operator(x: relax.Expr, weight: relax.Expr) -> relax.Expr:
+        return _CONV[rank](x, weight, window.strides, tuple(window.padding), window.dilations, group)
 
-    out = _add_bias(node, accumulate_wide(node, operator, node.dtype(0)), weight_shape[0], rank)
+    out = _add_bias(node, accumulate_wide(node, operator, data, node.inputs[1]), weight_shape[0], rank)
     return _fused_activation(node, out) if node.domain == "com.microsoft" else out
 
 
@@ -127,19 +129,18 @@ def conv_transpose(node: Node) -> relax.Expr:
         for i, (crop, extra) in enumerate(_transpose_crops(node, data_shape[2:], strides, extents))
     ]
 
-    def operator(out_dtype: str | None) -> relax.Expr:
+    def operator(x: relax.Expr, weight: relax.Expr) -> relax.Expr:
         return _CONV_TRANSPOSE[rank](
-            data,
-            node.inputs[1],
+            x,
+            weight,
             strides,
             tuple([a.begin for a in axes] + [a.end for a in axes]),
             tuple(a.output_padding for a in axes),
             dilations,
             group,
-            out_dtype=out_dtype,
         )
 
-    out = accumulate_wide(node, operator, node.dtype(0))
+    out = accumulate_wide(node, operator, data, node.inputs[1])
     out = _trim(node, out, [a.trim for a in axes])
     return _add_bias(node, out, weight_shape[1] * group, rank)
 

@@ -24,7 +24,7 @@ _op = relax.op
 
 
 def _matmul(node: Node, a: relax.Expr, b: relax.Expr) -> relax.Expr:
-    return accumulate_wide(node, lambda out_dtype: _op.matmul(a, b, out_dtype=out_dtype), str(a.ty.dtype))
+    return accumulate_wide(node, _op.matmul, a, b)
 
 
 @converter("MatMul")

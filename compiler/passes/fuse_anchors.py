@@ -85,6 +85,8 @@ def find_group(graph: GraphUses, var: relax.Var, accepts: Callable[[OpSpec], boo
         for choice in (_with_permute(graph, group), group):
             if choice is not None and accepts(choice.op):
                 graph.claimed |= choice.members
+                # A later anchor must not look through a permute_dims to the value that this kernel never stores.
+                graph.producers.pop(choice.result)
                 return choice
     return None
 
@@ -95,9 +97,9 @@ def _with_permute(graph: GraphUses, group: Group) -> Group | None:
     if group.op.kind != "matmul" or group.result in graph.outputs or len(users) != 1:
         return None
     user = users[0]
-    call = graph.producers[user]
-    if op_name(call) != "permute_dims" or user in graph.claimed:
+    if user in graph.claimed or op_name(graph.producers[user]) != "permute_dims":
         return None
+    call = graph.producers[user]
     rank = len(group.result.ty.shape)
     axes = tuple(range(rank))[::-1] if call.attrs.axes is None else tuple(int(a) % rank for a in call.attrs.axes)
     op = replace(

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import ArtifactError, InputError, KompiloError
 from ..tensor_spec import TensorSpec
-from .tensors import InputSlot, check_shapes, to_array, to_numpy
+from .tensors import InputSlot, as_tensor, check_shapes, to_array, to_numpy
 
 Call = Callable[[Sequence[Any]], Any]
 
@@ -41,7 +41,7 @@ class Program:
         self.from_dlpack = tvm_ffi.from_dlpack
         self.tensor_type = tvm_ffi.Tensor
         self.inputs = tuple(inputs)
-        self.weights = [tvm_ffi.from_dlpack(weight) for weight in weights]
+        self.weights = [as_tensor(tvm_ffi.from_dlpack, weight) for weight in weights]
         addresses = [(w.ctypes.data, w.nbytes) for w in weights if w.nbytes]
         self.low = min((start for start, _ in addresses), default=0)
         self.high = max((start + size for start, size in addresses), default=0)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, KompiloError
 from ..tensor_spec import TensorSpec
 
 ALIGNMENT = 64
@@ -32,6 +32,16 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     # numpy counts an axis of length 0 as 1 in the strides of an empty array; kernels ask for the product of lengths.
     strides = [prod(shape[axis + 1 :]) * dtype.itemsize for axis in range(len(shape))]
     return np.lib.stride_tricks.as_strided(array, strides=strides)
+
+
+def as_tensor(from_dlpack: Callable[[Any], Any], array: np.ndarray) -> Any:
+    """`from_dlpack(array)`; KompiloError for a dtype that numpy does not hand over (bfloat16, float8, ...)."""
+    try:
+        return from_dlpack(array)
+    except BufferError:
+        raise KompiloError(
+            f"numpy cannot hand arrays of {array.dtype} to compiled code.", "cast them to float32 in the model."
+        ) from None
 
 
 def to_array(value: Any, spec: TensorSpec, dtype: np.dtype) -> np.ndarray:
@@ -144,13 +154,13 @@ class InputSlot:
     def accept(self, array: np.ndarray) -> Any:
         """A tensor of the checked `array`'s data, valid until the next call; a view of `array` if it is large."""
         if array.nbytes > SMALL and array.flags.c_contiguous and array.dtype.isnative and array.flags.writeable:
-            tensor = self._from_dlpack(array)
+            tensor = as_tensor(self._from_dlpack, array)
             if tensor.data_ptr() % ALIGNMENT == 0:
                 self.shape = None
                 return tensor
         if self.tensor is None or self.buffer.shape != array.shape:
             self.buffer = aligned_empty(array.shape, self.dtype)
-            self.tensor = self._from_dlpack(self.buffer)
+            self.tensor = as_tensor(self._from_dlpack, self.buffer)
         self.shape = array.shape if array.nbytes <= SMALL else None
         self.buffer[...] = array
         return self.tensor

@@ -296,3 +296,26 @@ def test_squeeze_without_axes_of_open_sizes():
 def test_slice_to_nothing_of_an_open_axis():
     model = Case("Slice", [["n", 2]], [], [], "", [i64(0), i64(0)]).model()
     assert kompilo.load(kompilo.compile(model), threads=1)(floats(6, 2)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("op", ["Gather", "GatherElements", "GatherND", "ScatterElements"])
+def test_indices_into_an_empty_axis_are_refused(op):
+    """There is nothing that an index could be clamped to."""
+    rows = helper.make_tensor_value_info("x", TensorProto.FLOAT, [0, 4])
+    places = helper.make_tensor_value_info("i", TensorProto.INT64, [3, 1])
+    updates = helper.make_tensor_value_info("u", TensorProto.FLOAT, [3, 1])
+    names = ["x", "i", "u"] if op.startswith("Scatter") else ["x", "i"]
+    node = helper.make_node(op, names, ["y"], name="it")
+    graph = helper.make_graph([node], "g", [rows, places, updates], [helper.make_empty_tensor_value_info("y")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    with pytest.raises(ModelError, match=f"{op} node 'it'"):
+        kompilo.compile(model)
+
+
+def test_more_tiles_than_an_index_counts_are_refused():
+    node = helper.make_node("Tile", ["x0", "c0"], ["y0"], name="it")
+    model = build([node], {"x0": ["n"]}, ["y0"], const=[i64(2**31)])
+    with pytest.raises(
+        ModelError, match=r"expected fewer than 2\^31 repeats of axis 0, found 2147483648"
+    ):
+        kompilo.compile(model)

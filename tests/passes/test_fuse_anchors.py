@@ -12,7 +12,7 @@ from kompilo.compiler.passes.select_templates import SelectTemplates
 from kompilo.compiler.schedule.selection import Selector
 from kompilo.compiler.schedule.target import find_target
 
-from support import apply, build, const, f32, ops, random, run
+from support import apply, build, const, f32, inputs_for, ops, random, run
 
 OP = relax.op
 X = f32(4, 8)
@@ -130,6 +130,20 @@ def test_selected_kernels_compute_the_same(body) -> None:
     assert "matmul" not in ops(selected)
     x = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
     for a, b in zip(run(mod, x), run(selected, x), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_permute_between_two_matmuls_is_taken_in_once(first: bool) -> None:
+    def body(x, other):
+        keys = OP.permute_dims(OP.matmul(x, weight()), (1, 0))
+        return OP.matmul(keys, other) if first else OP.matmul(other, keys)
+
+    mod = build([f32(4, 8), f32(4, 3) if first else f32(3, 8)], body)
+    selected = apply(mod, SelectTemplates(Selector(find_target("cpu"))))
+    assert ops(selected) == ["call_tir", "call_tir"]
+    arrays = inputs_for(mod)
+    for a, b in zip(run(mod, *arrays), run(selected, *arrays), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 

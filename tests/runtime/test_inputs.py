@@ -10,7 +10,7 @@ from tvm.relax import op
 
 import kompilo
 from kompilo import load
-from kompilo.compiler.errors import InputError
+from kompilo.compiler.errors import InputError, KompiloError
 
 DTYPES = [
     "bool",
@@ -309,3 +309,12 @@ def test_empty_inputs_of_fixed_shape(shape):
     module = kompilo.load(kompilo.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])))
     for x in (np.zeros(shape, np.float32), np.zeros(shape[::-1], np.float32).T):
         assert module(x).shape == shape
+
+
+def test_bfloat16_arrays_are_refused_in_words():
+    dtypes = pytest.importorskip("ml_dtypes")
+    value, out = (helper.make_tensor_value_info(name, TensorProto.BFLOAT16, [4]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", [value], [out])
+    module = kompilo.load(kompilo.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])))
+    with pytest.raises(KompiloError, match="numpy cannot hand arrays of bfloat16 to compiled code"):
+        module(np.zeros(4, dtypes.bfloat16))

@@ -57,8 +57,14 @@ def gather(node: Node) -> relax.Expr:
 
 
 def require_inside(node: Node, indices: np.ndarray | None, size: Dim, what: str) -> None:
-    """Check indices that are known at compile time against the size of their axis (`what`), then or in each run."""
-    if indices is not None and indices.size:
+    """Check indices that are known at compile time against the size of their axis (`what`), then or in each run.
+
+    Indices that only a run gives are clamped to the axis; there must be something on it to clamp them to.
+    """
+    if indices is None:
+        if 0 not in node.shape(1):
+            node.require_at_least(size, 1, what)
+    elif indices.size:
         node.require_at_least(size, max(int(indices.max()) + 1, -int(indices.min())), what)
 
 

@@ -240,6 +240,8 @@ def tile(node: Node) -> relax.Expr:
         raise node.error(f"{len(repeats)} repeats are given for {node.rank(0)} dimensions")
     for axis, count in enumerate(repeats):
         node.require_at_least(count, 0, f"the repeats of axis {axis}")
+        if isinstance(count, int) and count >= 2**31:
+            raise node.error(f"expected fewer than 2^31 repeats of axis {axis}, found {count}")
     return _tile(node, repeats)
 
 

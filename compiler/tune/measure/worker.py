@@ -30,7 +30,9 @@ def main() -> None:
     die_with_parent(setup.parent)
     os.sched_setaffinity(0, {setup.core})
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (setup.file_limit, setup.file_limit))
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    largest = setup.file_limit if most == resource.RLIM_INFINITY else min(setup.file_limit, most)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     channel = Channel(int(requests), int(replies))
     from .candidate import Bench  # imports TVM
 

@@ -315,7 +315,5 @@ def test_indices_into_an_empty_axis_are_refused(op):
 def test_more_tiles_than_an_index_counts_are_refused():
     node = helper.make_node("Tile", ["x0", "c0"], ["y0"], name="it")
     model = build([node], {"x0": ["n"]}, ["y0"], const=[i64(2**31)])
-    with pytest.raises(
-        ModelError, match=r"expected fewer than 2\^31 repeats of axis 0, found 2147483648"
-    ):
+    with pytest.raises(ModelError, match=r"expected fewer than 2\^31 repeats of axis 0, found 2147483648"):
         kompilo.compile(model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +52,7 @@ def join(address: str | None) -> bool:
     ray = import_ray()
     if ray.is_initialized():
         return False
-    where = address or os.environ.get("RAY_ADDRESS") or _THIS_MACHINE
+    where = address or _THIS_MACHINE
     _check_reachable(where)
     try:
         ray.init(where, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)

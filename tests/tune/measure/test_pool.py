@@ -59,7 +59,7 @@ FATES = {
     "leak": ("ok", ""),
     "stop": ("timed_out", "while being built"),
     "kill": ("crashed", "SIGKILL while being built"),
-    "deaf": ("crashed", "stopped answering"),
+    "deaf": ("crashed", ""),  # the worker may say so itself before its silence is noticed
     "intrude": ("crashed", "answered with"),
     "stack_overflow": ("build_failed", "RecursionError"),
 }

@@ -55,9 +55,6 @@ def import_model(model: ModelLike, inputs: Shapes | None = None) -> ImportedMode
     """
     source = read_model(model)
     specs = input_signature(source.proto.graph, inputs)
-    names = [info.name for info in source.proto.graph.output]
-    if len(set(names)) < len(names):
-        raise ModelError(f"The model has two outputs named {next(n for n in names if names.count(n) > 1)!r}.")
     symbols = Symbols()
     params = [_parameter(spec, symbols) for spec in specs]
     load_converters()
@@ -72,6 +69,7 @@ def import_model(model: ModelLike, inputs: Shapes | None = None) -> ImportedMode
             )
             results = [bb.emit_output(v.expr(bb)) for v in values]
         bb.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
+    names = [info.name for info in source.proto.graph.output]
     outputs = tuple(_output_spec(n, v, symbols) for n, v in zip(names, values, strict=True))
     mod = bb.get()
     mod["main"] = with_requirements(mod["main"], symbols.requirements)

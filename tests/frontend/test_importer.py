@@ -180,12 +180,6 @@ def test_unused_nodes_are_not_converted():
     assert import_model(model(nodes, [tensor("x", (2,))], [tensor("y", None)])).outputs[0].name == "y"
 
 
-def test_two_outputs_of_one_name():
-    model = make_model([helper.make_node("Relu", ["x"], ["y"])], {"x": floats(2)}, ["y", "y"])
-    with pytest.raises(ModelError, match="two outputs named 'y'"):
-        import_model(model)
-
-
 def test_duplicate_inputs_and_initializers():
     with pytest.raises(ModelError, match="two inputs named 'x'"):
         import_model(model(chain(("x", "y")), [tensor("x", (2,)), tensor("x", (2,))], [tensor("y", None)]))

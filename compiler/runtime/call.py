@@ -100,6 +100,7 @@ class Execution:
         """
         slots, staged, ranges, function, accept = self._slots, self._staged, self._ranges, self._function, self._accept
         tensor_type, array_type, from_dlpack = self._program.tensor_type, np.ndarray, to_numpy()
+        failure = self._failure
 
         def call(values: Sequence[Any]) -> Any:
             tensors = staged
@@ -112,7 +113,7 @@ class Execution:
             try:
                 result = function(*tensors)
             except Exception as error:  # tvm_ffi raises the type that the C++ side names
-                raise _runtime_error(error, lambda text: self._sizes_in(text, values)) from error
+                raise failure(error, values) from error
             if not isinstance(result, tensor_type):  # `import tvm` puts its own subclass in the place of the type
                 return self._export_all(result)
             address = result.data_ptr()
@@ -140,6 +141,10 @@ class Execution:
             address = tensors[index].data_ptr()
             self._ranges[index + 1] = (address, address + arrays[index].nbytes)
         return tensors
+
+    def _failure(self, error: Exception, values: Sequence[Any]) -> KompiloError:
+        """What to raise for `error`, which a call with `values` ended in."""
+        return _runtime_error(error, lambda text: self._sizes_in(text, values))
 
     def _sizes_in(self, text: str, values: Sequence[Any]) -> str:
         """The sizes in this call of the dimensions that `text` names between backquotes, and the inputs they are of."""

@@ -16,8 +16,10 @@ from .version import VERSION
 
 if TYPE_CHECKING:
     import onnx
+    import tvm
 
     from .frontend.importer import ImportedModel
+    from .schedule.selection import Selector
     from .schedule.target import Target
     from .tune.library import RecordLibrary, Records
 
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     Progress = Callable[[str, int, int], None]
 
 PRECISIONS = ("fp32",)
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Progress without a listener."""
 
 
 def compile(
@@ -56,12 +62,15 @@ def compile(
         raise UsageError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}.")
     targets = _find_targets(target)
     library = _find_records(records)
-    report = progress or (lambda stage, done, total: None)
+    report = progress or _silent
     started = time.perf_counter()
     report("import", 0, 1)
     imported = _import(model, inputs)
     weights = SharedWeights()
-    codes = tuple(_compile_for(imported, name, found, weights, report, library) for name, found in targets.items())
+    codes = tuple(
+        compile_module(imported.mod, name, _selector(found, library), weights, report)
+        for name, found in targets.items()
+    )
     provenance = {
         **imported.provenance,
         **_versions(),
@@ -135,18 +144,26 @@ def _find_records(records: Records) -> RecordLibrary:
     return RecordLibrary(RecordLibrary.of(records).stores)
 
 
-def _compile_for(
-    imported: ImportedModel, name: str, target: Target, weights: SharedWeights, report: Progress, library: RecordLibrary
-) -> TargetCode:
-    """Code for one target; `weights` grows by what this target packs differently from those before it."""
-    from .build import build
-    from .passes.lift_weights import lift_weights
-    from .passes.pipeline import run_phases
+def _selector(target: Target, library: RecordLibrary) -> Selector:
     from .schedule.selection import Selector
     from .tune.advisors import default_advisors
 
-    mod = run_phases(imported.mod, target, report, selector=Selector(target, default_advisors(target, library)))
-    mod, own = lift_weights(mod)
+    return Selector(target, default_advisors(target, library))
+
+
+def compile_module(
+    mod: tvm.ir.IRModule, name: str, selector: Selector, weights: SharedWeights, report: Progress = _silent
+) -> TargetCode:
+    """Code of an imported module for the selector's target, called `name` in the artifact.
+
+    `weights` grows by what this target packs differently from those before it.
+    """
+    from .build import build
+    from .passes.lift_weights import lift_weights
+    from .passes.pipeline import run_phases
+
+    target = selector.target
+    mod, own = lift_weights(run_phases(mod, target, report, selector=selector))
     report("build", 0, 1)
     built = build(mod, target)
     report("build", 1, 1)

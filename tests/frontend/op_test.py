@@ -19,11 +19,11 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 import kompilo
-from kompilo.compiler.artifact.artifact import Artifact, TargetCode
-from kompilo.compiler.build import build
+from kompilo.compiler.artifact.artifact import Artifact
+from kompilo.compiler.artifact.shared_weights import SharedWeights
+from kompilo.compiler.driver import compile_module
 from kompilo.compiler.frontend.importer import ImportedModel, import_model
-from kompilo.compiler.passes.lift_weights import lift_weights
-from kompilo.compiler.passes.pipeline import run_phases
+from kompilo.compiler.schedule.selection import Selector
 from kompilo.compiler.schedule.target import find_target
 
 # The newest opset and IR version that the pinned ONNX Runtime reads for all operators.
@@ -84,20 +84,9 @@ def make_model(
 
 def run_imported(imported: ImportedModel, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Compile the module for this machine with all passes and templates, and run it on one thread."""
-    target = find_target("cpu")
-    mod, weights = lift_weights(run_phases(imported.mod, target))
-    built = build(mod, target)
-    code = TargetCode(
-        name="cpu",
-        key=target.spec.key,
-        triple=target.triple,
-        library=built.library,
-        cpu_features=target.required_features,
-        operators=built.operators,
-        memory=built.memory,
-        weights=tuple(range(len(weights))),
-    )
-    module = kompilo.load(Artifact(imported.inputs, imported.outputs, (code,), weights, {}), threads=1)
+    weights = SharedWeights()
+    code = compile_module(imported.mod, "cpu", Selector(find_target("cpu")), weights)
+    module = kompilo.load(Artifact(imported.inputs, imported.outputs, (code,), weights.arrays, {}), threads=1)
     results = module.run({spec.name: feeds[spec.name] for spec in imported.inputs})
     return [results[spec.name] for spec in imported.outputs]
 

@@ -17,9 +17,9 @@ from tvm import tirx
 
 from ...compiler.schedule.roofline import Level, Roofline
 from ...compiler.schedule.target_spec import CpuSpec
-from .templates.index_math import ramp, splat
+from ..shared.index_math import ramp, splat
+from ..shared.tir_loops import Index, i64, loop, seq, store
 from .templates.tile_builder import on_stack
-from .templates.tir_loops import Index, i64, loop, seq, store
 
 if TYPE_CHECKING:
     from .target import CpuTarget

@@ -6,7 +6,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import ScheduleError
 
 from ....compiler.schedule.target_spec import CpuSpec
-from .loops import as_int
+from ...shared.loops import as_int
 from .maps import PARALLEL_WORK, estimate
 
 

@@ -15,9 +15,9 @@ from tvm.ir import TensorLoad, prim
 from tvm.tirx import Stmt
 
 from ....compiler.schedule.target_spec import CpuSpec
-from .access import analyzer_for, stride
-from .loops import Index, ceildiv, i64, minimum, parallel_nest, seq, static
-from .program import substitute
+from ...shared.access import analyzer_for, stride
+from ...shared.loops import Index, ceildiv, i64, minimum, parallel_nest, seq, static
+from ...shared.program import substitute
 
 if TYPE_CHECKING:
     from .maps import MapNest

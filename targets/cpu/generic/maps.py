@@ -17,9 +17,18 @@ from tvm import tirx
 from tvm.tirx import Stmt
 
 from ....compiler.schedule.target_spec import CpuSpec
-from .access import Views, analyzer_for, breakpoints, collapse, constrain, flat_index, flatten, split_axes, stride
-from .interleave import emit_interleaved
-from .loops import (
+from ...shared.access import (
+    Views,
+    analyzer_for,
+    breakpoints,
+    collapse,
+    constrain,
+    flat_index,
+    flatten,
+    split_axes,
+    stride,
+)
+from ...shared.loops import (
     Index,
     ceildiv,
     i64,
@@ -33,7 +42,8 @@ from .loops import (
     unrolled,
     when,
 )
-from .program import Axis, Stage, cost, loads, substitute
+from ...shared.program import Axis, Stage, cost, loads, substitute
+from .interleave import emit_interleaved
 from .transpose import emit_transposed
 
 # Work (elements times instructions) from which threads pay off: a parallel region costs about 2 us.

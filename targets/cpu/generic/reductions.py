@@ -10,9 +10,9 @@ from tvm.ir import TensorLoad
 from tvm.tirx import Stmt
 
 from ....compiler.schedule.target_spec import CpuSpec
-from .access import Views, analyzer_for, collapse_reduction, flat_index, stride
-from .groups import Group
-from .loops import (
+from ...shared.access import Views, analyzer_for, collapse_reduction, flat_index, stride
+from ...shared.groups import Group
+from ...shared.loops import (
     Index,
     ceildiv,
     floordiv,
@@ -30,8 +30,8 @@ from .loops import (
     vector,
     when,
 )
+from ...shared.program import COMBINERS, Axis, Stage, cost, loads, map_loads, substitute, with_value
 from .maps import enough_work, estimate, task_count
-from .program import COMBINERS, Axis, Stage, cost, loads, map_loads, substitute, with_value
 from .tiles import Tiling, choose_tiling
 
 # Scratch up to this many bytes lives on the stack.

@@ -8,12 +8,12 @@ from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 
 from ....compiler.schedule.target_spec import CpuSpec
-from .access import Views
-from .groups import Group, group_stages
-from .inline import inline_maps
-from .loops import seq
+from ...shared.access import Views
+from ...shared.groups import Group, group_stages
+from ...shared.inline import inline_maps
+from ...shared.loops import seq
+from ...shared.program import Program, cost, hoist_divisions, loads, read_program
 from .maps import emit_map, estimate, task_count
-from .program import Program, cost, hoist_divisions, loads, read_program
 from .reductions import emit_group
 
 

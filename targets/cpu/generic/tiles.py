@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ....compiler.schedule.target_spec import CpuSpec
-from .access import analyzer_for, stride
-from .groups import Group
-from .loops import Index, static
-from .program import Axis, Stage, loads
+from ...shared.access import analyzer_for, stride
+from ...shared.groups import Group
+from ...shared.loops import Index, static
+from ...shared.program import Axis, Stage, loads
 
 _MAX_ROWS = 6
 

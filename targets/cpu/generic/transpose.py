@@ -16,10 +16,10 @@ from tvm.ir import TensorLoad, prim
 from tvm.tirx import Stmt
 
 from ....compiler.schedule.target_spec import CpuSpec
-from . import loops, program
-from .access import analyzer_for, stride
-from .loops import Index, ceildiv, floordiv, i64, minimum, parallel_nest, seq, static, unrolled, vector, when
-from .program import map_loads, substitute
+from ...shared import loops, program
+from ...shared.access import analyzer_for, stride
+from ...shared.loops import Index, ceildiv, floordiv, i64, minimum, parallel_nest, seq, static, unrolled, vector, when
+from ...shared.program import map_loads, substitute
 
 if TYPE_CHECKING:
     from .maps import MapNest

@@ -21,12 +21,9 @@ from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import CpuSpec, TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
 from ....compiler.schedule.traits import Traits
-from .conv_borders import Borders, border_runs, kernel_range
-from .conv_operands import Operands
-from .conv_shape import ConvShape, conv_shape
-from .conv_traits import depthwise_traits
-from .cpu_costs import EVERYTHING, PARALLEL_FLOPS
-from .index_math import (
+from ...shared.conv_operands import Operands
+from ...shared.conv_shape import ConvShape, conv_shape
+from ...shared.index_math import (
     bound,
     bound_all,
     ceil_div,
@@ -38,8 +35,11 @@ from .index_math import (
     split_index,
     when,
 )
+from ...shared.tir_loops import Index, i64, seq
+from .conv_borders import Borders, border_runs, kernel_range
+from .conv_traits import depthwise_traits
+from .cpu_costs import EVERYTHING, PARALLEL_FLOPS
 from .tile_builder import RegisterTile
-from .tir_loops import Index, i64, seq
 
 # Bytes moved count like this many FLOPs when deciding whether a kernel is worth waking other threads.
 FLOPS_PER_BYTE = 4

@@ -8,10 +8,10 @@ from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import CpuSpec, TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
 from ....compiler.schedule.traits import Traits
+from ...shared.conv_operands import Operands
+from ...shared.conv_shape import ConvShape, conv_shape, flatten_pixels
 from .conv2d_direct_model import DirectModel
 from .conv2d_direct_nest import Blocking, DirectNest
-from .conv_operands import Operands
-from .conv_shape import ConvShape, conv_shape, flatten_pixels
 from .conv_traits import direct_traits
 from .cpu_costs import PARALLEL_FLOPS
 from .packing import BlockedWeights

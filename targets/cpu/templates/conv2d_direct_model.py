@@ -11,7 +11,7 @@ from functools import cached_property
 from math import gcd
 
 from ....compiler.schedule.target_spec import CpuSpec
-from .conv_shape import ConvShape
+from ...shared.conv_shape import ConvShape
 from .cpu_costs import EVERYTHING, FMA_LATENCY
 
 # Stands for a symbolic height, width or batch; spatial sizes met in practice are near it.

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx import For, ForKind, Stmt
 
-from .conv_borders import Borders, border_runs, kernel_range
-from .conv_operands import Operands
-from .conv_shape import ConvShape
-from .cpu_costs import EVERYTHING
-from .index_math import (
+from ...shared.conv_operands import Operands
+from ...shared.conv_shape import ConvShape
+from ...shared.index_math import (
     bound_all,
     ceil_div,
     floor_div,
@@ -24,10 +22,12 @@ from .index_math import (
     split_index,
     when,
 )
+from ...shared.tir_loops import Index, i64, local, seq, store
+from .conv_borders import Borders, border_runs, kernel_range
+from .cpu_costs import EVERYTHING
 from .packing import BlockedWeights
 from .stage import Stage
 from .tile_builder import RegisterTile
-from .tir_loops import Index, i64, local, seq, store
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,15 @@ from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import CpuSpec, TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
 from ....compiler.schedule.traits import Traits
+from ...shared.conv_operands import Operands
+from ...shared.conv_shape import ConvShape
+from ...shared.index_math import ceil_div, floor_div, floor_mod, ranged
+from ...shared.tir_loops import Index, seq, store
 from .conv2d_direct import blocked_weights, blocking_of, direct_configs
 from .conv2d_direct_nest import Blocking, DirectNest, Pass
-from .conv_operands import Operands
-from .conv_shape import ConvShape
 from .conv_traits import direct_traits
-from .index_math import ceil_div, floor_div, floor_mod, ranged
 from .packing import BlockedWeights
 from .tile_builder import RegisterTile, on_stack
-from .tir_loops import Index, seq, store
 
 
 class TransposedConv2D(Template):

@@ -21,10 +21,10 @@ from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import CpuSpec, TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
 from ....compiler.schedule.traits import Traits
+from ...shared.conv_shape import ConvShape, conv_shape
 from .conv2d_winograd_model import WinogradModel, direct_cycles
 from .conv2d_winograd_nest import WinogradNest
 from .conv2d_winograd_plan import WinogradPlan
-from .conv_shape import ConvShape, conv_shape
 from .conv_traits import winograd_traits
 from .cpu_costs import PARALLEL_FLOPS
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from ....compiler.schedule.target_spec import CpuSpec
+from ...shared.conv_shape import ConvShape
 from .conv2d_direct_model import tile_limit
 from .conv2d_winograd_plan import WinogradPlan
-from .conv_shape import ConvShape
 from .cpu_costs import FMA_LATENCY, LOAD_PORTS
 from .winograd_transforms import POINTS, TAPS, linear_program, toom_cook
 

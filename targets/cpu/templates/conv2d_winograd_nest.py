@@ -6,12 +6,23 @@ from tvm import tirx
 from tvm.tirx import For, ForKind, PrimFunc, Stmt
 
 from ....compiler.schedule.op_spec import OpSpec
+from ...shared.conv_operands import Operands
+from ...shared.conv_shape import ConvShape
+from ...shared.index_math import (
+    bound,
+    bound_all,
+    ceil_div,
+    minimum,
+    prefetch_l2,
+    ramp,
+    ranged,
+    splat,
+    split_index,
+    when,
+)
+from ...shared.tir_loops import Index, i64, seq, store
 from .conv2d_winograd_plan import LINE, WinogradPlan
-from .conv_operands import Operands
-from .conv_shape import ConvShape
-from .index_math import bound, bound_all, ceil_div, minimum, prefetch_l2, ramp, ranged, splat, split_index, when
 from .tile_builder import ROLLED_EPILOGUE_STEPS, RegisterTile, on_stack
-from .tir_loops import Index, i64, seq, store
 from .winograd_transforms import POINTS, linear_program, toom_cook
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .conv_shape import ConvShape
-from .index_math import ceil_div, maximum, minimum
-from .tir_loops import Index
+from ...shared.conv_shape import ConvShape
+from ...shared.index_math import ceil_div, maximum, minimum
+from ...shared.tir_loops import Index
 
 # For every kernel column the range of a tile's pixels whose input exists; None where all of them do.
 Borders = tuple[tuple[int, int], ...] | None

@@ -11,10 +11,10 @@ from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import CpuSpec
 from ....compiler.schedule.template import Config
 from ....compiler.schedule.traits import Traits
+from ...shared.conv_shape import ConvShape
 from .conv2d_direct_model import DirectModel
 from .conv2d_winograd_model import WinogradModel, transform_steps
 from .conv2d_winograd_plan import WinogradPlan
-from .conv_shape import ConvShape
 from .traits import ceil_to, imbalance, knobs, scaled, set_use, tile_work
 from .winograd_transforms import TAPS
 

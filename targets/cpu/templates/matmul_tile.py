@@ -25,12 +25,12 @@ from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import CpuSpec, TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
 from ....compiler.schedule.traits import Traits
+from ...shared.index_math import ceil_div, floor_div, floor_mod, ramp, split_index, when
+from ...shared.matmul_problem import Buffers, MatmulProblem, read_problem
+from ...shared.tir_loops import allocate, i64, loop, seq, store
 from .cpu_costs import FMA_LATENCY, PARALLEL_FLOPS
-from .index_math import ceil_div, floor_div, floor_mod, ramp, split_index, when
-from .matmul_problem import Buffers, MatmulProblem, read_problem
 from .matmul_traits import matmul_traits
 from .tile_builder import RegisterTile
-from .tir_loops import allocate, i64, loop, seq, store
 
 if TYPE_CHECKING:
     from tvm.ir import PrimExpr

@@ -10,7 +10,7 @@ import numpy as np
 from ....compiler.schedule.target_spec import CpuSpec
 from ....compiler.schedule.template import Config
 from ....compiler.schedule.traits import Traits
-from .matmul_problem import MatmulProblem
+from ...shared.matmul_problem import MatmulProblem
 from .traits import ceil_to, imbalance, knobs, scaled, set_use, tile_work
 
 # Sizes that only run time tells are taken to be this.

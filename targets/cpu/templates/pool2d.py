@@ -20,11 +20,11 @@ from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import CpuSpec, TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
 from ....compiler.schedule.traits import Traits
+from ...shared.conv_operands import Operands
+from ...shared.index_math import ceil_div, floor_div, maximum, minimum, ramp, ranged, splat, split_index, unrolled
+from ...shared.tir_loops import Index, i64, loop, seq, store
 from .conv_borders import kernel_range
-from .conv_operands import Operands
 from .conv_traits import pool_traits
-from .index_math import ceil_div, floor_div, maximum, minimum, ramp, ranged, splat, split_index, unrolled
-from .tir_loops import Index, i64, loop, seq, store
 
 # Elements read below which one core is done before a second has woken (2 to 4 us).
 PARALLEL_READS = 100_000

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from tvm import tirx
 from tvm.tirx import Stmt
 
-from .conv_shape import ConvShape
-from .index_math import maximum, minimum, ranged, when
-from .tir_loops import Index, i64, local, seq, store
+from ...shared.conv_shape import ConvShape
+from ...shared.index_math import maximum, minimum, ranged, when
+from ...shared.tir_loops import Index, i64, local, seq, store
 
 
 @dataclass(frozen=True)

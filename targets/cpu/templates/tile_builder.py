@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from tvm import tirx
 from tvm.tirx import For, ForKind, Stmt
 
-from .index_math import minimum, ramp, ranged, splat, unrolled
-from .tir_loops import Index, i64, seq, store
+from ...shared.index_math import minimum, ramp, ranged, splat, unrolled
+from ...shared.tir_loops import Index, i64, seq, store
 
 Scalar = Callable[[Index], tirx.Expr]
 Vector = Callable[[Index, int], tirx.Expr]

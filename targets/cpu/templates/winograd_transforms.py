@@ -21,7 +21,7 @@ from math import prod
 from tvm import tirx
 from tvm.tirx import Stmt
 
-from .index_math import splat
+from ...shared.index_math import splat
 
 TAPS = 3
 _HALF = Fraction(1, 2)

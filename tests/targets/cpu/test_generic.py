@@ -7,8 +7,8 @@ from relax_support import TARGETS, arguments, build_graph, execute, lower
 from tvm import relax, te, tirx
 from tvm.relax import op
 
-from kompilo.targets.cpu.generic.program import read_program
 from kompilo.targets.cpu.target import CpuTarget
+from kompilo.targets.shared.program import read_program
 
 
 def softmax(x, axis):

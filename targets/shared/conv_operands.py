@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from tvm import tirx
 from tvm.tirx import DeclBuffer, PrimFunc, Stmt
 
-from ....compiler.schedule.epilogue import apply_epilogue
-from ....compiler.schedule.op_spec import OpSpec, TensorType
-from ....compiler.tensor_spec import Dim
+from ...compiler.schedule.epilogue import apply_epilogue
+from ...compiler.schedule.op_spec import OpSpec, TensorType
+from ...compiler.tensor_spec import Dim
 from .conv_shape import ignores_pixels, is_column
 from .tir_loops import Index, i64, seq, store
 

@@ -16,7 +16,7 @@ from tvm import ir, sym, tirx
 from tvm.ir import TensorLoad, prim
 from tvm.s_tir import SBlock, SBlockRealize
 
-from ....compiler.schedule import vector_math
+from ...compiler.schedule import vector_math
 from .loops import Index, as_int, i64
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
-from ....compiler.schedule.op_spec import OpSpec, TensorType
-from ....compiler.tensor_spec import Dim
+from ...compiler.schedule.op_spec import OpSpec, TensorType
+from ...compiler.tensor_spec import Dim
 
 
 @dataclass(frozen=True)

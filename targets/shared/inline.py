@@ -9,7 +9,7 @@ import tvm_ffi
 from tvm import tirx
 from tvm.ir import TensorLoad
 
-from ....compiler.schedule import vector_math
+from ...compiler.schedule import vector_math
 from .loops import product, static
 from .program import Program, Stage, cost, is_conditional, loads, map_loads, substitute, with_value
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tvm import tirx
 
-from ....compiler.schedule.op_spec import OpSpec, TensorType
+from ...compiler.schedule.op_spec import OpSpec, TensorType
 from .tir_loops import view
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""What GPUs of all makers share: their facts, templates, generic rules, and how device code joins host code."""

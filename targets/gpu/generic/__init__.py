@@ -1,0 +1,1 @@
+"""Loops for operators that no template takes."""

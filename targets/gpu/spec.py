@@ -1,0 +1,105 @@
+"""Facts of a GPU as a frozen, self-checking record. Templates read these and never a target's name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...compiler.errors import TargetError
+from ...compiler.schedule.target_spec import TargetSpec
+
+# Kinds of matrix units, by the instructions that drive them.
+MATRIX_UNITS = ("none", "wmma", "mma", "wgmma", "mfma", "rdna_wmma")
+
+
+@dataclass(frozen=True)
+class GpuSpec(TargetSpec):
+    """A GPU: `cores` are its streaming multiprocessors (NVIDIA) or compute units (AMD), called SMs below.
+
+    Attributes:
+        arch: the maker's name of the instruction set ("sm_80", "gfx942").
+        warp: threads that execute together (NVIDIA's warp, AMD's wavefront).
+        registers: 32-bit registers of one SM, over all threads.
+        registers_per_thread: most that one thread may have.
+        register_unit: registers are allotted to a warp in multiples of this many per thread.
+        shared_bytes: most shared memory of one block, with opt-in where the maker asks for that.
+        shared_bytes_per_sm: shared memory of one SM.
+        threads_per_block: most threads of one block.
+        threads_per_sm: most threads resident on one SM.
+        blocks_per_sm: most blocks resident on one SM.
+        clock_hz: boost clock.
+        bandwidth: of device memory, bytes/s.
+        memory_bytes: of device memory.
+        l2_bytes: last-level cache on the chip that all SMs share.
+        peak: (dtype, FLOP/s) pairs; multiply-adds of vector units ("float32"), and of matrix units for the dtypes in
+            `matrix_dtypes` (accumulating in float32, or int32 for int8).
+        matrix: kind of matrix unit, one of MATRIX_UNITS.
+        matrix_dtypes: operand types of the matrix unit; "tfloat32" is float32 rounded to ten bits.
+        async_copy: copies from global to shared memory that pass no register (cp.async).
+        tma: copies of whole tiles by descriptor.
+    """
+
+    arch: str
+    warp: int
+    registers: int
+    registers_per_thread: int
+    register_unit: int
+    shared_bytes: int
+    shared_bytes_per_sm: int
+    threads_per_block: int
+    threads_per_sm: int
+    blocks_per_sm: int
+    clock_hz: float
+    bandwidth: float
+    memory_bytes: int
+    l2_bytes: int
+    peak: tuple[tuple[str, float], ...]
+    matrix: str = "none"
+    matrix_dtypes: tuple[str, ...] = ()
+    async_copy: bool = False
+    tma: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warp not in (1, 32, 64):
+            raise TargetError(f"target {self.key}: expected warps of 32 or 64 threads, found {self.warp}.")
+        if self.matrix not in MATRIX_UNITS:
+            raise TargetError(
+                f"target {self.key}: expected a matrix unit of {', '.join(MATRIX_UNITS)}, found {self.matrix!r}."
+            )
+        if not self.shared_bytes <= self.shared_bytes_per_sm:
+            found = f"{self.shared_bytes} > {self.shared_bytes_per_sm} bytes"
+            raise TargetError(f"target {self.key}: expected a block's shared memory within its SM's, found {found}.")
+        if self.threads_per_block > self.threads_per_sm or self.threads_per_block % self.warp:
+            found = f"{self.threads_per_block} of {self.threads_per_sm}"
+            raise TargetError(f"target {self.key}: expected blocks of whole warps that fit an SM, found {found}.")
+        if "float32" not in dict(self.peak):
+            raise TargetError(f"target {self.key}: expected a peak rate for float32, found {dict(self.peak)}.")
+
+    @property
+    def sms(self) -> int:
+        """Streaming multiprocessors, or compute units."""
+        return self.cores
+
+    def peak_flops(self, dtype: str) -> float:
+        """Peak FLOP/s for operands of `dtype`; that of float32 where nothing else is known."""
+        rates = dict(self.peak)
+        return rates.get(dtype, rates["float32"])
+
+    def resident_blocks(self, threads: int, registers: int, shared_bytes: int) -> int:
+        """Blocks of `threads` threads, each with `registers`, and `shared_bytes` that one SM holds at once; 0 if none."""
+        if threads > self.threads_per_block or registers > self.registers_per_thread or shared_bytes > self.shared_bytes:
+            return 0
+        warps = -(-threads // self.warp)
+        allotted = -(-max(registers, 1) // self.register_unit) * self.register_unit * self.warp
+        limits = [
+            self.blocks_per_sm,
+            self.threads_per_sm // (warps * self.warp),
+            self.registers // (allotted * warps),
+        ]
+        if shared_bytes:
+            limits.append(self.shared_bytes_per_sm // shared_bytes)
+        return min(limits)
+
+    def occupancy(self, threads: int, registers: int, shared_bytes: int) -> float:
+        """Share of an SM's threads that such blocks fill, 0 to 1."""
+        return self.resident_blocks(threads, registers, shared_bytes) * threads / self.threads_per_sm

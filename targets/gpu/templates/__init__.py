@@ -1,0 +1,1 @@
+"""Kernels of anchors: matmul, convolutions, pooling."""

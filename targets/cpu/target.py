@@ -12,8 +12,8 @@ from ...compiler.schedule.roofline import Roofline
 from ...compiler.schedule.target import Target
 from ...compiler.schedule.target_spec import CpuSpec
 from ...compiler.schedule.template import Template
+from ..shared import linker
 from . import spec as cpu_spec
-from . import toolchain
 
 if TYPE_CHECKING:
     import tvm
@@ -88,7 +88,7 @@ class CpuTarget(Target):
         Raises TargetError if no linker is found, KompiloError if there is no room for the files.
         """
         objects = [str(p) for p in write_objects(executable, path.parent, self.tvm_target())]
-        toolchain.link_shared(str(path), [*objects, *more_objects()], self.spec.triple.partition("-")[0])
+        linker.link_shared(str(path), [*objects, *more_objects()], self.spec.triple.partition("-")[0])
 
     def measure_roofline(self) -> Roofline | None:
         """Peak rates of one core of this machine, measured now, in about two seconds; None if it is another's code."""

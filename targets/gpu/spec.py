@@ -86,8 +86,12 @@ class GpuSpec(TargetSpec):
         return rates.get(dtype, rates["float32"])
 
     def resident_blocks(self, threads: int, registers: int, shared_bytes: int) -> int:
-        """Blocks of `threads` threads, each with `registers`, and `shared_bytes` that one SM holds at once; 0 if none."""
-        if threads > self.threads_per_block or registers > self.registers_per_thread or shared_bytes > self.shared_bytes:
+        """Blocks of `threads` threads, each with `registers`, and `shared_bytes` that one SM holds at once."""
+        if (
+            threads > self.threads_per_block
+            or registers > self.registers_per_thread
+            or shared_bytes > self.shared_bytes
+        ):
             return 0
         warps = -(-threads // self.warp)
         allotted = -(-max(registers, 1) // self.register_unit) * self.register_unit * self.warp

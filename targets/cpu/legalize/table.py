@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ....compiler.schedule.target_spec import CpuSpec
-from .normalization import instance_norm
+from ...shared.normalization import instance_norm
 
 LEGALIZATIONS: dict[str, Callable[..., Any]] = {
     "relax.nn.instance_norm": instance_norm,

@@ -6,11 +6,11 @@ import tvm
 from tvm import te
 
 from kompilo.compiler.errors import KompiloError, TargetError
-from kompilo.targets.cpu import toolchain
 from kompilo.targets.cpu.target import CpuTarget
+from kompilo.targets.shared import linker
 
 ARCH = CpuTarget.from_preset(None).spec.triple.partition("-")[0]
-LINKERS = toolchain.find_linkers(ARCH)
+LINKERS = linker.find_linkers(ARCH)
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +21,9 @@ def executable() -> tvm.runtime.Executable:
     return tvm.compile(te.create_prim_func([x, y]), CpuTarget.from_preset(None).tvm_target())
 
 
-@pytest.mark.parametrize("linker", LINKERS, ids=lambda linker: linker.name)
-def test_linked_library_runs(linker, executable, tmp_path, monkeypatch):
-    monkeypatch.setattr(toolchain, "find_linkers", lambda arch: [linker])
+@pytest.mark.parametrize("found", LINKERS, ids=lambda found: found.name)
+def test_linked_library_runs(found, executable, tmp_path, monkeypatch):
+    monkeypatch.setattr(linker, "find_linkers", lambda arch: [found])
     path = tmp_path / "kernel.so"
     CpuTarget.from_preset(None).export(executable, path)
     x = np.linspace(0, 1, 64, dtype="f4")
@@ -33,27 +33,27 @@ def test_linked_library_runs(linker, executable, tmp_path, monkeypatch):
 
 
 def test_a_failing_linker_is_passed_over(executable, tmp_path, monkeypatch):
-    broken = toolchain.Linker("broken", ("/bin/false",))
-    absent = toolchain.Linker("absent", ("/nowhere/ld",))
-    monkeypatch.setattr(toolchain, "find_linkers", lambda arch: [absent, broken, *LINKERS])
+    broken = linker.Linker("broken", ("/bin/false",))
+    absent = linker.Linker("absent", ("/nowhere/ld",))
+    monkeypatch.setattr(linker, "find_linkers", lambda arch: [absent, broken, *LINKERS])
     CpuTarget.from_preset(None).export(executable, tmp_path / "kernel.so")
     assert (tmp_path / "kernel.so").exists()
-    monkeypatch.setattr(toolchain, "find_linkers", lambda arch: [broken])
+    monkeypatch.setattr(linker, "find_linkers", lambda arch: [broken])
     with pytest.raises(TargetError, match="broken"):
         CpuTarget.from_preset(None).export(executable, tmp_path / "other.so")
 
 
 def test_no_linker_is_one_sentence_with_a_hint(executable, tmp_path, monkeypatch):
-    monkeypatch.setattr(toolchain.shutil, "which", lambda program: None)
-    monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(linker.shutil, "which", lambda program: None)
+    monkeypatch.setattr(linker.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TargetError, match="apt install binutils, or pip install ziglang"):
         CpuTarget.from_preset(None).export(executable, tmp_path / "kernel.so")
 
 
 def test_cross_linkers_are_looked_for_by_their_own_name(monkeypatch):
-    monkeypatch.setattr(toolchain.shutil, "which", lambda program: f"/usr/bin/{program}")
+    monkeypatch.setattr(linker.shutil, "which", lambda program: f"/usr/bin/{program}")
     other = "aarch64" if ARCH == "x86_64" else "x86_64"
-    commands = [linker.command[0] for linker in toolchain.find_linkers(other)]
+    commands = [found.command[0] for found in linker.find_linkers(other)]
     assert f"/usr/bin/{other}-linux-gnu-gcc" in commands
     assert "/usr/bin/ld.lld" in commands
     assert "/usr/bin/ld" not in commands
@@ -61,15 +61,15 @@ def test_cross_linkers_are_looked_for_by_their_own_name(monkeypatch):
 
 @pytest.mark.parametrize(("arch", "package"), [("aarch64", "binutils-aarch64-linux-gnu"), ("x86_64", "binutils,")])
 def test_the_hint_names_the_package_for_the_other_architecture(arch, package, monkeypatch, tmp_path):
-    monkeypatch.setattr(toolchain.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(toolchain, "find_linkers", lambda arch: [])
+    monkeypatch.setattr(linker.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(linker, "find_linkers", lambda arch: [])
     with pytest.raises(TargetError) as raised:
-        toolchain.link_shared(str(tmp_path / "lib.so"), [], arch)
+        linker.link_shared(str(tmp_path / "lib.so"), [], arch)
     assert package in raised.value.hint
 
 
 def test_a_linker_without_room_is_told_as_such(tmp_path, monkeypatch):
-    full = toolchain.Linker("full", ("/bin/sh", "-c", "echo 'final link failed: No space left on device' >&2; exit 1"))
-    monkeypatch.setattr(toolchain, "find_linkers", lambda arch: [full])
+    full = linker.Linker("full", ("/bin/sh", "-c", "echo 'final link failed: No space left on device' >&2; exit 1"))
+    monkeypatch.setattr(linker, "find_linkers", lambda arch: [full])
     with pytest.raises(KompiloError, match="cannot write to the temporary folder .*: no space left on device"):
-        toolchain.link_shared(str(tmp_path / "lib.so"), [], ARCH)
+        linker.link_shared(str(tmp_path / "lib.so"), [], ARCH)

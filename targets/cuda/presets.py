@@ -26,8 +26,8 @@ _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 class Architecture:
     """What all GPUs of one architecture share.
 
-    `flops` are operations per SM and clock by dtype, for GPUs that accumulate in float32 at full rate; what matrix units
-    do is in `matrix_dtypes`.
+    `flops` are operations per SM and clock by dtype, for GPUs that accumulate in float32 at full rate; `matrix_dtypes`
+    are those of matrix units.
     """
 
     name: str

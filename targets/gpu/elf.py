@@ -119,7 +119,7 @@ class ElfFile:
         if count == 0:
             return []
         if entry != _SECTION.size or names >= count:
-            raise KompiloError(f"{self.what}: expected section headers of {_SECTION.size} bytes, found a damaged table.")
+            raise KompiloError(f"{self.what}: the table of sections is damaged.")
         rows = list(_SECTION.iter_unpack(self._slice(offset, count * entry)))
         table = self._slice(rows[names][4], rows[names][5])
         return [

@@ -52,7 +52,7 @@ def run(command: Sequence[str], what: str, stdin: bytes = b"", limit: float = LI
     try:
         output, errors = process.communicate(stdin, timeout=limit)
     except subprocess.TimeoutExpired:
-        raise KompiloError(f"{what}: expected an end within {limit:.0f} s, found none: the program was stopped.") from None
+        raise KompiloError(f"{what}: not done within {limit:.0f} s, and stopped.") from None
     finally:
         _end_group(process)
     return Answer(process.returncode, output, errors.decode("utf-8", "replace"))

@@ -40,8 +40,8 @@ class Resources:
     Attributes:
         kernel: its name.
         registers: 32-bit registers per thread; on AMD the vector registers, accumulation registers among them.
-        spills_bytes: local (NVIDIA) or private (AMD) memory per thread in bytes. It holds registers that did not fit and
-            arrays that are indexed at run time; 0 says that there are neither.
+        spills_bytes: local (NVIDIA) or private (AMD) memory per thread in bytes. It holds registers that did not fit,
+            and arrays that are indexed at run time; 0 says that there are neither.
         shared_bytes: shared memory per block that the code itself declares; what a launch adds is not in it.
         code_bytes: size of the instructions.
         threads: most threads of a block that the code was compiled for; 0 where it does not say.
@@ -94,7 +94,7 @@ def resources_of_cubin(data: bytes) -> dict[str, Resources]:
 
 
 def resources_of_code_object(data: bytes) -> dict[str, Resources]:
-    """Kernel name -> resources, for all kernels of an AMD code object. Raises KompiloError if it is none, or damaged."""
+    """Kernel name -> resources, of all kernels in an AMD code object. Raises KompiloError if it is none, or damaged."""
     elf = ElfFile(data, "code object")
     if elf.machine != MACHINE_AMDGPU:
         raise KompiloError(f"code object: expected code for AMD's GPUs, found an ELF file for machine {elf.machine}.")
@@ -114,7 +114,7 @@ def _attributes(elf: ElfFile, section: Section | None) -> Iterator[tuple[int, tu
             value = content[position : position + size]
             position += size
         if position > len(content):
-            raise KompiloError(f"cubin: an attribute in {section.name if section else ''!r} is longer than its section.")
+            raise KompiloError("cubin: a section of kernels' attributes ends within an attribute.")
         yield attribute, struct.unpack(f"<{len(value) // 4}I", value[: len(value) // 4 * 4])
 
 

@@ -1,7 +1,7 @@
 """AMD GPUs by name, with what AMD has published of them.
 
 Sizes per compute unit: the ISA guides of CDNA2, CDNA3 and RDNA3, and LLVM's AMDGPU backend (registers are those of all
-SIMDs of a compute unit; on CDNA they hold accumulators too). Sizes, clocks and rates of GPUs (dense, at the peak clock):
+SIMDs of a compute unit; on CDNA they hold accumulators too). Sizes, clocks and rates of GPUs (dense, peak clock):
 - mi210, mi250x: CDNA2 whitepaper (2021) and datasheets. An MI250X is two devices; these are the facts of one.
 - mi300x: CDNA3 whitepaper (2023) and datasheet.
 - rx7900: RDNA3 instruction set guide and the product page of RX 7900 XTX; rates are those of dual issue (float32) and
@@ -105,7 +105,7 @@ def preset_names() -> Sequence[str]:
 
 
 def rocm_spec(preset: str | None) -> GpuSpec:
-    """The facts of the GPU called `preset` ("mi300x"), of one of an architecture ("gfx942"), or of the local one (None).
+    """Facts of the GPU called `preset` ("mi300x"), of one of an architecture ("gfx942"), or of the local one (None).
 
     Raises TargetError where the name is unknown, or no GPU is there.
     """

@@ -14,6 +14,7 @@ from tvm import relax, tirx
 from tvm.relax import transform, vm_build
 
 from .artifact.artifact import MemoryPlan, Operator
+from .device_code import DeviceCode
 from .object_files import write_object
 from .passes.anchors import op_name
 from .schedule.target import Target
@@ -26,11 +27,12 @@ LOWERING = {"tirx.disable_cse_tir": True}
 
 @dataclass(frozen=True)
 class Built:
-    """A linked library, the operators it runs in order of first use, and its memory plan."""
+    """A linked library, the operators it runs in order of first use, its memory plan, and what it launches on devices."""
 
     library: bytes
     operators: tuple[Operator, ...]
     memory: MemoryPlan
+    device: tuple[DeviceCode, ...] = ()
 
 
 def vm_lowering() -> list[tvm.ir.transform.Pass]:
@@ -67,37 +69,42 @@ def build(mod: tvm.ir.IRModule, target: Target) -> Built:
         final = tvm.transform.Sequential(vm_finalize())(planned)
     with scratch_folder("build") as folder:
         path = folder / "lib.so"
-        _compile_and_link(final, target, path)
-        return Built(path.read_bytes(), operators, memory)
+        device = _compile_and_link(final, target, path)
+        return Built(path.read_bytes(), operators, memory, device)
 
 
-def _compile_and_link(mod: tvm.ir.IRModule, target: Target, path: Path) -> None:
+def _compile_and_link(mod: tvm.ir.IRModule, target: Target, path: Path) -> tuple[DeviceCode, ...]:
     """Compile the kernels in as many parts as there are cores, all at once, and link them with the VM's program.
 
-    LLVM takes most of the time of a compilation, and TVM runs it without Python's lock.
+    LLVM takes most of the time of a compilation, and TVM runs it without Python's lock. Returns the parts' device code.
     """
     builder = relax.ExecBuilder()
     kernels = vm_build._filter_tir(vm_build._vmcodegen(builder, mod, "bytecode"))
     functions = list(kernels.functions_items()) if kernels is not None else []
     parts = max(1, min(len(os.sched_getaffinity(0)), len(functions) // 4))
-    llvm = target.tvm_target()
     with ThreadPoolExecutor(parts) as pool:
-        objects = [
-            pool.submit(_compile_object, functions[k::parts], llvm, path.with_name(f"part{k}.o"))
+        jobs = [
+            pool.submit(_compile_object, functions[k::parts], target, path.with_name(f"part{k}.o"))
             for k in range(1, parts)
         ]
-        main = tvm.IRModule(dict(functions[::parts])) if functions else None
-        with tvm.transform.PassContext(opt_level=3, config=LOWERING):
-            executable = vm_build._vmlink(builder, llvm, main)
-        target.export(executable, path, lambda: [job.result() for job in objects])
+        library, device = _compile_kernels(functions[::parts], target) if functions else (None, ())
+        executable = vm_build.VMExecutable(vm_build._ffi_api.VMLink(builder, target.tvm_target(), library, [], {}))
+        target.export(executable, path, lambda: [job.result()[0] for job in jobs])
+        return (*device, *(code for job in jobs for code in job.result()[1]))
 
 
-def _compile_object(
-    functions: list[tuple[tvm.ir.GlobalVar, tirx.PrimFunc]], llvm: tvm.target.Target, path: Path
-) -> str:
+Functions = list[tuple[tvm.ir.GlobalVar, tirx.PrimFunc]]
+
+
+def _compile_object(functions: Functions, target: Target, path: Path) -> tuple[str, tuple[DeviceCode, ...]]:
+    library, device = _compile_kernels(functions, target)
+    write_object(library, path)
+    return str(path), device
+
+
+def _compile_kernels(functions: Functions, target: Target) -> tuple[tvm.runtime.Module, tuple[DeviceCode, ...]]:
     with tvm.transform.PassContext(opt_level=3, config=LOWERING):
-        write_object(tvm.tirx.build(tvm.IRModule(dict(functions)), target=llvm), path)
-    return str(path)
+        return target.compile_kernels(tvm.IRModule(dict(functions)))
 
 
 def describe_operators(mod: tvm.ir.IRModule) -> tuple[Operator, ...]:

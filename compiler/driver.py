@@ -176,6 +176,7 @@ def compile_module(
         operators=built.operators,
         memory=built.memory,
         weights=tuple(weights.place(array) for array in own),
+        device=built.device,
     )
 
 

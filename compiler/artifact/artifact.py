@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..device_code import DeviceCode
 from ..errors import ArtifactError
 from ..tensor_spec import TensorSpec
 from .atomic import replace_file
@@ -26,10 +27,12 @@ from .schema import (
     ITEM_BYTES,
     MANIFEST,
     WEIGHTS,
+    DeviceEntry,
     Manifest,
     Member,
     TargetEntry,
     Weight,
+    device_member,
     library_member,
 )
 
@@ -85,7 +88,7 @@ class Artifact:
         manifest.validate()
         text = manifest.to_json()
         members: list[tuple[str, int, Any]] = [(MANIFEST, len(text), [text])]
-        members += [(library_member(t.key), len(t.library), [t.library]) for t in self.targets]
+        members += [(name, len(code), [code]) for name, code in self._code_members()]
         members += [(WEIGHTS, manifest.members[WEIGHTS].size, _weight_chunks(weights))]
         with replace_file(path) as file:
             write_members(file, members)
@@ -117,8 +120,15 @@ class Artifact:
             if digest != member.sha256:
                 raise ArtifactError(f"{source.name}: the member {name!r} is damaged (its SHA-256 differs).")
 
+    def _code_members(self) -> Iterator[tuple[str, bytes]]:
+        """Name and bytes of the members that hold code."""
+        for target in self.targets:
+            yield library_member(target.key), target.library
+            for number, device in enumerate(target.device):
+                yield device_member(target.key, number, device.format), device.code
+
     def _manifest(self, weights: list[np.ndarray]) -> Manifest:
-        members = {library_member(t.key): _member([t.library]) for t in self.targets}
+        members = {name: _member([code]) for name, code in self._code_members()}
         members[WEIGHTS] = _member(_weight_chunks(weights))
         entries, offset = [], 0
         for array in weights:
@@ -135,6 +145,10 @@ class Artifact:
                 operators=tuple(t.operators),
                 memory=t.memory,
                 weights=t.weights,
+                device=tuple(
+                    DeviceEntry(device_member(t.key, k, d.format), d.format, d.arch, d.kernels)
+                    for k, d in enumerate(t.device)
+                ),
             )
             for t in self.targets
         )
@@ -217,20 +231,24 @@ def _check_members(manifest: Manifest, extents: dict[str, Extent]) -> None:
 
 
 def _target(entry: TargetEntry, manifest: Manifest, extents: dict[str, Extent], mapping: mmap.mmap) -> TargetCode:
-    extent = extents[entry.library]
-    library = mapping[extent.offset : extent.offset + extent.size]
-    if hashlib.sha256(library).hexdigest() != manifest.members[entry.library].sha256:
-        raise ArtifactError(f"the member {entry.library!r} is damaged (its SHA-256 differs).")
+    def checked(member: str) -> bytes:
+        extent = extents[member]
+        code = mapping[extent.offset : extent.offset + extent.size]
+        if hashlib.sha256(code).hexdigest() != manifest.members[member].sha256:
+            raise ArtifactError(f"the member {member!r} is damaged (its SHA-256 differs).")
+        return code
+
     return TargetCode(
         name=entry.name,
         key=entry.key,
         triple=entry.triple,
-        library=library,
+        library=checked(entry.library),
         cpu_features=entry.cpu_features,
         operators=entry.operators,
         memory=entry.memory,
         entry=entry.entry,
         weights=entry.weights,
+        device=tuple(DeviceCode(d.format, d.arch, checked(d.member), d.kernels) for d in entry.device),
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..device_code import DeviceCode
+
 
 @dataclass(frozen=True)
 class Operator:
@@ -51,7 +53,8 @@ class TargetCode:
 
     `library` is an ELF shared object exporting a Relax VM executable, whose function `entry` takes the model's inputs
     and then the weights; `weights` are the indices into the artifact's weights that it takes, in order (None: all).
-    `cpu_features` are flags in the spelling of Linux's /proc/cpuinfo that the code needs.
+    `cpu_features` are flags in the spelling of Linux's /proc/cpuinfo that the code needs. `device` is code of an
+    accelerator that the library launches; `triple` and `cpu_features` are of the machine that drives it.
     """
 
     name: str
@@ -63,6 +66,8 @@ class TargetCode:
     memory: MemoryPlan = MemoryPlan()
     entry: str = "main"
     weights: tuple[int, ...] | None = None
+    device: tuple[DeviceCode, ...] = ()
 
     def __repr__(self) -> str:
-        return f"TargetCode(name={self.name!r}, key={self.key!r}, library=<{len(self.library)} bytes>)"
+        size = len(self.library) + sum(len(d.code) for d in self.device)
+        return f"TargetCode(name={self.name!r}, key={self.key!r}, code=<{size} bytes>)"

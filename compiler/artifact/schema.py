@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from ..device_code import Kernel
 from ..errors import ArtifactError
 from ..tensor_spec import TensorSpec
 from .codec import decode, encode, parse
@@ -21,6 +22,8 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
 ALIGNMENT = 64  # bytes; the widest vector load of a kernel, and a cache line
+
+DEVICE_FORMATS = ("cubin", "hsaco")
 
 ITEM_BYTES = {
     "bool": 1,
@@ -67,6 +70,16 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class DeviceEntry:
+    """A DeviceCode without its bytes: `member` holds them."""
+
+    member: str
+    format: str
+    arch: str
+    kernels: tuple[Kernel, ...]
+
+
+@dataclass(frozen=True)
 class TargetEntry:
     """A TargetCode without its bytes: `library` names the member that holds them."""
 
@@ -79,6 +92,7 @@ class TargetEntry:
     operators: tuple[Operator, ...]
     memory: MemoryPlan
     weights: tuple[int, ...] | None = None
+    device: tuple[DeviceEntry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,6 +158,11 @@ def library_member(key: str) -> str:
     return f"code/{key}/lib.so"
 
 
+def device_member(key: str, number: int, suffix: str) -> str:
+    """The member that holds the code object `number` of the target `key`, of format `suffix`."""
+    return f"code/{key}/device{number}.{suffix}"
+
+
 def _check_specs(kind: str, specs: tuple[TensorSpec, ...]) -> None:
     names = [spec.name for spec in specs]
     _require(len(set(names)) == len(names), f"expected distinct {kind} names, found {names}.")
@@ -173,6 +192,9 @@ def _check_target(target: TargetEntry, manifest: Manifest) -> None:
     for name in (target.name, target.key):
         _require(bool(_TARGET_NAME.fullmatch(name)), f"{where}: the name {name!r} is not allowed.")
     _require(target.library in manifest.members, f"{where}: the member {target.library!r} is missing.")
+    for device in target.device:
+        _require(device.format in DEVICE_FORMATS, f"{where}: the format {device.format!r} of device code is unknown.")
+        _require(device.member in manifest.members, f"{where}: the member {device.member!r} is missing.")
     _require(target.entry != "", f"{where}: the entry function has no name.")
     count = len(manifest.weights)
     fine = target.weights is None or all(0 <= index < count for index in target.weights)

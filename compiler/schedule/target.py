@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..device_code import DeviceCode
 from ..errors import TargetError
 from .roofline import Roofline
 from .target_spec import TargetSpec
@@ -48,6 +49,15 @@ class Target(ABC):
     @abstractmethod
     def tvm_target(self) -> tvm.target.Target:
         """The TVM target that code is generated for."""
+
+    def compile_kernels(self, mod: tvm.ir.IRModule) -> tuple[tvm.runtime.Module, tuple[DeviceCode, ...]]:
+        """The PrimFuncs of `mod`, all scheduled, as machine code of the host, and what they launch on a device.
+
+        Works in several threads at once. Raises TargetError if the toolchain is missing or refuses the code.
+        """
+        import tvm
+
+        return tvm.tirx.build(mod, target=self.tvm_target()), ()
 
     @abstractmethod
     def legalizations(self) -> Mapping[str, Callable[..., Any]]:

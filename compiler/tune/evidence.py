@@ -3,7 +3,8 @@
 A point may have been measured often: in several sessions, on several machines of the same kind.
 - A wrong result, ever, rules a point out: the same version of a template generates the same code.
 - Otherwise the newest measurement tells whether the point works (crashes and time-outs may be the machine's).
-- Its time is the median of its newest five times, those with weights out of cache ("cold") if there are any.
+- Its time is the median of its newest five times, those with weights out of cache ("cold") if there are any; of the
+  five, times taken while another program worked on the core do not count if there are others.
 - Points are compared by cold times where any point has one: warm times are shorter and compare with warm ones only.
 - Places are asked in order. The first that knows a point decides on it; times of later places are scaled by the median
   ratio of the points that both have timed, as another machine of the same kind may run at another clock.
@@ -65,11 +66,13 @@ def _decide(items: Sequence[Found]) -> Known:
     last = (wrong or newest)[-1]
     if not last.record.measurement.ok:
         return Known(last.record, last.file, None)
-    timed = [(item, m.seconds, m.cache) for item in newest if (m := item.record.measurement).ok and m.seconds]
-    cold = [t for t in timed if t[2] == "cold"]
-    times = sorted((cold or timed)[-NEWEST:], key=lambda t: t[1])
-    item, seconds, _ = times[(len(times) - 1) // 2]
-    return Known(item.record, item.file, seconds)
+    timed = [item for item in newest if item.record.measurement.ok and item.record.measurement.seconds]
+    cold = [item for item in timed if item.record.measurement.cache == "cold"]
+    recent = (cold or timed)[-NEWEST:]
+    alone = [item for item in recent if item.record.measurement.alone]
+    times = sorted(alone or recent, key=lambda item: item.record.measurement.seconds or 0.0)
+    middle = times[(len(times) - 1) // 2]
+    return Known(middle.record, middle.file, middle.record.measurement.seconds)
 
 
 def join(places: Iterable[dict[Point, Known]]) -> dict[Point, Known]:

@@ -5,7 +5,6 @@ It knows nothing of Ray: `ray_pool` makes an actor of it. Jobs and measurements 
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict, deque
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from ..errors import KompiloError
 from ..schedule.target import find_target
 from ..version import VERSION
 from .measure.job import Job
-from .measure.pool import MOST_WORKERS, MeasurePool
+from .measure.pool import MOST_WORKERS, MeasurePool, usable_cores
 from .measure.protocol import job_from_json
 
 # The longest time that a node keeps its results to itself, while new jobs for it wait.
@@ -27,7 +26,7 @@ class MeasureNode:
 
     def __init__(self, target_name: str, key: str, version: str, workers: int, timeout_s: float):
         self._target_name, self._key, self._version = target_name, key, version
-        self._workers = max(1, min(workers, MOST_WORKERS, len(os.sched_getaffinity(0))))
+        self._workers = max(1, min(workers, MOST_WORKERS, len(usable_cores())))
         self._timeout_s = timeout_s
         self._pool: MeasurePool | None = None
         self._numbers: dict[Job, deque[int]] = defaultdict(deque)

@@ -39,6 +39,10 @@ class Point:
         return cls(str(data["template"]), int(data["version"]), Config(knobs))
 
 
+# Corrections of more than this ratio come from sharing the core with another program, not from drift.
+ALONE = 1.12
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What measuring one candidate gave.
@@ -59,6 +63,11 @@ class Measurement:
     error: float | None = None
     reason: str = ""
     cache: str = "cold"
+
+    @property
+    def alone(self) -> bool:
+        """Whether it had its core to itself: beside another program the correction is rough (see measure/timing.py)."""
+        return 1 / ALONE <= self.speed <= ALONE
 
     @property
     def ok(self) -> bool:

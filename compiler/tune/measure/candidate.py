@@ -20,7 +20,7 @@ from .limits import OUT_OF_MEMORY
 from .memory import ColdMemory, Guarded, guarded
 from .operands import OperandCache, Operands
 from .protocol import Failure, Setup
-from .timing import ReferenceKernel, Sampling, Timing, measure, undisturbed
+from .timing import Pace, ReferenceKernel, Sampling, Timing, measure, undisturbed
 
 # Constant operands smaller than this stay in cache: a bias.
 _LEAST_COLD = 4096
@@ -92,17 +92,18 @@ class Bench:
             error = _check(operands)
         self._prepared = Prepared(job, kernel, operands, arguments, list(packed.values()), error)
 
-    def time(self, nominal: float, rival: float | None) -> Timing:
-        """Time the prepared candidate, where the reference kernel usually takes `nominal` seconds.
+    def time(self, pace: Pace, rival: float | None, patience_s: float) -> Timing:
+        """Time the prepared candidate on the core that `pace` knows.
 
-        `rival` is the best time of the operator so far: what is far slower need not be known exactly.
+        `rival` is the best time of the operator so far: what is far slower need not be known exactly. `patience_s` is
+        how long to wait for the core to be free of other programs.
         """
         prepared = self._prepared
         assert prepared is not None, "a candidate is prepared before it is timed"
         with self._part("time", "run_failed"), undisturbed():
             function = prepared.kernel.function
             sets = itertools.cycle(self._argument_sets(prepared))
-            return measure(lambda: function(*next(sets)), self.reference.time, nominal, Sampling(rival=rival))
+            return measure(lambda: function(*next(sets)), pace, Sampling(rival=rival, patience_s=patience_s))
 
     def forget(self) -> None:
         """Let the prepared candidate go."""

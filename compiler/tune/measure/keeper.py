@@ -23,6 +23,7 @@ from .limits import OUT_OF_MEMORY
 from .protocol import Setup, job_to_json
 from .queue import JobQueue
 from .seat import Seat, State
+from .timing import SHARED
 
 Result = tuple[Job, Measurement]
 
@@ -31,6 +32,11 @@ START_TIMEOUT_S = 120.0
 MOST_FAILED_STARTS = 3
 # A machine so busy that a worker gets less than half of a core lengthens its time limit up to this many times.
 PATIENCE = 4
+# How long a timing waits for its core to be free of other programs. When that was in vain it waits half as long the
+# next time, down to the least.
+LONGEST_WAIT_S, LEAST_WAIT_S = 0.4, 0.02
+# A core that is this much faster than usual tells that "usual" was taken while others worked on it.
+FASTER = 0.97
 # What another candidate may have caused by writing where it should not: such a failure must show in a fresh worker.
 _SUSPICIOUS = ("crashed", "wrong_result", "run_failed", "out_of_memory")
 
@@ -38,18 +44,20 @@ _SUSPICIOUS = ("crashed", "wrong_result", "run_failed", "out_of_memory")
 class Keeper(threading.Thread):
     """Runs jobs put into `inbox` on one worker for each of `setups` and puts what came of them into `outbox`.
 
-    An exception in the outbox is the end: no worker could be started.
+    An exception in the outbox is the end: no worker could be started. `fastest` is the reference kernel's least time
+    known from earlier, if any.
     """
 
-    def __init__(self, setups: list[Setup], timeout_s: float, leak_limit: int):
+    def __init__(self, setups: list[Setup], timeout_s: float, leak_limit: int, fastest: float | None = None):
         super().__init__(name="kompilo-measure", daemon=True)
         self.inbox: SimpleQueue[Job] = SimpleQueue()
         self.outbox: SimpleQueue[Result | BaseException] = SimpleQueue()
         self.spent: defaultdict[str, float] = defaultdict(float)
         self._timeout_s, self._leak_limit = timeout_s, leak_limit
         self._seats = [Seat(setup) for setup in setups]
-        self._usual: dict[int, float] = {}
+        self._usual: dict[int, float] = {} if fastest is None else {-1: fastest}
         self._nominal: float | None = None
+        self._patience_s = LONGEST_WAIT_S
         self._best: dict[tuple[OpSpec, str], float] = {}
         self._queue = JobQueue()
         self._waiting: deque[Seat] = deque()
@@ -135,7 +143,8 @@ class Keeper(threading.Thread):
             self.spent["wait"] += seat.enter(State.TIMING, self._timeout_s)
             assert seat.job is not None
             rival = self._best.get((seat.job.op, seat.job.cache))
-            seat.process.send({"do": "time", "nominal": self._nominal, "rival": rival})
+            request = {"do": "time", "nominal": self._nominal, "rival": rival, "patience": self._patience_s}
+            seat.process.send(request)
 
     # What workers say.
 
@@ -168,12 +177,15 @@ class Keeper(threading.Thread):
         if key is None or seat.state is not handlers[key][0]:
             self._fail(seat, "crashed", f"answered out of turn while {seat.state.value}.", dead=True)
             return
-        handlers[key][1](seat, message)
+        try:
+            handlers[key][1](seat, message)
+        except (KeyError, TypeError, ValueError):  # a candidate writes where only its worker should
+            self._fail(seat, "crashed", f"answered with nonsense while {seat.state.value}.", dead=True)
 
     def _on_ready(self, seat: Seat, message: dict[str, Any]) -> None:
         seat.failed_starts = 0
         self._usual[seat.setup.core] = float(message["usual"])
-        # Fixed once all workers have tried: times of a session can be compared with each other.
+        # Set once all workers have tried, and hardly changed thereafter: times of a session can be compared.
         if self._nominal is None and all(s is seat or s.state is not State.STARTING for s in self._seats):
             self._nominal = min(self._usual.values())
         self.spent["start"] += seat.enter(State.IDLE)
@@ -190,11 +202,20 @@ class Keeper(threading.Thread):
     def _on_timed(self, seat: Seat, message: dict[str, Any]) -> None:
         timed, job = message["timed"], seat.job
         assert job is not None
+        measurement = Measurement(status="ok", cache=job.cache, **timed)
+        self._learn_pace(float(message["pace"]), measurement.speed)
         key = job.op, job.cache
         self._best[key] = min(timed["seconds"], self._best.get(key, timed["seconds"]))
-        self._finish(seat, Measurement(status="ok", cache=job.cache, **timed))
+        self._finish(seat, measurement)
         if message["leaked"] > self._leak_limit:
             self._restart(seat)
+
+    def _learn_pace(self, fastest: float, speed: float) -> None:
+        assert self._nominal is not None
+        if fastest < FASTER * self._nominal:
+            self._nominal = fastest
+        alone = speed * SHARED >= 1
+        self._patience_s = LONGEST_WAIT_S if alone else max(LEAST_WAIT_S, self._patience_s / 2)
 
     def _on_failed(self, seat: Seat, message: dict[str, Any]) -> None:
         self._fail(seat, message["failed"], message["reason"], message.get("error"))

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from queue import Empty
 from types import TracebackType
 
 from ...errors import UsageError
+from ...knobs import Knobs
 from ...schedule.target import find_target
 from ..record import Measurement
 from .job import CACHES, Job
 from .keeper import Keeper
+from .pace_memory import remember, remembered
 from .protocol import Setup
 
 __all__ = ["Job", "MeasurePool"]
@@ -33,7 +37,7 @@ class MeasurePool:
 
     Args:
         target_name: as for `find_target`.
-        workers: at most one for each usable core (default: that many, up to 8).
+        workers: at most one for each usable core (default: that many, up to 8), threads of one core counting once.
 
     Raises:
         TargetError: there is no such target.
@@ -49,12 +53,13 @@ class MeasurePool:
         leak_limit_bytes: int = GIB,
     ):
         find_target(target_name)
-        cores = sorted(os.sched_getaffinity(0))
+        cores = usable_cores()
         count = min(len(cores), MOST_WORKERS) if workers is None else workers
         if not 1 <= count <= len(cores):
             raise UsageError(f"workers: expected 1 to {len(cores)} (usable cores), found {count}.")
         setups = [Setup(os.getpid(), target_name, core, memory_limit_bytes) for core in cores[:count]]
-        self._keeper = Keeper(setups, timeout_s, leak_limit_bytes)
+        self._memory = Knobs.from_environment().cache / "tune"
+        self._keeper = Keeper(setups, timeout_s, leak_limit_bytes, remembered(self._memory))
         self._outstanding = 0
 
     def __enter__(self) -> MeasurePool:
@@ -65,6 +70,8 @@ class MeasurePool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._keeper.stop()
+        if self._keeper.nominal is not None:
+            remember(self._memory, self._keeper.nominal)
 
     @property
     def spent(self) -> Mapping[str, float]:
@@ -100,3 +107,15 @@ class MeasurePool:
                 raise result
             self._outstanding -= 1
             yield result
+
+
+def usable_cores() -> list[int]:
+    """A processor number of each core that this process may use: threads of one core would slow each other down."""
+    usable = os.sched_getaffinity(0)
+    first: dict[str, int] = {}
+    for cpu in sorted(usable):
+        siblings = str(cpu)
+        with suppress(OSError):
+            siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+        first.setdefault(siblings, cpu)
+    return list(first.values())

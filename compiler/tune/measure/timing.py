@@ -1,8 +1,11 @@
 """How long a call takes, on a machine whose speed drifts.
 
 Samples are taken in bursts of a few milliseconds, each between runs of a reference kernel. A sample counts as it would
-have been had the reference taken its usual time. Sampling ends when the 95% confidence interval of the median is
-narrow enough; the interval is that of order statistics, which asks nothing of the distribution.
+have been had the reference taken its usual time. That is exact only for small drifts: where another program works on
+the same core (a sibling thread, another virtual machine), code is slowed down by half or double, each kind by its own
+measure. So bursts beside a slow reference are put aside, and one waits a while for better moments; only if there are
+none do they count. Sampling ends when the 95% confidence interval of the median is narrow enough; the interval is that
+of order statistics, which asks nothing of the distribution.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,10 +29,12 @@ class Sampling:
 
     Sampling goes on for at least `least_samples`, unless they take longer than `budget_s`. With a `rival` (the best
     time known for the operator, in seconds) it also ends when the whole interval lies above `beaten` times that.
+    `patience_s` is the longest wait for a core that nobody else works on; it does not count as spent.
     """
 
     precision: float = 0.02
     budget_s: float = 0.25
+    patience_s: float = 0.4
     least_samples: int = 10
     rival: float | None = None
     beaten: float = 1.25
@@ -47,6 +52,9 @@ class Sampling:
 _SAMPLE_S = 20e-6
 # A burst is short against the drift of a machine, and long against the reference kernel's runs around it.
 _BURST_S = 6e-3
+# A core on which the reference kernel takes this many times as long as usual is shared with another program. Two
+# threads of one core take 1.5 to 1.9 times as long as one; the clock varies by less than this.
+SHARED = 1.1
 # Vector units and their clock take some milliseconds to come to rest after a change of load.
 _WARM_UP_S = 4e-3
 
@@ -61,36 +69,82 @@ class Timing:
     speed: float
 
 
+@dataclass
+class _Samples:
+    """Times of calls as the clock told them, and corrected."""
+
+    raw: list[float] = field(default_factory=list)
+    corrected: list[float] = field(default_factory=list)
+
+    def add(self, times: Sequence[float], speed: float) -> None:
+        self.raw += times
+        self.corrected += [t * speed for t in times]
+
+    def enough(self, limits: Sampling) -> bool:
+        return bool(self.raw) and limits.enough(self.corrected, spread(self.corrected))
+
+    def timing(self) -> Timing:
+        seconds = statistics.median(self.corrected)
+        return Timing(seconds, spread(self.corrected), len(self.raw), seconds / statistics.median(self.raw))
+
+
+@dataclass
+class Pace:
+    """How fast the core is: asks the reference kernel, whose usual time is `nominal`, and remembers its `best` time."""
+
+    reference: Callable[[], float]
+    nominal: float
+    clock: Clock = time.perf_counter
+    best: float = math.inf
+    waited: float = 0.0
+
+    def now(self) -> float:
+        """Seconds that the reference kernel takes now."""
+        seconds = self.reference()
+        self.best = min(self.best, seconds)
+        return seconds
+
+    def shared(self, *seconds: float) -> bool:
+        """Whether any of these times of the reference tells of another program on the core."""
+        return max(seconds) > SHARED * self.nominal
+
+    def settle(self, patience_s: float) -> float:
+        """The reference's time once nobody else works on the core, or when all waits together took `patience_s`."""
+        began, before = self.clock(), self.waited
+        seconds = self.now()
+        while self.shared(seconds) and self.waited < patience_s:
+            seconds = self.now()
+            self.waited = before + self.clock() - began
+        return seconds
+
+
 def measure(
-    call: Callable[[], object],
-    reference: Callable[[], float],
-    nominal: float,
-    sampling: Sampling | None = None,
-    clock: Clock = time.perf_counter,
+    call: Callable[[], object], pace: Pace, sampling: Sampling | None = None, clock: Clock = time.perf_counter
 ) -> Timing:
-    """Time `call`; `reference()` gives the reference kernel's time now, `nominal` is its usual time, in seconds."""
+    """Time `call` on the core whose speed `pace` knows."""
     limits = sampling or Sampling()
     began = clock()
-    deadline = began + limits.budget_s
+
+    def over() -> bool:
+        return clock() >= began + limits.budget_s + pace.waited
+
     first = _sample(call, 1, clock)
     repeat = max(1, math.ceil(_SAMPLE_S / max(first, 1e-9)))
-    while (now := clock()) < began + _WARM_UP_S and now + first < deadline:
+    while clock() < began + min(_WARM_UP_S, limits.budget_s - first):
         _sample(call, repeat, clock)
-    raw: list[float] = []
-    corrected: list[float] = []
-    before = reference()
+    alone, shared = _Samples(), _Samples()
+    before = pace.now()
     while True:
-        burst = _burst(call, repeat, min(deadline, clock() + _BURST_S), clock)
-        after = reference()
-        factor = nominal / ((before + after) / 2)
-        raw += burst
-        corrected += [t * factor for t in burst]
+        if pace.shared(before):
+            before = pace.settle(limits.patience_s)
+        burst = _burst(call, repeat, min(began + limits.budget_s + pace.waited, clock() + _BURST_S), clock)
+        after = pace.now()
+        samples = shared if pace.shared(before, after) else alone
+        samples.add(burst, pace.nominal / ((before + after) / 2))
         before = after
-        width = spread(corrected)
-        if limits.enough(corrected, width) or clock() >= deadline:
-            break
-    seconds = statistics.median(corrected)
-    return Timing(seconds, width, len(corrected), seconds / statistics.median(raw))
+        resigned = not alone.raw and pace.waited >= limits.patience_s
+        if alone.enough(limits) or (resigned and shared.enough(limits)) or over():
+            return (alone if alone.raw else shared).timing()
 
 
 def spread(samples: Sequence[float]) -> float:

@@ -4,7 +4,8 @@ It answers requests, one JSON object a line, on file descriptors that its parent
 log that only serves to explain a death. A job takes two requests, between which the parent lets others be timed:
 
     {"do": "prepare", "job": ...} -> {"phase": "run"}, then {"checked": true} or {"failed": status, ...}
-    {"do": "time", "nominal": seconds, "rival": seconds or null} -> {"timed": {...}}
+    {"do": "time", "nominal": seconds, "rival": seconds or null, "patience": seconds}
+                                    -> {"timed": {...}, "pace": seconds, "leaked": bytes}
 
 See `protocol` for the fields.
 """
@@ -70,10 +71,13 @@ class Server:
         return {"checked": True}
 
     def _time(self, request: dict[str, Any]) -> dict[str, Any]:
-        timed = timing_to_json(self.bench.time(request["nominal"], request["rival"]), self.bench.error)
+        from .timing import Pace
+
+        pace = Pace(self.bench.reference.time, request["nominal"])
+        timed = timing_to_json(self.bench.time(pace, request["rival"], request["patience"]), self.bench.error)
         self.bench.forget()
         leaked = resident_bytes() - self._start - self.bench.kept_bytes
-        return {"timed": timed, "leaked": leaked}
+        return {"timed": timed, "pace": pace.best, "leaked": leaked}
 
 
 if __name__ == "__main__":

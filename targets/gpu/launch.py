@@ -1,0 +1,81 @@
+"""Grids, blocks, barriers and memories of a kernel, as TIR statements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm import ir, tirx
+from tvm.tirx import Stmt
+
+from ..shared.loops import Index, i64, seq
+
+Body = Callable[[Index], Stmt]
+
+
+def bound_to(tag: str, extent: Index, body: Body) -> Stmt:
+    """`body(v)` run by `extent` blocks or threads along `tag` ("blockIdx.x", "threadIdx.y", ...) with v their number."""
+    var = tirx.Var(tag.replace(".", "_"), "int64")
+    thread = tirx.IterVar(ir.Range.from_min_extent(i64(0), i64(extent)), var, tirx.IterVar.ThreadIndex, tag)
+    return tirx.AttrStmt(thread, "thread_extent", i64(extent), body(var))
+
+
+def launch(blocks: Index, threads: int, body: Callable[[Index, Index], Stmt]) -> Stmt:
+    """A kernel of one-dimensional blocks: `body(block, thread)`."""
+    return bound_to("blockIdx.x", blocks, lambda b: bound_to("threadIdx.x", threads, lambda t: body(b, t)))
+
+
+def launch_rows(blocks: Index, columns: int, rows: int, body: Callable[[Index, Index, Index], Stmt]) -> Stmt:
+    """A kernel of blocks of rows x columns threads: `body(block, column, row)`; neighbours in a row are in one warp."""
+    return bound_to(
+        "blockIdx.x",
+        blocks,
+        lambda b: bound_to("threadIdx.y", rows, lambda y: bound_to("threadIdx.x", columns, lambda x: body(b, x, y))),
+    )
+
+
+def barrier() -> Stmt:
+    """All threads of a block wait for each other; what they wrote to shared memory is then seen by all."""
+    return tirx.Evaluate(tirx.call_intrin("int32", "tirx.tvm_storage_sync", "shared"))
+
+
+def registers(size: int, dtype: str, name: str) -> tirx.Buffer:
+    """An array of one thread; it lives in registers if every index into it is a constant after unrolling."""
+    return tirx.decl_buffer((size,), dtype, name, scope="local")
+
+
+def shared(size: int, dtype: str, name: str) -> tirx.Buffer:
+    """An array that the threads of a block share."""
+    return tirx.decl_buffer((size,), dtype, name, scope="shared")
+
+
+def allocated(buffers: Sequence[tirx.Buffer], *statements: Stmt | None) -> Stmt:
+    """`statements` with `buffers` to work in."""
+    return seq([*(tirx.AllocBuffer(b) for b in buffers), *statements])
+
+
+def allreduce(
+    combine: Callable[[Any, Any], Any],
+    neutral: tirx.Expr,
+    value: tirx.Expr,
+    result: tirx.Buffer,
+    threads: Sequence[Index],
+) -> Stmt:
+    """`result[0]` = `value` of all threads along `threads` (variables of `bound_to`) combined, known to each of them.
+
+    Code generation turns it into warp shuffles, or into a tree in shared memory. Every thread of the block must come
+    by. `combine` must be associative and commutative, with `neutral` as its neutral element.
+    """
+    dtype = str(result.dtype)
+    a, b = tirx.Var("a", dtype), tirx.Var("b", dtype)
+    reducer = tirx.CommReducer([a], [b], [combine(a, b)], [neutral])
+    reduced = tirx.call_intrin(
+        "void",
+        "tirx.tvm_thread_allreduce",
+        tirx.const(1, "uint32"),
+        value,
+        tirx.const(True, "bool"),
+        tirx.BufferLoad(result, [i64(0)]),
+        *threads,
+    )
+    return tirx.AttrStmt(reducer, "reduce_scope", tirx.const(0, "int32"), tirx.Evaluate(reduced))

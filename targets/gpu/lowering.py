@@ -1,0 +1,103 @@
+"""From scheduled kernels to what the code generators take: host functions apart from device functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+from tvm.ir import prim
+from tvm.tirx.build import split_host_device_mods
+
+from ...compiler.device_code import Kernel
+
+_LAUNCH = "tirx.kernel_launch_params"
+_SYMBOL = "global_symbol"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Lowered functions: `host` prepares arguments and launches the kernels of `device` (None: there are none)."""
+
+    host: tvm.ir.IRModule
+    device: tvm.ir.IRModule | None
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The entry points of `device`."""
+        return tuple(_kernel(f) for f in self.device.functions.values()) if self.device is not None else ()
+
+
+def split(mod: tvm.ir.IRModule, target: tvm.target.Target) -> Split:
+    """Lower the scheduled PrimFuncs of `mod` for `target` (with a host) and take host and device apart."""
+    pipeline, finish_host, finish_device = tvm.tirx.get_default_tir_pipeline(target)
+    lowered = pipeline(tirx.transform.BindTarget(target)(mod))
+    host, devices = split_host_device_mods(lowered)
+    functions = {g: f for device in devices.values() for g, f in finish_device()(device).functions.items()}
+    return Split(finish_host()(host), tvm.IRModule(functions) if functions else None)
+
+
+def host_code(mod: tvm.ir.IRModule, host: tvm.target.Target) -> tvm.runtime.Module:
+    """Machine code of the host functions, by LLVM."""
+    return tvm.get_global_func("target.build.llvm")(mod, host)
+
+
+def _kernel(func: tirx.PrimFunc) -> Kernel:
+    arguments = tuple("handle" if _is_pointer(p) else str(p.ty.dtype) for p in func.params)
+    return Kernel(str(func.attrs[_SYMBOL]), arguments, tuple(str(tag) for tag in func.attrs[_LAUNCH]))
+
+
+def _is_pointer(param: tirx.Var) -> bool:
+    return not isinstance(param.ty, tvm.ir.PrimType)
+
+
+def nan_keeping_extremes(mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
+    """Maxima and minima of data as comparisons, for languages whose `max` drops NaN.
+
+    Before:  max(a, b)
+    After:   let x = a, y = b in select(x > y, x, y)          # y where either is NaN, as LLVM has it
+    """
+    changed = {}
+    for gvar, func in mod.functions_items():
+        if isinstance(func, tirx.PrimFunc):
+            rules = [(prim.Max, _selection(tirx.GT)), (prim.Min, _selection(tirx.LT))]
+            changed[gvar] = func.with_body(tvm_ffi.structural_map(func.body, rules, order="post"))
+    result = tvm.IRModule(mod.functions, attrs=mod.attrs, global_infos=mod.global_infos)
+    for gvar, func in changed.items():
+        result.update_func(gvar, func)
+    return result
+
+
+def _selection(compare: type) -> object:
+    def change(node: prim.Max | prim.Min) -> tirx.Expr:
+        if not str(node.ty.dtype).startswith(("float", "bfloat")):
+            return node
+        bound: list[tuple[tirx.Var, tirx.Expr]] = []
+        a, b = (_named(operand, bound) for operand in (node.a, node.b))
+        value: tirx.Expr = tirx.Select(compare(a, b), a, b)
+        for var, operand in reversed(bound):
+            value = tirx.Let(var, operand, value)
+        return value
+
+    return change
+
+
+def _named(operand: tirx.Expr, bound: list[tuple[tirx.Var, tirx.Expr]]) -> tirx.Expr:
+    if isinstance(operand, (tirx.FloatImm, tirx.Var)):
+        return operand
+    var = tirx.Var("x", operand.ty.dtype)
+    bound.append((var, operand))
+    return var
+
+
+def has_threads(func: tirx.PrimFunc) -> bool:
+    """Whether `func` launches a kernel."""
+    found: list[bool] = []
+
+    def visit(node: tirx.AttrStmt) -> None:
+        if node.attr_key == "thread_extent":
+            found.append(True)
+
+    tvm_ffi.structural_walk(func.body, (tirx.AttrStmt, visit), order="pre")
+    return bool(found)

@@ -39,16 +39,13 @@ class Point:
         return cls(str(data["template"]), int(data["version"]), Config(knobs))
 
 
-# Corrections of more than this ratio come from sharing the core with another program, not from drift.
-ALONE = 1.12
-
-
 @dataclass(frozen=True)
 class Measurement:
     """What measuring one candidate gave.
 
     `seconds` is the median time of a call on one thread, corrected for the machine's drift: the measured time times
     `speed`, which is the reference kernel's usual time divided by its time during this measurement (1.0: no drift).
+    `alone` tells whether the core was free of other programs, beside which that correction is rough.
     `spread` is half the width of the median's 95% confidence interval relative to the median; `samples` how many
     timings it rests on; `error` the largest difference from the reference relative to the largest reference value;
     `reason` one sentence where `status` is not "ok". `cache` tells whether weights were in cache ("warm") or had been
@@ -60,14 +57,10 @@ class Measurement:
     spread: float | None = None
     samples: int = 0
     speed: float = 1.0
+    alone: bool = True
     error: float | None = None
     reason: str = ""
     cache: str = "cold"
-
-    @property
-    def alone(self) -> bool:
-        """Whether it had its core to itself: beside another program the correction is rough (see measure/timing.py)."""
-        return 1 / ALONE <= self.speed <= ALONE
 
     @property
     def ok(self) -> bool:
@@ -89,6 +82,7 @@ class Measurement:
             _number(data["spread"]),
             int(data["samples"]),
             float(data["speed"]),
+            bool(data["alone"]),
             _number(data["error"]),
             str(data["reason"]),
             str(data["cache"]),
@@ -120,6 +114,7 @@ class Record:
             "spread": m.spread,
             "samples": m.samples,
             "speed": m.speed,
+            "alone": m.alone,
             "error": m.error,
             "reason": m.reason,
             "cache": m.cache,

@@ -19,8 +19,9 @@ from .job import Job
 from .limits import OUT_OF_MEMORY
 from .memory import ColdMemory, Guarded, guarded
 from .operands import OperandCache, Operands
+from .pace import Pace, Reference
 from .protocol import Failure, Setup
-from .timing import Pace, ReferenceKernel, Sampling, Timing, measure, undisturbed
+from .timing import Sampling, Timing, measure, undisturbed
 
 # Constant operands smaller than this stay in cache: a bias.
 _LEAST_COLD = 4096
@@ -47,7 +48,7 @@ class Bench:
 
     def __init__(self, setup: Setup):
         self.target = find_target(setup.target)
-        self.reference = ReferenceKernel()
+        self.reference = Reference()
         self._operands = OperandCache()
         last_cache = getattr(self.target.spec, "l3_bytes", 0) or getattr(self.target.spec, "l2_bytes", 0) or 32 << 20
         self._cold = ColdMemory(min(int(last_cache * _SIZE_OF_COLD_MEMORY), _MOST_COLD_MEMORY) // 64 * 64)

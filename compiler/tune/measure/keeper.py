@@ -12,6 +12,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
+from dataclasses import asdict
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -20,10 +21,10 @@ from ...schedule.op_spec import OpSpec
 from ..record import Measurement
 from .job import Job
 from .limits import OUT_OF_MEMORY
+from .pace import SHARED, Reading
 from .protocol import Setup, job_to_json
 from .queue import JobQueue
 from .seat import Seat, State
-from .timing import SHARED
 
 Result = tuple[Job, Measurement]
 
@@ -35,8 +36,6 @@ PATIENCE = 4
 # How long a timing waits for its core to be free of other programs. When that was in vain it waits half as long the
 # next time, down to the least.
 LONGEST_WAIT_S, LEAST_WAIT_S = 0.4, 0.02
-# A core that is this much faster than usual tells that "usual" was taken while others worked on it.
-FASTER = 0.97
 # What another candidate may have caused by writing where it should not: such a failure must show in a fresh worker.
 _SUSPICIOUS = ("crashed", "wrong_result", "run_failed", "out_of_memory")
 
@@ -44,19 +43,19 @@ _SUSPICIOUS = ("crashed", "wrong_result", "run_failed", "out_of_memory")
 class Keeper(threading.Thread):
     """Runs jobs put into `inbox` on one worker for each of `setups` and puts what came of them into `outbox`.
 
-    An exception in the outbox is the end: no worker could be started. `fastest` is the reference kernel's least time
-    known from earlier, if any.
+    An exception in the outbox is the end: no worker could be started. `usual` is the reference's usual reading
+    if that is known from earlier.
     """
 
-    def __init__(self, setups: list[Setup], timeout_s: float, leak_limit: int, fastest: float | None = None):
+    def __init__(self, setups: list[Setup], timeout_s: float, leak_limit: int, usual: Reading | None = None):
         super().__init__(name="kompilo-measure", daemon=True)
         self.inbox: SimpleQueue[Job] = SimpleQueue()
         self.outbox: SimpleQueue[Result | BaseException] = SimpleQueue()
         self.spent: defaultdict[str, float] = defaultdict(float)
         self._timeout_s, self._leak_limit = timeout_s, leak_limit
         self._seats = [Seat(setup) for setup in setups]
-        self._usual: dict[int, float] = {} if fastest is None else {-1: fastest}
-        self._nominal: float | None = None
+        self._tried: dict[int, Reading] = {}
+        self._usual = usual
         self._patience_s = LONGEST_WAIT_S
         self._best: dict[tuple[OpSpec, str], float] = {}
         self._queue = JobQueue()
@@ -69,9 +68,9 @@ class Keeper(threading.Thread):
         self._selector.register(self._wake_in, selectors.EVENT_READ)
 
     @property
-    def nominal(self) -> float | None:
-        """The reference kernel's usual time in seconds; None until all workers have tried it."""
-        return self._nominal
+    def usual(self) -> Reading | None:
+        """The reference's usual reading; None until all workers have tried it."""
+        return self._usual
 
     def wake(self) -> None:
         """Have the inbox looked at."""
@@ -138,12 +137,12 @@ class Keeper(threading.Thread):
 
     def _grant(self) -> None:
         """Let the worker that has waited longest time its candidate, if no other does."""
-        if self._timing is None and self._waiting and self._nominal is not None:
+        if self._timing is None and self._waiting and self._usual is not None:
             self._timing = seat = self._waiting.popleft()
             self.spent["wait"] += seat.enter(State.TIMING, self._timeout_s)
             assert seat.job is not None
             rival = self._best.get((seat.job.op, seat.job.cache))
-            request = {"do": "time", "nominal": self._nominal, "rival": rival, "patience": self._patience_s}
+            request = {"do": "time", "usual": asdict(self._usual), "rival": rival, "patience": self._patience_s}
             seat.process.send(request)
 
     # What workers say.
@@ -184,10 +183,10 @@ class Keeper(threading.Thread):
 
     def _on_ready(self, seat: Seat, message: dict[str, Any]) -> None:
         seat.failed_starts = 0
-        self._usual[seat.setup.core] = float(message["usual"])
-        # Set once all workers have tried, and hardly changed thereafter: times of a session can be compared.
-        if self._nominal is None and all(s is seat or s.state is not State.STARTING for s in self._seats):
-            self._nominal = min(self._usual.values())
+        self._tried[seat.setup.core] = Reading(**message["usual"])
+        # Set once all workers have tried, and hardly ever changed thereafter: times of a session can be compared.
+        if self._usual is None and all(s is seat or s.state is not State.STARTING for s in self._seats):
+            self._usual = min(self._tried.values(), key=lambda reading: reading.ratio)
         self.spent["start"] += seat.enter(State.IDLE)
 
     def _on_phase(self, seat: Seat, _: dict[str, Any]) -> None:
@@ -203,18 +202,18 @@ class Keeper(threading.Thread):
         timed, job = message["timed"], seat.job
         assert job is not None
         measurement = Measurement(status="ok", cache=job.cache, **timed)
-        self._learn_pace(float(message["pace"]), measurement.speed)
+        self._learn_pace(Reading(**message["pace"]), measurement.alone)
         key = job.op, job.cache
         self._best[key] = min(timed["seconds"], self._best.get(key, timed["seconds"]))
         self._finish(seat, measurement)
         if message["leaked"] > self._leak_limit:
             self._restart(seat)
 
-    def _learn_pace(self, fastest: float, speed: float) -> None:
-        assert self._nominal is not None
-        if fastest < FASTER * self._nominal:
-            self._nominal = fastest
-        alone = speed * SHARED >= 1
+    def _learn_pace(self, pace: Reading, alone: bool) -> None:
+        """A ratio far below the usual tells that other programs were at work when that was taken."""
+        assert self._usual is not None
+        if pace.ratio * SHARED < self._usual.ratio:
+            self._usual = pace
         self._patience_s = LONGEST_WAIT_S if alone else max(LEAST_WAIT_S, self._patience_s / 2)
 
     def _on_failed(self, seat: Seat, message: dict[str, Any]) -> None:

@@ -70,8 +70,8 @@ class MeasurePool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._keeper.stop()
-        if self._keeper.nominal is not None:
-            remember(self._memory, self._keeper.nominal)
+        if self._keeper.usual is not None:
+            remember(self._memory, self._keeper.usual)
 
     @property
     def spent(self) -> Mapping[str, float]:
@@ -80,8 +80,8 @@ class MeasurePool:
 
     @property
     def reference_s(self) -> float | None:
-        """Seconds of the reference kernel that times are scaled to; None until all workers have tried it."""
-        return self._keeper.nominal
+        """Seconds of the reference that times are scaled to; None until all workers have tried it."""
+        return self._keeper.usual.seconds if self._keeper.usual else None
 
     def submit(self, job: Job) -> None:
         """Have `job` measured; returns at once. UsageError if its `cache` is not one of CACHES."""

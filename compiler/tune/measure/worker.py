@@ -4,8 +4,8 @@ It answers requests, one JSON object a line, on file descriptors that its parent
 log that only serves to explain a death. A job takes two requests, between which the parent lets others be timed:
 
     {"do": "prepare", "job": ...} -> {"phase": "run"}, then {"checked": true} or {"failed": status, ...}
-    {"do": "time", "nominal": seconds, "rival": seconds or null, "patience": seconds}
-                                    -> {"timed": {...}, "pace": seconds, "leaked": bytes}
+    {"do": "time", "usual": reading, "rival": seconds or null, "patience": seconds}
+                                    -> {"timed": {...}, "pace": reading, "leaked": bytes}
 
 See `protocol` for the fields.
 """
@@ -17,7 +17,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .limits import address_space, die_with_parent, resident_bytes
@@ -40,7 +40,7 @@ def main() -> None:
     bench = Bench(setup)
     limit = address_space() + setup.memory_limit
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    channel.send({"ready": True, "usual": bench.reference.usual()})
+    channel.send({"ready": True, "usual": asdict(bench.reference.usual())})
     Server(channel, bench, setup).serve()
 
 
@@ -71,13 +71,13 @@ class Server:
         return {"checked": True}
 
     def _time(self, request: dict[str, Any]) -> dict[str, Any]:
-        from .timing import Pace
+        from .pace import Pace, Reading, usual_of
 
-        pace = Pace(self.bench.reference.time, request["nominal"])
+        pace = Pace(self.bench.reference.read, Reading(**request["usual"]))
         timed = timing_to_json(self.bench.time(pace, request["rival"], request["patience"]), self.bench.error)
         self.bench.forget()
         leaked = resident_bytes() - self._start - self.bench.kept_bytes
-        return {"timed": timed, "pace": pace.best, "leaked": leaked}
+        return {"timed": timed, "pace": asdict(usual_of(pace.readings)), "leaked": leaked}
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ CODE: dict[str, Callable[[list[tirx.Buffer]], Stmt]] = {
     "far_behind_output": lambda b: store(b[-1], 4096),
     "before_output": lambda b: store(b[-1], -1),
 }
+# Right, but slow by microseconds.
+NAPS = {"nap": 300, "long_nap": 900}
 AFTER = {
     "wrong": lambda b: store(b[-1], 5, 1000.0),
     "nan": lambda b: store(b[-1], 5, float("nan")),
@@ -153,7 +155,7 @@ BUILD: dict[str, Callable[[], None]] = {
     )
 }  # fmt: skip
 
-ACTS = ("good", *CODE, *AFTER, *BUILD)
+ACTS = ("good", *NAPS, *CODE, *AFTER, *BUILD)
 
 
 class MisbehavingTemplate(Template):
@@ -174,6 +176,8 @@ class MisbehavingTemplate(Template):
         inner = MatmulTile().build(op, target, space.default)
         func = inner.func
         buffers = [p for p in func.params if isinstance(p, tirx.Buffer)] or list(func.buffer_map.values())
+        if act in NAPS:
+            func = func.with_body(tirx.SeqStmt([extern("usleep", tirx.const(NAPS[act], "int32")), func.body]))
         if act in CODE:
             func = func.with_body(tirx.SeqStmt([CODE[act](buffers), func.body]))
         if act in AFTER:

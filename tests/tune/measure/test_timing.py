@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from kompilo.compiler.tune.measure.timing import ReferenceKernel, Sampling, Timing, measure, spread, undisturbed
+from kompilo.compiler.tune.measure.pace import Pace, Reading, Reference, usual_of
+from kompilo.compiler.tune.measure.timing import Sampling, Timing, measure, spread, undisturbed
 
-USUAL = 50e-6
+USUAL = Reading(50e-6, 2.8)
 
 
 class Machine:
@@ -29,12 +30,17 @@ class Machine:
         self.now += lasted
         return lasted
 
+    def read(self) -> Reading:
+        """The clock slows product and chain alike."""
+        return Reading(self.run(USUAL.seconds), USUAL.ratio)
+
     def time(self, seconds: float, **sampling: float | None) -> Timing:
         def call() -> None:
             self.calls += 1
             self.run(seconds)
 
-        return measure(call, lambda: self.run(USUAL), USUAL, Sampling(**sampling), self.clock)  # type: ignore[arg-type]
+        pace = Pace(self.read, USUAL, self.clock)
+        return measure(call, pace, Sampling(**sampling), self.clock)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seconds", [0.3e-6, 20e-6, 1e-3, 40e-3])
@@ -75,6 +81,52 @@ def test_slow_candidates_are_called_once_or_twice() -> None:
     assert machine.calls <= 2
 
 
+class SharedMachine(Machine):
+    """At times another program works on the core: the product takes 1.6 times as long then, other code 1.3 times."""
+
+    def __init__(self, shared: Callable[[float], bool], clock_speed: float = 1.0):
+        super().__init__(lambda now: clock_speed / (1.3 if shared(now) else 1.0))
+        self.shared, self.clock_speed = shared, clock_speed
+
+    def read(self) -> Reading:
+        slower = 1.6 if self.shared(self.now) else 1.0
+        seconds = USUAL.seconds / self.clock_speed * slower
+        self.now += seconds
+        return Reading(seconds, USUAL.ratio * slower)
+
+
+def test_samples_of_a_shared_core_do_not_count_beside_others() -> None:
+    """Shared for 25 of every 60 ms: those samples, corrected by the product, would be wrong by 1.6 / 1.3."""
+    timing = SharedMachine(lambda now: now % 0.06 < 0.025).time(1e-3)
+    assert timing.seconds == pytest.approx(1e-3)
+    assert timing.speed == pytest.approx(1.0)
+    assert timing.alone
+
+
+def test_a_core_that_is_free_again_soon_is_waited_for() -> None:
+    machine = SharedMachine(lambda now: now < 0.3)
+    assert machine.time(1e-3).seconds == pytest.approx(1e-3)
+    assert machine.now < 0.35
+
+
+def test_a_core_that_stays_shared_gives_a_corrected_time() -> None:
+    machine = SharedMachine(lambda now: True)
+    timing = machine.time(1e-3)
+    assert timing.seconds == pytest.approx(1e-3 * 1.3 / 1.6)
+    assert timing.speed == pytest.approx(1 / 1.6)
+    assert not timing.alone
+    assert 0.4 < machine.now < 0.5
+
+
+@pytest.mark.parametrize("clock_speed", [0.8, 1.4])
+def test_another_clock_is_no_other_program(clock_speed: float) -> None:
+    machine = SharedMachine(lambda now: False, clock_speed)
+    timing = machine.time(1e-3)
+    assert timing.seconds == pytest.approx(1e-3)
+    assert timing.alone
+    assert machine.now < 0.05
+
+
 def test_a_machine_at_half_speed_gives_the_same_time() -> None:
     timing = Machine(lambda now: 0.5).time(1e-3)
     assert timing.seconds == pytest.approx(1e-3)
@@ -102,7 +154,18 @@ def test_spread_is_the_interval_of_the_median() -> None:
     assert narrow < wide / 4
 
 
-def test_the_reference_kernel_takes_some_microseconds() -> None:
-    kernel = ReferenceKernel()
+def test_the_usual_reading_is_that_of_an_unshared_core() -> None:
+    alone = [Reading(45e-6 + 1e-8 * k, 2.7 + 0.01 * k) for k in range(10)]
+    shared = [Reading(80e-6, 4.2)] * 20
+    odd = [Reading(40e-6, 1.5)]  # the clock changed between product and chain
+    usual = usual_of([*shared, *odd, *alone])
+    assert usual.seconds == pytest.approx(45e-6, rel=0.01)
+    assert usual.ratio == pytest.approx(2.75, rel=0.02)
+    assert usual_of([Reading(80e-6, 4.2)]) == Reading(80e-6, 4.2)
+
+
+def test_a_reading_takes_some_microseconds() -> None:
     with undisturbed():
-        assert 1e-6 < kernel.usual(0.02) <= kernel.time() * 1.01 < 0.1
+        reading = Reference().usual(0.02)
+    assert 1e-6 < reading.seconds < 0.1
+    assert 0.1 < reading.ratio < 100

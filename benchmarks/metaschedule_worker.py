@@ -1,0 +1,97 @@
+"""A MetaSchedule session over given operators; prints a line of JSON for each measured candidate.
+
+    python benchmarks/metaschedule_worker.py < OPERATORS.json
+
+`tuners.py` starts it as a process of its own and ends it when the time is up. Operators are convolutions and matmuls
+with constant weights, which MetaSchedule may lay out as it likes, like Kompilo's templates.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from typing import Any
+
+import tvm
+from tvm import te, topi
+from tvm.s_tir import meta_schedule as ms
+from tvm.tirx import PrimFunc
+
+# MetaSchedule measures 64 candidates of an operator before it looks at the next one. With several operators and a
+# budget of minutes that would leave most of them unmeasured: fewer are kinder to it.
+TRIALS_PER_ROUND = 8
+
+
+def main() -> None:
+    """Tune what standard input describes until killed."""
+    asked = json.load(sys.stdin)
+    target = tvm.target.Target(asked["target"])
+    names = [f"operator{k}" for k in range(len(asked["operators"]))]
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        seeds = ms.utils.fork_seed(asked["seed"], n=len(names))
+        contexts = [
+            ms.TuneContext(
+                mod=prim_func(operator),
+                target=target,
+                space_generator="post-order-apply",
+                search_strategy="evolutionary",
+                task_name=name,
+                rand_state=seed,
+                num_threads=asked["cores"],
+            )
+            for name, operator, seed in zip(names, asked["operators"], seeds, strict=True)
+        ]
+        ms.tune_tasks(
+            tasks=contexts,
+            task_weights=[operator["calls"] for operator in asked["operators"]],
+            work_dir=folder,
+            max_trials_global=1_000_000,
+            num_trials_per_iter=TRIALS_PER_ROUND,
+            measure_callbacks=[
+                Report(began),  # type: ignore[list-item]
+                ms.measure_callback.AddToDatabase(),
+                ms.measure_callback.RemoveBuildArtifact(),
+                ms.measure_callback.UpdateCostModel(),
+            ],
+        )
+
+
+def prim_func(operator: dict[str, Any]) -> PrimFunc:
+    """The operator as MetaSchedule takes it; shapes of convolutions are NHWC and HWIO."""
+    lhs, weight = (te.placeholder(shape, "float32", name) for shape, name in zip(operator["shapes"], "xw", strict=True))
+    if operator["kind"] == "conv2d":
+        window = operator["strides"], operator["padding"], operator["dilation"]
+        result = topi.nn.conv2d(lhs, weight, *window, data_layout="NHWC", kernel_layout="HWIO")
+    else:
+        result = topi.matmul(lhs, weight)
+    return te.create_prim_func([lhs, weight, result]).with_attr("layout_free_buffers", [1])
+
+
+@ms.utils.derived_object
+class Report(ms.measure_callback.PyMeasureCallback):  # type: ignore[misc]
+    """Prints what was measured: seconds since the start, the operator's place, the candidate's seconds or null."""
+
+    def __init__(self, began: float):
+        super().__init__()
+        self.began = began
+
+    def apply(
+        self,
+        task_scheduler: Any,
+        task_id: int,
+        measure_candidates: Any,
+        builder_results: Any,
+        runner_results: Any,
+    ) -> None:
+        """Called by MetaSchedule after each round."""
+        now = time.monotonic() - self.began
+        for result in runner_results:
+            times = [float(t) for t in result.run_secs] if result.run_secs else []
+            print(json.dumps([now, int(task_id), min(times) if times else None]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""Kompilo's tuning session against MetaSchedule and against random search: same operators, same wall time.
+
+    python benchmarks/tuners.py [--model zoo:resnet50] [--operators 8] [--seconds 180] [--seeds 3] [--plot FILE.svg]
+
+The operators are the convolutions and matmuls of the model with the largest share of its arithmetic, without their
+epilogues, as code of one thread. The cost model of Kompilo's session was trained without any operator of this model.
+Random search draws from the same spaces and measures with the same workers. MetaSchedule measures by its own rules,
+with weights in cache, which flatters it. What is compared, at every moment, is the sum of the best times so far, each
+operator as often as the model calls it; it exists once all operators have a time. Several seeds of Kompilo's and of
+random search run in turn, and the median of the sums counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from kompilo.compiler.knobs import Knobs
+from kompilo.compiler.schedule.flops import flops
+from kompilo.compiler.schedule.op_spec import OpSpec
+from kompilo.compiler.schedule.target import Target, find_target
+from kompilo.compiler.tune.cost_model import CostModel
+from kompilo.compiler.tune.library import RecordLibrary
+from kompilo.compiler.tune.measure.pool import MeasurePool
+from kompilo.compiler.tune.record import Record
+from kompilo.compiler.tune.search import InGivenOrder, Search, TaskSearch
+from kompilo.compiler.tune.session import Limits, Session
+from kompilo.compiler.tune.task import Task, extract_tasks, points_of
+from kompilo.compiler.tune.training import operators_of_zoo, training_examples
+
+# (seconds since the start, place of the operator, seconds of the candidate or None if it failed)
+Event = tuple[float, int, float | None]
+MOMENTS = (5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300, 600)
+
+
+def main() -> None:
+    """Run the tuners one after the other and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="zoo:resnet50")
+    parser.add_argument("--operators", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=180)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--records", nargs="*", type=Path, default=[])
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    target = find_target("cpu")
+    tasks = heaviest(options.model, target, options.operators)
+    learned = left_out(options.model, target, options.records)
+    curves: dict[str, list[list[Event]]] = {"Kompilo": [], "random search": [], "MetaSchedule": []}
+    for seed in range(options.seeds):
+        curves["Kompilo"].append(kompilo_events(tasks, target, options.seconds, seed, learned))
+        curves["random search"].append(random_events(tasks, options.seconds, seed))
+    curves["MetaSchedule"].append(metaschedule_events(tasks, target, options.seconds))
+    calls = [task.calls for task in tasks]
+    print(table(curves, calls, options.seconds))
+    if options.plot:
+        plot(curves, calls, options.seconds, options.plot)
+
+
+def heaviest(model: str, target: Target, count: int) -> list[Task]:
+    """The `count` tasks with the most arithmetic among convolutions and matmuls with constant weights, epilogues cut
+    off."""
+    bare: dict[OpSpec, int] = {}
+    for task in extract_tasks(model, target).tasks:
+        op = task.op
+        if op.kind in ("conv2d", "matmul") and op.constant[1] and (op.kind != "conv2d" or op.ints("groups") == (1,)):
+            cut = replace(op, inputs=op.inputs[:2], constant=op.constant[:2], output=op.anchor_type, epilogue=())
+            bare[cut] = bare.get(cut, 0) + task.calls
+    chosen = sorted(bare, key=lambda op: -(flops(op) or 0) * bare[op])[:count]
+    return [Task(op, bare[op], points_of(op, target)) for op in chosen]
+
+
+def left_out(model: str, target: Target, records: Sequence[Path]) -> CostModel:
+    """The cost model of all records but those of operators whose anchor occurs in `model`."""
+    own = {anchor_text(t) for t in operators_of_zoo(target, Knobs.from_environment().cache / "tune")[model[4:]]}
+    examples = training_examples(RecordLibrary.of(records), target)
+    return CostModel.of_examples([e for e in examples if anchor_text(str(e.op)) not in own], target)
+
+
+def anchor_text(text: str) -> str:
+    """Kind, first two operands and attributes of an operator's text."""
+    operands, _, rest = text.partition(") {")
+    return ", ".join(operands.split(", ")[:2]) + rest.partition("}")[0]
+
+
+def kompilo_events(tasks: Sequence[Task], target: Target, seconds: float, seed: int, learned: CostModel) -> list[Event]:
+    """A session as `kompilo tune` runs it; it goes on to the end of the time or of the spaces."""
+    searches = []
+    for task in tasks:
+        times = learned.predict(task.op, task.points)
+        searches.append(TaskSearch(task, task.points[int(times.argmin())]))
+        searches[-1].predict_with(learned)
+    return _session(Search(searches, seed), tasks, seconds, learned)
+
+
+class RandomSearch(Search):
+    """Every untried point of every task is as likely as any other."""
+
+    def propose(self, count: int) -> list[tuple[TaskSearch, object]]:  # type: ignore[override]
+        """Up to `count` points, now pending."""
+        left = [(task, point) for task in self.tasks for point in task.untried]
+        chosen = [left[k] for k in self._rng.permutation(len(left))[:count]]
+        for task, point in chosen:
+            task.pending.add(point)
+        return chosen
+
+
+def random_events(tasks: Sequence[Task], seconds: float, seed: int) -> list[Event]:
+    """Random search with the workers of a session."""
+    searches = [TaskSearch(task, task.points[0]) for task in tasks]
+    for search in searches:
+        search.predict_with(InGivenOrder())
+    return _session(RandomSearch(searches, seed), tasks, seconds, None)
+
+
+def _session(search: Search, tasks: Sequence[Task], seconds: float, learner: CostModel | None) -> list[Event]:
+    places = {task.op: k for k, task in enumerate(tasks)}
+    events: list[Event] = []
+    began = time.monotonic()
+
+    def keep(record: Record) -> None:
+        events.append((time.monotonic() - began, places[record.op], record.measurement.seconds))
+
+    with MeasurePool("cpu") as pool:
+        Session(search, pool, Limits(seconds, None, 0.0), "benchmark", "benchmark", keep, learner).run()
+    return events
+
+
+def metaschedule_events(tasks: Sequence[Task], target: Target, seconds: float) -> list[Event]:
+    """What MetaSchedule measures, from its first call on, in a process that is ended when the time is up."""
+    asked = {
+        "operators": [_for_metaschedule(task) for task in tasks],
+        "target": {"kind": "llvm", "mcpu": target.spec.mcpu, "num-cores": 1},  # type: ignore[attr-defined]
+        "cores": len(os.sched_getaffinity(0)),
+        "seed": 0,
+    }
+    worker = Path(__file__).with_name("metaschedule_worker.py")
+    process = subprocess.Popen(
+        [sys.executable, str(worker)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TVM_NUM_THREADS": "1"},
+    )
+    try:
+        # Its clock starts after the imports: they take a few seconds, which it is given.
+        found, _ = process.communicate(json.dumps(asked), timeout=seconds + 5)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        found, _ = process.communicate()
+    events = [json.loads(line) for line in found.splitlines() if line.startswith("[") and line.endswith("]")]
+    return [(float(t), int(k), s) for t, k, s in events if t <= seconds]
+
+
+def _for_metaschedule(task: Task) -> dict[str, object]:
+    op = task.op
+    lhs, weight = (list(t.shape) for t in op.inputs)
+    if op.kind == "matmul":
+        shapes = [[s[k] for k in op.ints(perm)] for s, perm in ((lhs, "lhs_perm"), (weight, "rhs_perm"))]
+        return {"kind": "matmul", "shapes": shapes, "calls": task.calls}
+    out_channels, in_channels, height, width = weight
+    return {
+        "kind": "conv2d",
+        "shapes": [lhs, [height, width, in_channels, out_channels]],
+        "calls": task.calls,
+        **{name: list(op.ints(name)) for name in ("strides", "padding", "dilation")},
+    }
+
+
+def total_at(events: Sequence[Event], calls: Sequence[int], moment: float) -> float:
+    """Sum of the best times until `moment`, in seconds; NaN before every operator has one."""
+    best = [math.nan] * len(calls)
+    for t, place, seconds in events:
+        if t <= moment and seconds is not None and not best[place] <= seconds:
+            best[place] = seconds
+    return sum(c * b for c, b in zip(calls, best, strict=True))
+
+
+def median_total(runs: Sequence[Sequence[Event]], calls: Sequence[int], moment: float) -> float:
+    """The median over `runs`; NaN if any of them has no sum yet."""
+    totals = [total_at(events, calls, moment) for events in runs]
+    return math.nan if any(map(math.isnan, totals)) else statistics.median(totals)
+
+
+def table(curves: dict[str, list[list[Event]]], calls: Sequence[int], seconds: float) -> str:
+    """A row for each moment, in milliseconds, and how many candidates were measured in all."""
+    lines = ["| seconds | " + " | ".join(curves) + " |", "|--:|" + "--:|" * len(curves)]
+    for moment in [m for m in MOMENTS if m <= seconds]:
+        row = [median_total(runs, calls, moment) for runs in curves.values()]
+        lines.append(f"| {moment} | " + " | ".join("-" if math.isnan(x) else f"{1e3 * x:.2f}" for x in row) + " |")
+    counts = [statistics.median(len(events) for events in runs) for runs in curves.values()]
+    return "\n".join([*lines, "| measured | " + " | ".join(f"{n:.0f}" for n in counts) + " |"])
+
+
+def plot(curves: dict[str, list[list[Event]]], calls: Sequence[int], seconds: float, path: Path) -> None:
+    """The same as curves over time, on logarithmic axes, into `path`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    moments = [seconds ** (k / 300) for k in range(301)]
+    draw: Callable[..., object] = axes.plot
+    for name, runs in curves.items():
+        draw(moments, [1e3 * median_total(runs, calls, m) for m in moments], label=name, drawstyle="steps-post")
+    axes.set(xscale="log", yscale="log", xlabel="seconds of tuning", ylabel="sum of the best times, ms")
+    axes.legend()
+    axes.grid(True, which="both", alpha=0.3)
+    figure.savefig(path, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,7 @@ from ...shared.access import Views
 from ...shared.groups import Group, group_stages
 from ...shared.inline import inline_maps
 from ...shared.loops import seq
-from ...shared.program import Program, loads, read_program
+from ...shared.program import Program, Stage, loads, read_program
 from ..spec import GpuSpec
 from .maps import emit_map
 from .reductions import emit_group
@@ -22,35 +22,48 @@ def schedule_program(func: tirx.PrimFunc, spec: GpuSpec) -> tuple[tirx.PrimFunc,
     if program is None:
         return None
     program = inline_maps(program)
-    views = Views()
-    kernels: list[Stmt] = []
-    kept: set[tirx.Buffer] = set()
+    emitter = _Emitter(program, spec)
     for group in group_stages(program, 1):
-        kernels += _kernels(group, program, views, spec, kept)
-    # What passes from one kernel to the next lies in device memory.
-    between = [s.buffer for s in program.stages if s.buffer in program.temporaries and s.buffer not in kept]
-    allocations = [views.allocate(b) for b in between]
-    body = seq([*allocations, *views.declarations, *kernels])
-    return finished(func, body), _name(program)
+        emitter.add(group)
+    views = emitter.views
+    return finished(func, seq([*emitter.between, *views.declarations, *emitter.kernels])), _name(program)
 
 
-def _kernels(group: Group, program: Program, views: Views, spec: GpuSpec, kept: set[tirx.Buffer]) -> list[Stmt]:
-    """One kernel for `group`, or one for each of its stages; `kept` gets the buffers that never leave a kernel."""
-    if len(group.stages) == 1 and not group.stages[0].reduce:
-        return [emit_map(group.stages[0], views, spec)]
-    inner = _private(group, program)
-    kernel = emit_group(group, inner, views, spec)
-    if kernel is not None:
-        kept.update(inner)
-        return [kernel]
-    found: list[Stmt] = []
-    for stage in group.stages:
+class _Emitter:
+    """Collects kernels, and the allocations of what passes from one to the next through device memory."""
+
+    def __init__(self, program: Program, spec: GpuSpec) -> None:
+        self.program, self.spec = program, spec
+        self.views = Views()
+        self.kernels: list[Stmt] = []
+        self.between: list[Stmt] = []
+
+    def add(self, group: Group) -> None:
+        """One kernel for `group`, or one for each of its stages."""
+        inner = _private(group, self.program)
+        self._allocate(group, inner)
+        if len(group.stages) == 1 and not group.stages[0].reduce:
+            self.kernels.append(emit_map(group.stages[0], self.views, self.spec))
+            return
+        kernel = emit_group(group, inner, self.views, self.spec)
+        if kernel is not None:
+            self.kernels.append(kernel)
+            return
+        self._allocate(group, frozenset(s.buffer for s in group.stages if s.buffer not in inner))
+        self.kernels += [self._alone(stage) for stage in group.stages]
+
+    def _allocate(self, group: Group, besides: frozenset[tirx.Buffer]) -> None:
+        """Memory for the temporaries that `group` writes, but for those in `besides`."""
+        written = [s.buffer for s in group.stages if s.buffer in self.program.temporaries]
+        self.between += [self.views.allocate(b) for b in written if b not in besides]
+
+    def _alone(self, stage: Stage) -> Stmt:
+        if not stage.reduce:
+            return emit_map(stage, self.views, self.spec)
         every = tuple(range(len(stage.axes)))
-        alone = Group((stage,), stage.axes, (every,))
-        one = emit_group(alone, frozenset(), views, spec) if stage.reduce else emit_map(stage, views, spec)
-        assert one is not None, "a reduction by itself always fits"
-        found.append(one)
-    return found
+        kernel = emit_group(Group((stage,), stage.axes, (every,)), frozenset(), self.views, self.spec)
+        assert kernel is not None, "a reduction by itself always fits"
+        return kernel
 
 
 def _private(group: Group, program: Program) -> frozenset[tirx.Buffer]:

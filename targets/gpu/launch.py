@@ -14,7 +14,7 @@ Body = Callable[[Index], Stmt]
 
 
 def bound_to(tag: str, extent: Index, body: Body) -> Stmt:
-    """`body(v)` run by `extent` blocks or threads along `tag` ("blockIdx.x", "threadIdx.y", ...) with v their number."""
+    """`body(v)` run by `extent` blocks or threads along `tag` ("blockIdx.x", "threadIdx.y", ...); v is their number."""
     var = tirx.Var(tag.replace(".", "_"), "int64")
     thread = tirx.IterVar(ir.Range.from_min_extent(i64(0), i64(extent)), var, tirx.IterVar.ThreadIndex, tag)
     return tirx.AttrStmt(thread, "thread_extent", i64(extent), body(var))

@@ -59,7 +59,7 @@ class RocmTarget(GpuTarget):
 
 
 def _register() -> None:
-    """Makes TVM's code generator call this module's functions instead of its own, which look for a ROCm installation."""
+    """Makes TVM's code generator call these functions instead of its own, which look for a ROCm installation."""
     import tvm_ffi
 
     def link(code: bytes) -> bytearray:

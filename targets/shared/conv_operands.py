@@ -65,14 +65,19 @@ class Operands:
             self._declarations.append(DeclBuffer(self._views[k], data=tirx.buffer_data(buffer)))
         return self._views[k]
 
-    def write(self, value: tirx.Expr, batch: Index, row: Index, col: Index, channel: Index) -> Stmt:
-        """Apply the epilogue to the anchor's `value` at one output element and store the result."""
+    def result(self, value: tirx.Expr, batch: Index, row: Index, col: Index, channel: Index) -> tirx.Expr:
+        """The anchor's `value` at one output element after the epilogue."""
         row, col = (col, row) if self._column and not self.flatten else (row, col)
         indices = [i64(batch), i64(row), i64(col), i64(channel)]
-        result = apply_epilogue(self.op, value, indices, lambda k, at: self._read(k, at, i64(col)))
-        if not self.flatten:
-            return store(self.params[-1], indices, result)
-        return store(self.flat(-1), [col * int(self.op.anchor_type.shape[3]) + channel], result)
+        return apply_epilogue(self.op, value, indices, lambda k, at: self._read(k, at, i64(col)))
+
+    def write(self, value: tirx.Expr, batch: Index, row: Index, col: Index, channel: Index) -> Stmt:
+        """Apply the epilogue to the anchor's `value` at one output element and store the result."""
+        result = self.result(value, batch, row, col, channel)
+        if self.flatten:
+            return store(self.flat(-1), [col * int(self.op.anchor_type.shape[3]) + channel], result)
+        row, col = (col, row) if self._column else (row, col)
+        return store(self.params[-1], [i64(batch), i64(row), i64(col), i64(channel)], result)
 
     def _read(self, k: int, indices: list[tirx.Expr], pixel: tirx.Expr) -> tirx.Expr:
         if not self.flatten:

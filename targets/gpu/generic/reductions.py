@@ -2,8 +2,8 @@
 
     m[i] = max_j x[i, j];  e[i, j] = exp(x[i, j] - m[i]);  s[i] = sum_j e[i, j];  y[i, j] = e[i, j] / s[i]
       -> a row i belongs to a team of threads, which share out j among themselves and combine what they have with warp
-         shuffles. What a stage computes for a whole row stays with the thread that computed it, in registers, where later
-         stages read it in the same order; otherwise it goes to shared memory.
+         shuffles. What a stage computes for a whole row stays with the thread that computed it, in registers, where
+         later stages read it in the same order; otherwise it goes to shared memory.
 Neighbouring threads are along j if reads are contiguous there (`across` is False), along i otherwise.
 """
 
@@ -201,7 +201,7 @@ class _Emitter:
 
     def _same_walk(self, maker: int, load: TensorLoad, reader: int) -> bool:
         indices = [i for k, i in enumerate(load.indices) if k not in self.group.places[maker]]
-        own = [a for a in self.own[reader]]
+        own = self.own[reader]
         if len(indices) != len(own):
             return False
         extents = zip(self.own[maker], own, strict=True)

@@ -73,6 +73,21 @@ def run_opencl(
     return _worker(platform).run(job, timeout)
 
 
+def run_opencl_source(
+    source: str,
+    launches: Sequence[dict[str, Any]],
+    args: Sequence[np.ndarray],
+    platform: str = "pocl",
+    timeout: float = 120.0,
+) -> list[np.ndarray]:
+    """Runs kernels of an OpenCL source; a launch is {"kernel", "arguments", "grid", "block"}, its sizes x, y, z.
+
+    Arguments are ("array", index) or (dtype, number).
+    """
+    job = {"source": source, "arrays": list(args), "scratch": [], "launches": list(launches)}
+    return _worker(platform).run(job, timeout)
+
+
 def _launch(program: DeviceProgram, launch: DeviceLaunch) -> dict[str, Any]:
     arguments = []
     for value, dtype in zip(launch.arguments, program.parameters[launch.kernel], strict=True):
@@ -128,6 +143,7 @@ class _Worker:
         answer = self._answer(self.process, timeout)
         found = self.log.read_text()[before:].strip() if self.platform == "oclgrind" else ""
         if found:
+            self.stop()  # it reports a number of errors only, for all jobs together
             raise OpenclError(found[:4000])
         if not answer[0]:
             kind = OpenclUnsupportedError if answer[1] == "LookupError" else OpenclError

@@ -33,7 +33,7 @@ def kernel(body: str, arrays: dict[str, np.ndarray]) -> str:
 
 
 def run(body: str, arrays: dict[str, np.ndarray], threads: Any = 32, **more: Any) -> dict[str, np.ndarray]:
-    """Runs `body` once over the arrays, by name, and returns them as they are then; `more`: grid, dynamic_shared, Options."""
+    """Runs `body` over the arrays, by name, and returns them as they are then; `more`: of Launch and Options."""
     launch = {key: more.pop(key) for key in ("dynamic_shared", "cluster") if key in more}
     grid = more.pop("grid", 1)
     source = more.pop("head", "") + kernel(body, arrays)

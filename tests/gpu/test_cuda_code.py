@@ -1,0 +1,50 @@
+"""CUDA C++ that TVM generates from scheduled TIR, run on the CPU: SIMT, WMMA and mma kernels, a Hopper kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tvm.s_tir.dlight.gpu.matmul import MatmulTensorization
+
+from gpu.cuda import run_cuda
+from gpu.cuda_shim import Options
+from gpu.shim_support import needs_shim
+from gpu.tir_kernels import add_size, by_dlight, matmul, softmax, tiled_matmul
+
+pytestmark = needs_shim
+
+
+@pytest.mark.parametrize("options", [Options(), Options(order="backward"), Options(races=True, order="shuffled")])
+def test_a_matmul_scheduled_by_hand(rng, options):
+    a, b = (rng.standard_normal((64, 64)).astype("f4") for _ in range(2))
+    found = run_cuda(tiled_matmul(64), [a, b, np.zeros_like(a)], options=options)
+    np.testing.assert_allclose(found[2], a.astype("f8") @ b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_matmul_of_odd_sizes_scheduled_by_dlight(rng, dtype):
+    a, b = rng.standard_normal((37, 29)).astype(dtype), rng.standard_normal((29, 51)).astype(dtype)
+    found = run_cuda(by_dlight(matmul(37, 51, 29, dtype)), [a, b, np.zeros((37, 51), dtype)])
+    tolerance = 1e-4 if dtype == "float32" else 1e-2
+    np.testing.assert_allclose(found[2], a.astype("f8") @ b.astype("f8"), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("options", [Options(), Options(races=True, order="backward")])
+def test_a_softmax_shuffles(rng, options):
+    x = rng.standard_normal((5, 200)).astype("f4")
+    power = np.exp(x.astype("f8") - x.max(1, keepdims=True))
+    found = run_cuda(by_dlight(softmax(5, 200)), [x, np.zeros_like(x)], options=options)
+    np.testing.assert_allclose(found[1], power / power.sum(1, keepdims=True), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 70])
+def test_sizes_that_are_open_come_from_the_arrays(rng, rows):
+    x = rng.standard_normal((rows, 24)).astype("f4")
+    np.testing.assert_array_equal(run_cuda(by_dlight(add_size()), [x, np.zeros_like(x)])[1], x + np.float32(rows))
+
+
+def test_a_wmma_matmul_by_dlight(rng):
+    a, b = (rng.standard_normal((128, 128)).astype("float16") for _ in range(2))
+    mod = by_dlight(matmul(128, 128, 128, "float16", "float16", turned=True), MatmulTensorization())
+    found = run_cuda(mod, [a, b, np.zeros_like(a)])
+    np.testing.assert_allclose(found[2], a.astype("f8") @ b.astype("f8").T, rtol=2e-2, atol=6e-2)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import ArtifactError, InputError, KompiloError
 from ..tensor_spec import TensorSpec
+from .accelerator import Accelerator
 from .tensors import InputSlot, as_tensor, check_shapes, to_array, to_numpy
 
 Call = Callable[[Sequence[Any]], Any]
@@ -33,15 +34,26 @@ class Program:
         executable: the tvm_ffi.Module of the artifact's library.
         entry: name of its function.
         weights: C-contiguous arrays that start at multiples of 64 bytes and lie in one block of memory.
+        accelerator: the GPU to run on, which the weights are copied to; None for the CPU.
     """
 
     def __init__(
-        self, tvm_ffi: Any, executable: Any, entry: str, inputs: Sequence[TensorSpec], weights: Sequence[np.ndarray]
+        self,
+        tvm_ffi: Any,
+        executable: Any,
+        entry: str,
+        inputs: Sequence[TensorSpec],
+        weights: Sequence[np.ndarray],
+        accelerator: Accelerator | None = None,
     ) -> None:
         self.from_dlpack = tvm_ffi.from_dlpack
         self.tensor_type = tvm_ffi.Tensor
         self.inputs = tuple(inputs)
-        self.weights = [as_tensor(tvm_ffi.from_dlpack, weight) for weight in weights]
+        self.devices = (_CPU, _DEVICE, _POOLED) if accelerator is None else accelerator.devices
+        if accelerator is None:
+            self.weights = [as_tensor(tvm_ffi.from_dlpack, weight) for weight in weights]
+        else:
+            self.weights = [accelerator.upload(weight) for weight in weights]
         addresses = [(w.ctypes.data, w.nbytes) for w in weights if w.nbytes]
         self.low = min((start for start, _ in addresses), default=0)
         self.high = max((start + size for start, size in addresses), default=0)
@@ -60,7 +72,7 @@ class Program:
         except AttributeError:
             raise ArtifactError("the artifact's code is no executable of Kompilo's.") from None
         vm = create()
-        vm["vm_initialization"](_CPU, _DEVICE, _POOLED)
+        vm["vm_initialization"](*self.devices)
         try:
             entry = vm[self._entry]
         except Exception:  # tvm_ffi raises the type that the C++ side names
@@ -144,20 +156,7 @@ class Execution:
 
     def _failure(self, error: Exception, values: Sequence[Any]) -> KompiloError:
         """What to raise for `error`, which a call with `values` ended in."""
-        return _runtime_error(error, lambda text: self._sizes_in(text, values))
-
-    def _sizes_in(self, text: str, values: Sequence[Any]) -> str:
-        """The sizes in this call of the dimensions that `text` names between backquotes, and the inputs they are of."""
-        names = dict.fromkeys(re.findall(r"[^\W\d]\w*", " ".join(_QUOTED.findall(text))))
-        found = []
-        for name in names:
-            place = next(
-                ((i, s.shape.index(name)) for i, s in enumerate(self._program.inputs) if name in s.shape), None
-            )
-            if place is not None:
-                size = np.shape(values[place[0]])[place[1]]
-                found.append(f"{name} = {size} (axis {place[1]} of input {self._program.inputs[place[0]].name!r})")
-        return f", found {' and '.join(found)}" if found else ""
+        return runtime_error(error, self._program.inputs, values)
 
     def _export_all(self, result: Any) -> tuple[np.ndarray, ...]:
         """Arrays of several outputs' memory; a copy of what is not the user's alone."""
@@ -178,15 +177,31 @@ def is_dynamic(specs: Sequence[TensorSpec]) -> bool:
     return any(isinstance(dim, str) for spec in specs for dim in spec.shape)
 
 
-def _runtime_error(error: Exception, sizes_in: Callable[[str], str]) -> KompiloError:
+def runtime_error(error: Exception, specs: Sequence[TensorSpec], values: Sequence[Any]) -> KompiloError:
+    """What to raise for `error`, which a call with `values` for the inputs `specs` ended in."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if isinstance(error, MemoryError) or "bad_alloc" in lines[0]:
         return InputError("there is not enough memory for inputs of these sizes.")
+    if "out of memory" in lines[0].lower():
+        return InputError("the GPU has not enough memory for inputs of these sizes.")
     if lines[0].startswith("`"):  # what the compiled check of sizes says
-        return InputError(f"the sizes of the inputs do not fit the model: {lines[0]}{sizes_in(lines[0])}.")
+        found = _sizes_in(lines[0], specs, values)
+        return InputError(f"the sizes of the inputs do not fit the model: {lines[0]}{found}.")
     fixed = _FIXED_SIZE.search(" ".join(lines))
     if fixed is not None:
         found, expected, axis = fixed.groups()
         message = f"expected {expected} on axis {axis} of a tensor, found {found}"
         return InputError(f"the sizes of the inputs do not fit the model: {message}.")
     return KompiloError(f"the model cannot run on these inputs: {lines[0].rstrip('.')}.")
+
+
+def _sizes_in(text: str, specs: Sequence[TensorSpec], values: Sequence[Any]) -> str:
+    """The sizes in this call of the dimensions that `text` names between backquotes, and the inputs they are of."""
+    names = dict.fromkeys(re.findall(r"[^\W\d]\w*", " ".join(_QUOTED.findall(text))))
+    found = []
+    for name in names:
+        place = next(((i, s.shape.index(name)) for i, s in enumerate(specs) if name in s.shape), None)
+        if place is not None:
+            size = np.shape(values[place[0]])[place[1]]
+            found.append(f"{name} = {size} (axis {place[1]} of input {specs[place[0]].name!r})")
+    return f", found {' and '.join(found)}" if found else ""

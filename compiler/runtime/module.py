@@ -13,13 +13,15 @@ from ..artifact.artifact import Artifact, read_artifact
 from ..artifact.records import TargetCode
 from ..errors import ArtifactError, InputError, UsageError
 from ..tensor_spec import TensorSpec
+from .accelerator import Accelerator, attach, check_accelerator
 from .call import Call, Execution, Program
+from .device_call import DeviceExecution
 from .host import check_target
 from .library import ensure_runtime, load_executable
 from .tensors import ALIGNMENT, aligned_empty
 from .threads import current, resolve_threads, use_threads
 
-_DEVICES = ("cpu",)  # kinds of targets that this runtime drives
+_DEVICES = ("cpu", "cuda", "rocm")  # kinds of targets that this runtime drives
 
 
 class Module:
@@ -33,14 +35,22 @@ class Module:
     joins the pool's workers at exit, and those did not survive the fork.
     """
 
-    def __init__(self, artifact: Artifact, target: TargetCode, program: Program, threads: int) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        target: TargetCode,
+        program: Program,
+        threads: int,
+        accelerator: Accelerator | None = None,
+    ) -> None:
         self.inputs: tuple[TensorSpec, ...] = tuple(artifact.inputs)
         self.outputs: tuple[TensorSpec, ...] = tuple(artifact.outputs)
         self.artifact = artifact
         self.target = target
         self.threads = threads
         self._program = program
-        idle: list[Call] = [Execution(program).bind()]  # a list's pop and append are atomic
+        self._accelerator = accelerator
+        idle: list[Call] = [self._execution()]  # a list's pop and append are atomic
         self._take_idle, self._make_idle = idle.pop, idle.append
         self._count = len(self.inputs)
         self._output_names = [spec.name for spec in self.outputs]
@@ -66,7 +76,7 @@ class Module:
         except IndexError:
             call = None
         if call is None:
-            call = Execution(self._program).bind()
+            call = self._execution()
         try:
             result = call(values)
         except InputError:
@@ -74,6 +84,12 @@ class Module:
             raise
         self._make_idle(call)
         return result
+
+    def _execution(self) -> Call:
+        """A new execution on the device that the module runs on."""
+        if self._accelerator is None:
+            return Execution(self._program).bind()
+        return DeviceExecution(self._program, self._accelerator).bind()
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The outputs by name for `inputs` by name; values, results and errors as for a call."""
@@ -140,18 +156,19 @@ def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto"
         tvm_ffi = ensure_runtime()
         tvm_ffi.get_global_func("vm.builtin.memory_manager.clear")()  # what models unloaded since have left
         executable = load_executable(target.library)
+        accelerator = attach(executable, target)
     finally:
         if checking:
             checking.join()
     if checking and checking.error:
         raise checking.error
     weights = _weights(artifact, target)
-    program = Program(tvm_ffi, executable, target.entry, artifact.inputs, weights)
-    return Module(artifact, target, program, count)
+    program = Program(tvm_ffi, executable, target.entry, artifact.inputs, weights, accelerator)
+    return Module(artifact, target, program, count, accelerator)
 
 
 def choose_target(artifact: Artifact, device: str) -> TargetCode:
-    """The target that `device` names, or the one with most CPU features among those that fit this machine.
+    """The target that `device` names; for "auto" one for a GPU that is here, or the one with most CPU features.
 
     Raises:
         UsageError: no target of that name.
@@ -164,15 +181,25 @@ def choose_target(artifact: Artifact, device: str) -> TargetCode:
     wanted = [t for t in driven if device in ("auto", _kind(t), t.name, t.key)]
     if not wanted:
         raise UsageError(f"device {device!r}: expected auto or one of the artifact's targets, {names}.")
-    wanted.sort(key=lambda target: -len(target.cpu_features))
+    wanted.sort(key=lambda target: (not target.device, -len(target.cpu_features)))
     refusals = []
     for target in wanted:
         try:
             check_target(target)
+            check_accelerator(target)
             return target
         except ArtifactError as error:
             refusals.append(error)
-    raise refusals[-1]
+    raise _with_way_out(refusals[-1], driven, wanted)
+
+
+def _with_way_out(refusal: ArtifactError, driven: Sequence[TargetCode], wanted: Sequence[TargetCode]) -> ArtifactError:
+    """The refusal of a GPU, with a hint at the CPU."""
+    if refusal.hint or not any(target.device for target in wanted):
+        return refusal
+    if all(target.device for target in driven):
+        return ArtifactError(refusal.message, "compile the model for cpu as well, and load it anywhere.")
+    return ArtifactError(refusal.message, "load it with device='cpu'.")
 
 
 def _kind(target: TargetCode) -> str:

@@ -12,6 +12,10 @@ from tvm.tirx.build import split_host_device_mods
 
 from ...compiler.device_code import Kernel
 
+# TVM's StorageRewrite lets other values live in the register that a reduction over threads leaves its result in; then
+# LowerThreadAllreduce moves that register into memory that threads share, and the others overwrite each other.
+CONFIG = {"tirx.disable_storage_rewrite": True}
+
 _LAUNCH = "tirx.kernel_launch_params"
 _SYMBOL = "global_symbol"
 
@@ -32,7 +36,9 @@ class Split:
 def split(mod: tvm.ir.IRModule, target: tvm.target.Target) -> Split:
     """Lower the scheduled PrimFuncs of `mod` for `target` (with a host) and take host and device apart."""
     pipeline, finish_host, finish_device = tvm.tirx.get_default_tir_pipeline(target)
-    lowered = pipeline(tirx.transform.BindTarget(target)(mod))
+    context = tvm.transform.PassContext.current()
+    with tvm.transform.PassContext(opt_level=context.opt_level, config={**dict(context.config.items()), **CONFIG}):
+        lowered = pipeline(tirx.transform.BindTarget(target)(mod))
     host, devices = split_host_device_mods(lowered)
     functions = {g: f for device in devices.values() for g, f in finish_device()(device).functions.items()}
     return Split(finish_host()(host), tvm.IRModule(functions) if functions else None)

@@ -6,15 +6,15 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...compiler.device_code import DeviceCode
 from ..gpu.target import GpuTarget
-from . import presets, toolchain
+from . import presets
 
 if TYPE_CHECKING:
     import tvm
 
-# What TVM's code generator asks for while it works in this thread: the target, and the code object that was linked.
-_working = threading.local()
-_registered = threading.Lock()
+# TVM's code generator hands its object to a function that is registered once for the process.
+_one_at_a_time = threading.Lock()
 
 
 class RocmTarget(GpuTarget):
@@ -34,42 +34,21 @@ class RocmTarget(GpuTarget):
 
     def device_target(self) -> dict[str, Any]:
         """TVM's ROCm target."""
+        from .codegen import device_target
+
         spec = self.spec
-        return {
-            "kind": "rocm",
-            "mcpu": spec.arch,
-            "mtriple": "amdgcn-amd-amdhsa-hcc",
-            "max_num_threads": spec.threads_per_block,
-            "max_threads_per_block": spec.threads_per_block,
-            "max_shared_memory_per_block": spec.shared_bytes,
-            "thread_warp_size": spec.warp,
-        }
+        return device_target(spec.arch, spec.warp, spec.threads_per_block, spec.shared_bytes)
+
+    def compile_kernels(self, mod: tvm.ir.IRModule) -> tuple[tvm.runtime.Module, tuple[DeviceCode, ...]]:
+        """As for every GPU; functions of libm become expressions before anything is lowered."""
+        from .intrinsics import register
+
+        register()
+        return super().compile_kernels(mod)
 
     def device_code(self, mod: tvm.ir.IRModule) -> tuple[str, bytes]:
         """A code object with the kernels of `mod`."""
-        import tvm
+        from .codegen import code_object
 
-        _register()
-        _working.arch = self.spec.arch
-        try:
-            tvm.get_global_func("target.build.rocm")(mod, self.tvm_target())
-            return "hsaco", _working.linked
-        finally:
-            _working.arch = _working.linked = None
-
-
-def _register() -> None:
-    """Makes TVM's code generator call these functions instead of its own, which look for a ROCm installation."""
-    import tvm_ffi
-
-    def link(code: bytes) -> bytearray:
-        _working.linked = toolchain.link_code_object(bytes(code), _working.arch)
-        return bytearray(_working.linked)
-
-    with _registered:
-        tvm_ffi.register_global_func("tvm_callback_rocm_link", link, override=True)
-        tvm_ffi.register_global_func("tvm_callback_rocm_bitcode_path", _bitcode, override=True)
-
-
-def _bitcode() -> list[str]:
-    return toolchain.bitcode(_working.arch)
+        with _one_at_a_time:
+            return "hsaco", code_object(mod, self.tvm_target())

@@ -171,7 +171,8 @@ def _is_aligned(index: tirx.Expr, nest: MapNest, lanes: int) -> bool:
     """Whether `index` runs along the last axis, from multiples of `lanes` where that axis does."""
     last = nest.stage.axes[-1]
     analyzer = analyzer_for(nest.stage.axes)
-    if stride(index, last, analyzer) != 1:
+    step = stride(index, last, analyzer)
+    if not static(step) or step != 1:
         return False
     base = analyzer.simplify(substitute(index, {last.var: i64(0)}))
     return _divisible(base, lanes, analyzer)

@@ -91,9 +91,13 @@ def _runs_across(group: Group, flat: Sequence[Stage]) -> bool:
         last = stage.axes[group.places[number][-1]]
         for load in loads(stage.value):
             if len(load.indices) == 1:
-                score += stride(load.indices[0], last, analyzer) == 1
-                score -= stride(load.indices[0], own[-1], analyzer) == 1
+                score += _is_one(stride(load.indices[0], last, analyzer))
+                score -= _is_one(stride(load.indices[0], own[-1], analyzer))
     return score > 0
+
+
+def _is_one(step: Index | None) -> bool:
+    return static(step) and step == 1
 
 
 def emit_group(group: Group, inner: frozenset[tirx.Buffer], views: Views, spec: GpuSpec) -> Stmt | None:

@@ -96,7 +96,8 @@ def _crossed_reads(nest: MapNest) -> tuple[int, list[TensorLoad]] | None:
         step = stride(index, axes[-1], analyzer)
         if step is None or loads(index) or (static(step) and step in (0, 1)):
             continue
-        along = [k for k, a in enumerate(axes[:-1]) if stride(index, a, analyzer) == 1]
+        steps = [stride(index, a, analyzer) for a in axes[:-1]]
+        along = [k for k, s in enumerate(steps) if static(s) and s == 1]
         if not along:
             continue
         rows.add(along[0])

@@ -1,8 +1,8 @@
 """float32 NHWC convolution as a matrix product that nobody writes down: tiles of pixels x output channels.
 
-A row of A is an output pixel, a column of B an output channel, and k runs over the kernel's rows, its columns and the input
-channels, the last fastest. A's elements are read from the image where they lie; those outside count as zero. Weights are
-packed as (groups, K, output channels rounded up to whole vectors).
+A row of A is an output pixel, a column of B an output channel, and k runs over the kernel's rows, its columns and the
+input channels, the last fastest. A's elements are read from the image where they lie; those outside count as zero.
+Weights are packed as (groups, K, output channels rounded up to whole vectors).
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ def _packed_width(conv: ConvShape) -> int:
 
 
 def pack(conv: ConvShape, weight: np.ndarray) -> np.ndarray:
-    """OIHW weights, for a column standing up or lying down, as (groups, KH * KW * I, O rounded up)."""
+    """OIHW weights, for a column standing up or lying down, as (groups, KH * KW * I, O rounded up), flat."""
     grouped = weight.reshape(conv.groups, conv.group_out, conv.group_in, *conv.kernel)
     matrix = grouped.transpose(0, 3, 4, 2, 1).reshape(conv.groups, conv.depth, conv.group_out)
-    return np.pad(matrix, ((0, 0), (0, 0), (0, _packed_width(conv) - conv.group_out)))
+    return np.pad(matrix, ((0, 0), (0, 0), (0, _packed_width(conv) - conv.group_out))).reshape(-1)
 
 
 class _Image:

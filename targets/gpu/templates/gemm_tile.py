@@ -127,6 +127,7 @@ class _Block:
         """Everything from the first fetch to the last store."""
         tile, pieces = self.tile, (self.a, self.b)
         clear = unrolled("i", 0, tile.tm * tile.tn, lambda i: store(self.acc, [i], tirx.const(0.0, "float32")))
+        prepare = [s for p in pieces for s in p.prepare()]
         first = [p.fetch(i64(0), self.nest.k) for p in pieces]
 
         def step(number: Index) -> Stmt:
@@ -139,7 +140,6 @@ class _Block:
         single = isinstance(self.steps, int) and self.steps == 1
         walk = self._multiply(i64(0)) if single else loop("step", self.steps, step)
         buffers = [self.acc, self.left, self.right, *(b for p in pieces for b in (p.ahead, p.buffer))]
-        prepare = [s for p in pieces for s in p.prepare()]
         starts = [p.keep(i64(0)) for p in pieces]
         return allocated(buffers, *prepare, clear, *first, *starts, barrier(), walk, self._write())
 

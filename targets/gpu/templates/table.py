@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ....compiler.schedule.template import Template
+from .conv2d_depthwise import DepthwiseConv2D
+from .conv2d_implicit import ImplicitConv2D
 from .matmul_simt import MatmulSimt
+from .pool2d import Pool2D
 
-TEMPLATES: tuple[Template, ...] = (MatmulSimt(),)
+TEMPLATES: tuple[Template, ...] = (DepthwiseConv2D(), ImplicitConv2D(), Pool2D(), MatmulSimt())
 
 
 def templates() -> Sequence[Template]:

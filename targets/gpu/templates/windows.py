@@ -1,0 +1,205 @@
+"""Kernels of operators that look at a window of each channel by itself: depthwise convolution and pooling, NHWC.
+
+1. A thread computes `pixels` neighbours of a row, `lanes` channels each, in registers. Neighbouring threads have
+   neighbouring channels, so that loads and stores are whole vectors side by side.
+2. A column of the image is loaded once for all pixels whose windows contain it.
+3. What lies outside of the image is skipped by conditions; there are none where nothing is padded.
+Windows too wide to be unrolled are walked by loops, for one pixel at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.tirx import Stmt
+
+from ....compiler.schedule.op_spec import OpSpec
+from ....compiler.schedule.template import Config, Space
+from ...shared.conv_operands import Operands
+from ...shared.index_math import ceil_div, split_index, unrolled
+from ...shared.tir_loops import Index, i64, loop, seq, store
+from ..launch import allocated, launch, registers
+from ..spec import GpuSpec
+from .vectors import load_vector, store_vector
+
+# Taps of a window that are unrolled at most.
+_UNROLLED = 64
+_THREADS = 128
+# What an unknown size is taken for.
+_UNKNOWN = 64
+
+
+@dataclass(frozen=True)
+class Window:
+    """Sizes of the operator; pairs are (vertical, horizontal)."""
+
+    channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pad: tuple[int, int]
+    padded: tuple[bool, bool]
+
+    @property
+    def lanes(self) -> int:
+        """Channels of a vector."""
+        return next(n for n in (4, 2, 1) if self.channels % n == 0)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the window is unrolled."""
+        return self.kernel[0] * self.kernel[1] <= _UNROLLED
+
+
+def window_space(window: Window, outputs: tuple[int | str, ...], spec: GpuSpec) -> Space:
+    """Pixels that a thread computes: several where the rest still fills the GPU. `outputs` is the result's shape."""
+    known = [d if isinstance(d, int) else _UNKNOWN for d in outputs]
+    if not window.is_small:
+        return Space(Config.of(pixels=1))
+    threads = known[0] * known[1] * known[2] * (known[3] // window.lanes)
+    options = [p for p in (1, 2, 4, 8) if p == 1 or (p <= known[2] and p * window.lanes <= 32)]
+    filling = [p for p in options if threads // p >= spec.sms * spec.threads_per_sm]
+    return Space(Config.of(pixels=max(filling, default=1)), tuple(Config.of(pixels=p) for p in options))
+
+
+@dataclass
+class WindowNest:
+    """The kernel. `tap(acc, at, value, kh, kw, channel)` takes one element of the window into the accumulator
+    `acc[at]`; `finish(value, pixel)` makes the anchor's result of it."""
+
+    op: OpSpec
+    operands: Operands
+    window: Window
+    size: tuple[Index, Index]
+    outputs: list[Index]
+    pixels: int
+    start: float
+    tap: Callable[[tirx.Expr, tirx.Expr, Index, Index, Index], tirx.Expr]
+    counted: bool = False
+    scale: float | None = None
+
+    def kernel(self) -> Stmt:
+        """The whole kernel."""
+        window = self.window
+        batch, out_h, out_w = self.outputs
+        grid = [batch, out_h, ceil_div(out_w, self.pixels), window.channels // window.lanes]
+        total: Index = 1
+        for extent in grid:
+            total = total * extent
+
+        def thread(block: Index, lane: Index) -> Stmt:
+            item = i64(block * _THREADS + lane)
+            names = [tirx.Var(name, "int64") for name in ("image", "row", "column", "channel")]
+            n, row, columns, vectors = split_index(item, grid)
+            values = [n, row, columns * self.pixels, vectors * window.lanes]
+            body = self._thread(*names)
+            bound = [tirx.Bind(name, i64(value)) for name, value in zip(names, values, strict=True)]
+            return tirx.IfThenElse(item < total, seq(*bound, body), None)
+
+        return launch(ceil_div(total, _THREADS), _THREADS, thread)
+
+    def _thread(self, n: Index, row: Index, column: Index, channel: Index) -> Stmt:
+        window, lanes, pixels = self.window, self.window.lanes, self.pixels
+        acc = registers(pixels * lanes, "float32", "acc")
+        seen = registers(lanes, "float32", "seen")
+        count = registers(pixels, "float32", "count")
+        top, left = row * window.stride[0] - window.pad[0], column * window.stride[1] - window.pad[1]
+        clear = unrolled("i", 0, pixels * lanes, lambda i: store(acc, [i], tirx.const(self.start, "float32")))
+        none = unrolled("i", 0, pixels, lambda i: store(count, [i], tirx.const(0.0, "float32")))
+
+        def line(kh: Index) -> Stmt:
+            across = self._columns if window.is_small else self._each_column
+            return self._if_inside(
+                0, top + kh * window.dilation[0], lambda at: across((acc, seen, count), (n, at, left, channel), kh)
+            )
+
+        taps = window.kernel[0]
+        walk = seq(*(line(kh) for kh in range(taps))) if window.is_small else loop("kh", taps, line)
+        writes = [self._write(acc, count, p, (n, row, column + p, channel)) for p in range(pixels)]
+        return allocated(
+            [acc, seen, *([count] if self.counted else [])], clear, none if self.counted else None, walk, *writes
+        )
+
+    def _if_inside(self, axis: int, position: Index, body: Callable[[Index], Stmt]) -> Stmt:
+        """`body` where `position` is inside of the image; always, where windows never leave it."""
+        if not self.window.padded[axis]:
+            return body(position)
+        inside = tirx.all(i64(position) >= 0, i64(position) < self.size[axis])
+        return tirx.IfThenElse(inside, body(position), None)
+
+    def _load(self, seen: tirx.Buffer, at: tuple[Index, ...]) -> Stmt:
+        n, row, column, channel = at
+        place = ((n * self.size[0] + row) * self.size[1] + column) * self.window.channels + channel
+        return load_vector(seen, 0, self.operands.data, place, self.window.lanes)
+
+    def _columns(self, buffers: tuple[tirx.Buffer, ...], at: tuple[Index, ...], kh: Index) -> Stmt:
+        """One row of the window: each column of the image that any pixel needs."""
+        window = self.window
+        n, row, left, channel = at
+        reach = (self.pixels - 1) * window.stride[1] + (window.kernel[1] - 1) * window.dilation[1]
+        statements = []
+        for offset in range(reach + 1):
+            uses = [
+                (p, kw)
+                for p in range(self.pixels)
+                for kw in range(window.kernel[1])
+                if p * window.stride[1] + kw * window.dilation[1] == offset
+            ]
+            if not uses:
+                continue
+
+            def visit(column: Index, uses: list[tuple[int, int]] = uses) -> Stmt:
+                taps = [self._tap(buffers, p, kh, kw, channel) for p, kw in uses]
+                return seq(self._load(buffers[1], (n, row, column, channel)), *taps)
+
+            statements.append(self._if_read(offset, left + offset, visit))
+        return seq(*statements)
+
+    def _if_read(self, offset: int, column: Index, visit: Callable[[Index], Stmt]) -> Stmt:
+        """As `_if_inside`; besides, the last thread of a row may have pixels that do not exist."""
+        exact = isinstance(self.outputs[2], int) and self.outputs[2] % self.pixels == 0
+        if self.window.padded[1] or exact:
+            return self._if_inside(1, column, visit)
+        return tirx.IfThenElse(i64(column) < self.size[1], visit(column), None)
+
+    def _each_column(self, buffers: tuple[tirx.Buffer, ...], at: tuple[Index, ...], kh: Index) -> Stmt:
+        n, row, left, channel = at
+
+        def tap(kw: Index) -> Stmt:
+            def visit(column: Index) -> Stmt:
+                return seq(self._load(buffers[1], (n, row, column, channel)), self._tap(buffers, 0, kh, kw, channel))
+
+            return self._if_inside(1, left + kw * self.window.dilation[1], visit)
+
+        return loop("kw", self.window.kernel[1], tap)
+
+    def _tap(self, buffers: tuple[tirx.Buffer, ...], pixel: int, kh: Index, kw: Index, channel: Index) -> Stmt:
+        acc, seen, count = buffers
+        lanes = self.window.lanes
+        statements = []
+        for k in range(lanes):
+            place = [i64(pixel * lanes + k)]
+            value = self.tap(tirx.BufferLoad(acc, place), tirx.BufferLoad(seen, [i64(k)]), kh, kw, channel + k)
+            statements.append(store(acc, place, value))
+        if self.counted:
+            one = tirx.BufferLoad(count, [i64(pixel)]) + tirx.const(1.0, "float32")
+            statements.append(store(count, [pixel], one))
+        return seq(*statements)
+
+    def _write(self, acc: tirx.Buffer, count: tirx.Buffer, pixel: int, at: tuple[Index, ...]) -> Stmt:
+        n, row, column, channel = at
+        lanes, channels = self.window.lanes, self.window.channels
+        results = []
+        for k in range(lanes):
+            value = tirx.BufferLoad(acc, [i64(pixel * lanes + k)])
+            if self.scale is not None:
+                value = value * tirx.const(self.scale, "float32")
+            if self.counted:
+                value = value / tirx.max(tirx.BufferLoad(count, [i64(pixel)]), tirx.const(1.0, "float32"))
+            results.append(self.operands.result(value, n, row, column, channel + k))
+        place = ((n * self.outputs[1] + row) * self.outputs[2] + column) * channels + channel
+        write = store_vector(self.operands.flat(-1), place, results)
+        exact = isinstance(self.outputs[2], int) and self.outputs[2] % self.pixels == 0
+        return write if exact else tirx.IfThenElse(i64(column) < self.outputs[2], write, None)

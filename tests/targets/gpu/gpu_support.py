@@ -1,0 +1,78 @@
+"""Kernels of GPU templates and rules, run on this machine's CPU through OpenCL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import tvm
+import tvm_ffi
+from tvm import tirx
+
+from kompilo.compiler.schedule.op_spec import OpSpec
+from kompilo.compiler.schedule.template import Config, Template
+from kompilo.targets.cuda.target import CudaTarget
+from kompilo.targets.gpu.lowering import CONFIG
+from kompilo.targets.gpu.target import GpuTarget, gpu_module
+
+from gpu.opencl import missing, run_opencl
+
+TARGET = CudaTarget.from_preset("sm_80")
+needs_opencl = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+
+def run_template(
+    template: Template,
+    op: OpSpec,
+    inputs: Sequence[np.ndarray],
+    shape: Sequence[int],
+    config: Config | None = None,
+    target: GpuTarget = TARGET,
+    platform: str = "pocl",
+) -> np.ndarray:
+    """What the template's kernel makes of `inputs`; NaN where it wrote nothing."""
+    space = template.match(op, target.spec)
+    assert space is not None, f"{template.name} refused {op}"
+    candidate = template.build(op, target.spec, config or space.default)
+    args = [candidate.packers[k](a) if k in candidate.packers else a for k, a in enumerate(inputs)]
+    func = candidate.func.with_attr("tirx.is_scheduled", True)
+    out = np.full(tuple(shape), np.nan, "float32")
+    return _run(gpu_module(tvm.IRModule({"main": func}), target), [*args, out], platform)
+
+
+def run_rule(
+    func: tvm.tirx.PrimFunc, inputs: Sequence[np.ndarray], out: np.ndarray, platform: str = "pocl"
+) -> tuple[np.ndarray, str]:
+    """What the generic rules make of `func` over `inputs` and `out`, and the rule's name."""
+    scheduled, rule = TARGET.schedule(func.with_attr("global_symbol", "main"))
+    mod = gpu_module(tvm.IRModule({"main": scheduled}), TARGET)
+    return _run(mod, [*inputs, out], platform), rule
+
+
+def _run(mod: tvm.IRModule, args: Sequence[np.ndarray], platform: str) -> np.ndarray:
+    with tvm.transform.PassContext(config=CONFIG):
+        return run_opencl(exact_constants(mod), args, platform=platform)[-1]
+
+
+def exact_constants(mod: tvm.IRModule) -> tvm.IRModule:
+    """Constants by their bits: TVM writes those of OpenCL with seven digits, which the polynomials do not survive."""
+
+    def bits(node: tirx.FloatImm) -> tirx.Expr:
+        if str(node.ty.dtype) != "float32" or float(f"{node.value:e}") == node.value:
+            return node
+        return tirx.call_pure_extern("float32", "as_float", int(np.float32(node.value).view("int32")))
+
+    changed = {g: f.with_body(tvm_ffi.structural_map(f.body, (tirx.FloatImm, bits))) for g, f in mod.functions_items()}
+    return tvm.IRModule(changed)
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference relative to the largest expected value; NaN where the kernel wrote nothing."""
+    return float(np.max(np.abs(found - expected)) / max(np.max(np.abs(expected)), 1e-30))
+
+
+def spread(items: Sequence[Config], count: int) -> list[Config]:
+    """`count` of the configs, evenly spread over their order, the first among them."""
+    step = max(1, len(items) // count)
+    return list(items)[::step][:count]

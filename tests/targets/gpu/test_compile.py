@@ -1,0 +1,109 @@
+"""Models become artifacts with real code objects, which survive the file and are refused where they cannot run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import kompilo
+from kompilo.compiler.artifact.artifact import Artifact
+from kompilo.compiler.errors import ArtifactError
+from kompilo.compiler.runtime.accelerator import Accelerator, Kind, metadata, runs_on
+from kompilo.compiler.runtime.call import Program
+from kompilo.compiler.runtime.device_call import DeviceExecution
+from kompilo.compiler.runtime.library import ensure_runtime, load_executable
+from kompilo.targets.gpu.resources import resources_of_code_object, resources_of_cubin
+
+READERS = {"cubin": resources_of_cubin, "hsaco": resources_of_code_object}
+
+
+@pytest.fixture(scope="module")
+def artifact() -> Artifact:
+    return kompilo.compile("zoo:mnist", target=["cpu", "cuda:sm_80", "rocm:gfx942"])
+
+
+def has_driver() -> bool:
+    import ctypes
+
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["cuda", "rocm"])
+def test_every_kernel_is_in_a_code_object_and_none_spills(artifact, number):
+    target = artifact.targets[number]
+    found = {}
+    for code in target.device:
+        assert code.arch == target.name.split(":")[1]
+        resources = READERS[code.format](code.code)
+        assert set(resources) == {k.name for k in code.kernels}
+        found |= resources
+    assert len(found) >= len(target.operators)
+    assert not [name for name, r in found.items() if r.spills_bytes]
+
+
+def test_templates_take_the_anchors(artifact):
+    for target in artifact.targets[1:]:
+        templates = {o.kind: o.template for o in target.operators}
+        assert templates["conv2d"] == "conv2d_implicit"
+        assert templates["pool2d"] == "pool2d"
+        assert templates["matmul"] == "matmul_simt"
+
+
+def test_device_code_survives_the_file(artifact, tmp_path):
+    artifact.save(tmp_path / "m.kpo")
+    opened = Artifact.open(tmp_path / "m.kpo")
+    assert [t.device for t in opened.targets] == [t.device for t in artifact.targets]
+    assert "device0.cubin" in (tmp_path / "m.kpo").read_bytes().decode("latin-1")
+
+
+@pytest.mark.skipif(has_driver(), reason="this machine has NVIDIA's driver")
+def test_without_a_driver_the_cpu_is_offered(artifact):
+    with pytest.raises(ArtifactError, match=r"no cuda driver \(libcuda.so.1\)\. Hint: load it with device='cpu'"):
+        kompilo.load(artifact, device="cuda")
+    alone = Artifact(artifact.inputs, artifact.outputs, artifact.targets[1:2], artifact.weights, {})
+    with pytest.raises(ArtifactError, match="no cuda driver.*compile the model for cpu as well"):
+        kompilo.load(alone)
+    assert kompilo.load(artifact).target.name == "cpu"
+
+
+def test_rocm_runtime_is_asked_for_by_name(artifact):
+    with pytest.raises(ArtifactError, match=r"rocm runtime, libtvm_runtime_rocm.so, is not installed"):
+        kompilo.load(artifact, device="rocm")
+
+
+@pytest.mark.parametrize(
+    ("arch", "version", "fits"),
+    [
+        ("sm_80", "8.0", True), ("sm_80", "8.6", True), ("sm_86", "8.0", False), ("sm_80", "9.0", False),
+        ("sm_90", "9.0", True), ("sm_90a", "9.0", True), ("sm_90a", "9.1", False), ("sm_120", "12.0", True),
+        ("gfx942", "gfx942", True), ("gfx942", "gfx942:sramecc+", True), ("gfx90a", "gfx942", False),
+    ],
+)  # fmt: skip
+def test_architectures(arch, version, fits):
+    assert runs_on(arch, version) is fits
+
+
+def test_signatures_are_read_by_the_runtime(artifact):
+    read = ensure_runtime().get_global_func("runtime.LoadMetaDataFromJSON")
+    for code in (code for target in artifact.targets for code in target.device):
+        assert set(read(metadata(code))) == {k.name for k in code.kernels}
+
+
+def test_execution_through_device_memory(artifact):
+    """The CPU stands in for a GPU: inputs and weights are copied to its memory, results from there."""
+    tvm_ffi = ensure_runtime()
+    cpu = artifact.targets[0]
+    device = Accelerator(tvm_ffi, Kind("cpu", 1, "", "", "", ()))
+    program = Program(
+        tvm_ffi, load_executable(cpu.library), cpu.entry, artifact.inputs, _weights(artifact, cpu), device
+    )
+    call = DeviceExecution(program, device).bind()
+    module = kompilo.load(artifact, device="cpu")
+    rng = np.random.default_rng(0)
+    for batch in (1, 3, 3):
+        x = rng.standard_normal((batch, *artifact.inputs[0].shape[1:])).astype("f4")
+        np.testing.assert_array_equal(call([x]), module(x))

@@ -1,0 +1,106 @@
+"""Generic kernels against numpy: maps, broadcasts, transposes, reductions, chains, and what no rule knows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tvm import te, tirx, topi
+
+from gpu_support import needs_opencl, relative_error, run_rule
+
+n = tirx.Var("n", "int64")
+
+
+def compute(build, *shapes, dtype="float32"):
+    """A PrimFunc of a tensor expression over inputs of these shapes."""
+    sizes = [[tirx.const(d, "int64") if isinstance(d, int) else d for d in s] for s in shapes]
+    inputs = [te.placeholder(s, dtype, name=f"x{k}") for k, s in enumerate(sizes)]
+    return te.create_prim_func([*inputs, build(*inputs)])
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def mean_of_squares(axis):
+    return lambda x: topi.sum(topi.multiply(x, x), axis=axis)
+
+
+# name: expression, shapes, the same in numpy, the rule that takes it
+CASES = {
+    "relu": (topi.nn.relu, [(64, 100)], lambda x: np.maximum(x, 0), "map"),
+    "bias": (topi.add, [(64, 100), (100,)], np.add, "map"),
+    "odd": (topi.add, [(7, 13), (13,)], np.add, "map"),
+    "column": (topi.multiply, [(33, 24), (33, 1)], np.multiply, "map"),
+    "scalar": (topi.add, [(), ()], np.add, "fallback"),
+    "dynamic": (lambda x, y: topi.add(x, topi.exp(y)), [(n,), (n,)], lambda x, y: x + np.exp(y), "map"),
+    "dynamic_rows": (topi.add, [(n, 100), (100,)], np.add, "map"),
+    "tanh": (topi.tanh, [(1000,)], np.tanh, "map"),
+    "erf": (topi.erf, [(100,)], None, "map"),
+    "transpose": (lambda x: topi.transpose(x, (0, 2, 1)), [(3, 70, 50)], lambda x: x.transpose(0, 2, 1), "map"),
+    "transpose_add": (
+        lambda x, y: topi.add(topi.transpose(x, (1, 0)), y), [(70, 64), (64, 70)], lambda x, y: x.T + y, "map",
+    ),
+    "dynamic_transpose": (lambda x: topi.transpose(x, (1, 0)), [(n, 40)], lambda x: x.T, "map"),
+    "heads": (lambda x: topi.transpose(x, (0, 2, 1, 3)), [(2, 9, 4, 32)], lambda x: x.transpose(0, 2, 1, 3), "map"),
+    "concat": (
+        lambda *x: topi.concatenate(x, axis=1), [(9, 100), (9, 28)], lambda *x: np.concatenate(x, 1), "map",
+    ),
+    "pad": (lambda x: topi.nn.pad(x, [0, 1], [2, 1]), [(6, 9)], lambda x: np.pad(x, ((0, 2), (1, 1))), "map"),
+    "slice": (lambda x: topi.strided_slice(x, [1, 3], [8, 9], [2, 1]), [(9, 12)], lambda x: x[1:8:2, 3:9], "map"),
+    "sum": (lambda x: topi.sum(x), [(1000,)], np.sum, "reduction"),
+    "rows": (lambda x: topi.sum(x, axis=1), [(37, 384)], lambda x: x.sum(1), "reduction"),
+    "short_rows": (lambda x: topi.sum(x, axis=1), [(300, 5)], lambda x: x.sum(1), "reduction"),
+    "dynamic_sum": (lambda x: topi.sum(x, axis=1), [(n, 100)], lambda x: x.sum(1), "reduction"),
+    "dynamic_length": (lambda x: topi.sum(x, axis=1), [(5, n)], lambda x: x.sum(1), "reduction"),
+    "pixels": (mean_of_squares((1, 2)), [(2, 7, 7, 96)], lambda x: (x * x).sum((1, 2)), "reduction"),
+    "columns": (lambda x: topi.sum(x, axis=0), [(77, 50)], lambda x: x.sum(0), "reduction"),
+    "softmax": (topi.nn.softmax, [(19, 1000)], softmax, "chain"),
+    "short_softmax": (topi.nn.softmax, [(50, 10)], softmax, "chain"),
+    "long_softmax": (topi.nn.softmax, [(2, 40000)], softmax, "chain"),
+    "dynamic_softmax": (topi.nn.softmax, [(3, n)], softmax, "chain"),
+    "softmax_columns": (
+        lambda x: topi.nn.softmax(x, axis=0), [(40, 33)], lambda x: softmax(x.T).T, "chain",
+    ),
+    "gemv": (topi.matmul, [(1, 300), (300, 70)], np.matmul, "reduction"),
+    "cumsum": (lambda x: topi.cumsum(x, axis=1), [(4, 30)], lambda x: np.cumsum(x, 1), "fallback"),
+}  # fmt: skip
+
+
+@needs_opencl
+@pytest.mark.parametrize("name", CASES)
+def test_rule(name):
+    build, shapes, reference, rule = CASES[name]
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal([37 if d is n else d for d in s]).astype("f4") for s in shapes]
+    if reference is None:
+        from math import erf
+
+        reference = np.vectorize(erf)
+    want = np.asarray(reference(*(x.astype("f8") for x in inputs)))
+    found, applied = run_rule(compute(build, *shapes), inputs, np.full(want.shape, np.nan, "f4"))
+    assert applied == rule
+    assert relative_error(found, want) < 3e-6
+
+
+@needs_opencl
+def test_layer_norm_keeps_a_row_in_registers():
+    def build(x, gamma):
+        mean = te.compute(x.shape[:1], lambda i: topi_sum(x, i) / 384.0, name="mean")
+        centred = te.compute(x.shape, lambda i, j: x[i, j] - mean[i], name="centred")
+        square = te.compute(x.shape, lambda i, j: tirx.exp(centred[i, j]) * centred[i, j], name="square")
+        total = topi.sum(square, axis=1)
+        return te.compute(x.shape, lambda i, j: square[i, j] / total[i] * gamma[j], name="out")
+
+    def topi_sum(x, i):
+        return topi.sum(x, axis=1)[i]
+
+    rng = np.random.default_rng(0)
+    x, gamma = rng.standard_normal((21, 384)).astype("f4"), rng.standard_normal(384).astype("f4")
+    centred = x.astype("f8") - x.mean(1, keepdims=True, dtype="f8")
+    square = np.exp(centred) * centred
+    want = square / square.sum(1, keepdims=True) * gamma
+    found, rule = run_rule(compute(build, (21, 384), (384,)), [x, gamma], np.full(want.shape, np.nan, "f4"))
+    assert rule == "chain"
+    assert relative_error(found, want) < 3e-6

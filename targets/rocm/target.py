@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...compiler.device_code import DeviceCode
-from ..gpu.target import GpuTarget
+from ..gpu.target import GpuTarget, gpu_module
 from . import presets
 
 if TYPE_CHECKING:
     import tvm
-
-# TVM's code generator hands its object to a function that is registered once for the process.
-_one_at_a_time = threading.Lock()
 
 
 class RocmTarget(GpuTarget):
@@ -41,14 +37,12 @@ class RocmTarget(GpuTarget):
 
     def compile_kernels(self, mod: tvm.ir.IRModule) -> tuple[tvm.runtime.Module, tuple[DeviceCode, ...]]:
         """As for every GPU; functions of libm become expressions before anything is lowered."""
-        from .intrinsics import register
+        from .intrinsics import lower_math
 
-        register()
-        return super().compile_kernels(mod)
+        return super().compile_kernels(lower_math(gpu_module(mod, self)))
 
     def device_code(self, mod: tvm.ir.IRModule) -> tuple[str, bytes]:
         """A code object with the kernels of `mod`."""
         from .codegen import code_object
 
-        with _one_at_a_time:
-            return "hsaco", code_object(mod, self.tvm_target())
+        return "hsaco", code_object(mod, self.tvm_target())

@@ -72,7 +72,9 @@ def link_code_object(obj: bytes, arch: str) -> bytes:
     if missing:
         names = ", ".join(sorted(set(missing)))
         raise TargetError(f"ROCm code for {arch}: expected functions of Kompilo's own, found {names}.", _LIBRARY_HINT)
-    said = answer.died_of or next((line for line in answer.errors.splitlines() if "error" in line), "it does not say why")
+    said = answer.died_of or next(
+        (line for line in answer.errors.splitlines() if "error" in line), "it does not say why"
+    )
     raise KompiloError(f"ROCm code for {arch}: the linker {linker.command[0]!r} failed: {said.rstrip('.')}.")
 
 

@@ -1,0 +1,104 @@
+"""From lowered TIR to a code object of AMD's GPUs, through the LLVM inside of TVM.
+
+LLVM ends the process when it meets what it cannot compile: an intrinsic that the architecture lacks, a function of
+libm that no library has. So modules that ask for anything by LLVM's names are compiled in a process of their own
+(it takes 2 s, most of them for loading TVM); all others have nothing in them but what every architecture has.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import threading
+from typing import Any
+
+import tvm
+import tvm.support.rocm  # registers the functions that are replaced below
+import tvm_ffi
+from tvm import tirx
+from tvm.target import codegen
+
+from ...compiler.errors import KompiloError
+from ..gpu.programs import run
+from . import intrinsics, toolchain
+
+_BY_NAME = ("tirx.call_llvm_intrin", "tirx.call_llvm_pure_intrin")
+_FATAL = re.compile(r"^(LLVM ERROR|error):|: error:")
+_LINKED = "tvm_callback_rocm_link"
+_LIBRARY = "tvm_callback_rocm_bitcode_path"
+_one_at_a_time = threading.Lock()  # the functions of these names are those of the whole process
+
+
+def device_target(arch: str, warp: int, threads_per_block: int, shared_bytes: int) -> dict[str, Any]:
+    """TVM's ROCm target, without a host; threads, and bytes of shared memory, are the most that a block may have."""
+    return {
+        "kind": "rocm",
+        "mcpu": arch,
+        "mtriple": "amdgcn-amd-amdhsa-hcc",
+        "max_threads_per_block": threads_per_block,
+        "max_shared_memory_per_block": shared_bytes,
+        "thread_warp_size": warp,
+    }
+
+
+def code_object(mod: tvm.ir.IRModule, target: tvm.target.Target, isolate: bool | None = None) -> bytes:
+    """The code object with all kernels of `mod`, whose functions are lowered for the device.
+
+    Args:
+        mod: device functions.
+        target: of `device_target`, with or without a host.
+        isolate: compile in a process of its own; None lets the module's contents decide.
+
+    Raises TargetError if the linker is missing, or a function that only AMD's device library has; KompiloError if LLVM
+    gives up in its own process.
+    """
+    arch = str(target.attrs["mcpu"])
+    toolchain.find_lld()  # before time is spent
+    if isolate is None:
+        isolate = is_risky(mod)
+    obj = _in_own_process(mod, target, arch) if isolate else compile_object(mod, target, arch)
+    return toolchain.link_code_object(obj, arch)
+
+
+def is_risky(mod: tvm.ir.IRModule) -> bool:
+    """Whether a function asks LLVM for an intrinsic that is not known to compile everywhere."""
+    found: list[bool] = []
+
+    def visit(call: tvm.ir.Call) -> None:
+        if getattr(call.op, "name", "") in _BY_NAME:
+            found.append(codegen.llvm_get_intrinsic_name(int(call.args[0])) not in intrinsics.SAFE)
+
+    for func in mod.functions.values():
+        if isinstance(func, tirx.PrimFunc):
+            tvm_ffi.structural_walk(func.body, (tvm.ir.Call, visit), order="pre")
+    return any(found)
+
+
+def compile_object(mod: tvm.ir.IRModule, target: tvm.target.Target, arch: str) -> bytes:
+    """LLVM's object file of `mod`, in this process, which ends if LLVM aborts."""
+    objects: list[bytes] = []
+
+    def keep(obj: Any) -> bytearray:
+        objects.append(bytes(obj))
+        return bytearray()
+
+    with _one_at_a_time:
+        # TVM would have these link, and find AMD's library, with what it knows of the machine.
+        tvm_ffi.register_global_func(_LINKED, keep, override=True)
+        tvm_ffi.register_global_func(_LIBRARY, lambda: tvm.runtime.convert(toolchain.bitcode(arch)), override=True)
+        tvm.get_global_func("target.build.rocm")(mod, target)
+    return objects[-1]
+
+
+def _in_own_process(mod: tvm.ir.IRModule, target: tvm.target.Target, arch: str) -> bytes:
+    request = {"module": tvm.ir.save_json(mod), "target": tvm.ir.save_json(target), "arch": arch}
+    # -P: a file of the user's in this folder must not be taken for a module of the same name.
+    command = [sys.executable, "-P", "-m", "kompilo.targets.rocm.codegen_child"]
+    answer = run(command, f"LLVM for {arch}", json.dumps(request).encode())
+    if answer.status == 0:
+        return answer.output
+    said = [line.strip() for line in answer.errors.splitlines() if line.strip()]
+    reason = next((line for line in said if _FATAL.search(line)), said[-1] if said else f"status {answer.status}")
+    ended = f"died of {answer.died_of}" if answer.died_of else "gave up"
+    raise KompiloError(f"ROCm code for {arch}: LLVM {ended}: {reason.rstrip('.')}.")

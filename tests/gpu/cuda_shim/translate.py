@@ -17,10 +17,10 @@ _INERT = re.compile(r'//[^\n]*|/\*.*?\*/|R"\((?:.*?)\)"|"(?:\\.|[^"\\])*"|\'(?:\
 _ASM = re.compile(r"\b(?:asm|__asm__|__asm)\b\s*(?:\b(?:volatile|__volatile__|__volatile)\b)?\s*\(")
 _STRING = re.compile(r'R"\((.*?)\)"|("(?:\\.|[^"\\])*")', re.S)
 _ALIGN = r"(?:(?:__align__|alignas)\s*\(\s*(\w+)\s*\)\s*|__attribute__\s*\(\([^;]*?\)\)\s*)"
-_EXTERN_SHARED = re.compile(rf"\bextern\s+__shared__\s+{_ALIGN}?([\w:<>\s]+?)\s+{_ALIGN}?(\w+)\s*\[\s*\]\s*;")
-_SHARED = re.compile(
-    rf"(?:\bstatic\s+)?\b__shared__\s+{_ALIGN}?([\w:<>,\s]+?)\s+{_ALIGN}?(\w+)\s*((?:\[[^\];]*\]\s*)*);"
-)
+_TYPE = r"((?:(?:const|volatile|unsigned|signed|long|short|struct|typename)\s+)*[\w:]+(?:<[^;{}()]*>)?)"
+_DECLARATORS = r"(\w+(?:\s*\[[^\];]*\])*(?:\s*,\s*\w+(?:\s*\[[^\];]*\])*)*)"
+_EXTERN_SHARED = re.compile(rf"\bextern\s+__shared__\s+{_ALIGN}?{_TYPE}\s+{_ALIGN}?(\w+)\s*\[\s*\]\s*;")
+_SHARED = re.compile(rf"(?:\bstatic\s+)?\b__shared__\s+{_ALIGN}?{_TYPE}\s+{_ALIGN}?{_DECLARATORS}\s*;")
 _VOID = {"__launch_bounds__", "__cluster_dims__", "__maxnreg__", "__align__", "alignas", "__attribute__"}
 
 
@@ -168,13 +168,17 @@ def _translate_shared(source: str) -> str:
 
     def static(match: re.Match[str]) -> str:
         nonlocal number
-        number += 1
-        align, kind, align_behind, name, dimensions = match.groups()
+        align, kind, align_behind, declarators = match.groups()
         if not _depth(_blank(text), match.start()):
-            raise TranslationError(f"__shared__ {name} outside of a function: only within functions is known here")
-        of = f"cushim_shared_{number}"
-        place = f"cushim::shared_at<{of}>({number}, {align or align_behind or 1})"
-        return f"typedef {kind} {of}{dimensions}; {of}& {name} = {place};"
+            raise TranslationError(f"__shared__ {declarators} outside of a function: only within one is known here")
+        places = []
+        for declarator in declarators.split(","):
+            number += 1
+            name, bracket, dimensions = declarator.strip().partition("[")
+            of = f"cushim_shared_{number}"
+            place = f"cushim::shared_at<{of}>({number}, {align or align_behind or 1})"
+            places.append(f"typedef {kind} {of}{bracket}{dimensions}; {of}& {name.strip()} = {place};")
+        return " ".join(places)
 
     text = _EXTERN_SHARED.sub(dynamic, source)
     return _SHARED.sub(static, text)

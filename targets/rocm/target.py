@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...compiler.device_code import DeviceCode
@@ -11,6 +12,9 @@ from . import presets
 
 if TYPE_CHECKING:
     import tvm
+
+# TVM has LLVM compile every kernel for blocks of at most so many threads, unless it finds a GPU to ask.
+_LARGEST_BLOCK = 256
 
 
 class RocmTarget(GpuTarget):
@@ -21,7 +25,7 @@ class RocmTarget(GpuTarget):
     @classmethod
     def from_preset(cls, preset: str | None) -> RocmTarget:
         """`preset`: None for the local GPU, or a name of `presets()` such as "gfx942" or "mi300x"."""
-        return cls(presets.rocm_spec(preset))
+        return cls(replace(presets.rocm_spec(preset), threads_per_block=_LARGEST_BLOCK))
 
     @classmethod
     def presets(cls) -> Sequence[str]:

@@ -25,6 +25,8 @@ from .vectors import vector
 
 # Columns of C that a thread stores at once, and the side of its groups.
 QUAD = 4
+# Steps of k that are written out.
+_UNROLLED = 8
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,9 @@ class _Block:
 
             return seq(*reads, unrolled("i", 0, tile.tm, row))
 
-        return unrolled("k", 0, tile.bk, update)
+        # Longer runs of straight code have LLVM fetch all operands at once, into more registers than there are.
+        run = min(tile.bk, _UNROLLED)
+        return loop("k", tile.bk // run, lambda o: unrolled("k", 0, run, lambda k: update(o * run + k)))
 
     def _operand(
         self, into: tirx.Buffer, piece: _Piece, buffer: Index, k: Index, count: int, extent: int, who: Index

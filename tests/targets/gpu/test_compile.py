@@ -98,9 +98,8 @@ def test_execution_through_device_memory(artifact):
     tvm_ffi = ensure_runtime()
     cpu = artifact.targets[0]
     device = Accelerator(tvm_ffi, Kind("cpu", 1, "", "", "", ()))
-    program = Program(
-        tvm_ffi, load_executable(cpu.library), cpu.entry, artifact.inputs, _weights(artifact, cpu), device
-    )
+    weights = artifact.weights if cpu.weights is None else [artifact.weights[i] for i in cpu.weights]
+    program = Program(tvm_ffi, load_executable(cpu.library), cpu.entry, artifact.inputs, weights, device)
     call = DeviceExecution(program, device).bind()
     module = kompilo.load(artifact, device="cpu")
     rng = np.random.default_rng(0)

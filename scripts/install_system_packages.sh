@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Installs what a bare Debian lacks for building and testing: make, a linker, Python's venv module. Needs root;
+# Installs what a bare Debian lacks for building and testing: make, a linker, a C++ compiler, Python's venv module. Needs root;
 # does nothing where all of it is there.
 set -euo pipefail
 
 missing=()
 command -v make >/dev/null || missing+=(make)
 command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+command -v g++ >/dev/null || missing+=(g++) # runs CUDA kernels on the CPU, for tests
 python=$(command -v python3.11 || command -v python3 || true)
 if [ -z "$python" ]; then
     missing+=(python3 python3-venv)

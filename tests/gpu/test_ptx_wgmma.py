@@ -1,4 +1,4 @@
-"""wgmma.mma_async against numpy: layouts in shared memory, fragments, and results that come when they are waited for."""
+"""wgmma.mma_async against numpy: layouts in shared memory, fragments, results that come when waited for."""
 
 from __future__ import annotations
 

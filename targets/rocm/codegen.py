@@ -8,6 +8,7 @@ libm that no library has. So modules that ask for anything by LLVM's names are c
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import threading
@@ -20,8 +21,10 @@ from tvm import tirx
 from tvm.target import codegen
 
 from ...compiler.errors import KompiloError
+from ...compiler.object_files import write_object
+from ...compiler.scratch import no_room, scratch_folder
 from ..gpu.programs import run
-from . import intrinsics, toolchain
+from . import intrinsics, llvm_ir, toolchain
 
 _BY_NAME = ("tirx.call_llvm_intrin", "tirx.call_llvm_pure_intrin")
 _FATAL = re.compile(r"^(LLVM ERROR|error):|: error:")
@@ -76,19 +79,37 @@ def is_risky(mod: tvm.ir.IRModule) -> bool:
 
 
 def compile_object(mod: tvm.ir.IRModule, target: tvm.target.Target, arch: str) -> bytes:
-    """LLVM's object file of `mod`, in this process, which ends if LLVM aborts."""
-    objects: list[bytes] = []
-
-    def keep(obj: Any) -> bytearray:
-        objects.append(bytes(obj))
-        return bytearray()
-
+    """LLVM's object file of `mod`, in this process, which ends if LLVM aborts. KompiloError if files have no room."""
     with _one_at_a_time:
         # TVM would have these link, and find AMD's library, with what it knows of the machine.
-        tvm_ffi.register_global_func(_LINKED, keep, override=True)
+        tvm_ffi.register_global_func(_LINKED, lambda obj: bytearray(), override=True)
         tvm_ffi.register_global_func(_LIBRARY, lambda: tvm.runtime.convert(toolchain.bitcode(arch)), override=True)
-        tvm.get_global_func("target.build.rocm")(mod, target)
-    return objects[-1]
+        built = tvm.get_global_func("target.build.rocm")(mod, target)
+    ir = llvm_ir.finished(str(built.inspect_source("llvm")), arch, _block_sizes(mod))
+    with scratch_folder("rocm") as folder:
+        text = folder / "kernels.ll"
+        try:
+            text.write_text(ir)
+        except OSError as error:
+            raise no_room(error) from None
+        write_object(tvm.runtime.load_module(str(text)), folder / "kernels.o")
+        return (folder / "kernels.o").read_bytes()
+
+
+def _block_sizes(mod: tvm.ir.IRModule) -> dict[str, int]:
+    """Kernel name -> threads of its blocks, where that is known."""
+    sizes = {}
+    for func in mod.functions.values():
+        extents: dict[str, Any] = {}
+
+        def visit(node: tirx.AttrStmt, extents: dict[str, Any] = extents) -> None:
+            if node.attr_key == "thread_extent" and str(node.node.thread_tag).startswith("threadIdx."):
+                extents[str(node.node.thread_tag)] = node.value
+
+        tvm_ffi.structural_walk(func.body, (tirx.AttrStmt, visit), order="pre")
+        if all(isinstance(extent, tirx.IntImm) for extent in extents.values()):
+            sizes[str(func.attrs["global_symbol"])] = math.prod(int(extent) for extent in extents.values())
+    return sizes
 
 
 def _in_own_process(mod: tvm.ir.IRModule, target: tvm.target.Target, arch: str) -> bytes:

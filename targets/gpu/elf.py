@@ -85,7 +85,10 @@ class ElfFile:
         self.abi, self.abi_version = header[4], header[5]
         self.machine = header[7]
         self.flags: int = header[12]
+        self._slice(header[10], header[14] * header[15])  # program headers, of which nothing is needed
         self.sections = self._read_sections(offset=header[11], entry=header[16], count=header[17], names=header[18])
+        for section in self.sections:
+            self.content(section)
         self._by_name = {section.name: section for section in reversed(self.sections)}
 
     def section(self, name: str) -> Section | None:

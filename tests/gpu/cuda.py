@@ -21,15 +21,16 @@ def run_cuda(
     arch: str = "sm_80",
     function: str | None = None,
     options: Options | None = None,
+    pipeline: str | None = None,
 ) -> list[np.ndarray]:
     """Runs `function` of `mod` (its only one by default) over `args`; returns the arrays as they are afterwards.
 
-    The code is what TVM generates for `arch`. Errors: those of cuda_shim.run_cuda_source.
+    The code is what TVM generates for `arch`, by the lowering named `pipeline`. Errors: those of run_cuda_source.
     """
     options = options or Options()
     limits = {"max_threads_per_block": 1024, "max_shared_memory_per_block": options.shared_limit}
     target = tvm.target.Target({"kind": "cuda", "arch": arch, "thread_warp_size": 32, **limits}, host="llvm")
-    program = lower(mod, target, function)
+    program = lower(mod, target, function, pipeline)
     walk = HostWalk(program.host, args)
     launches = [_launch(launch) for launch in walk.launches]
     return run_cuda_source(program.source, launches, [*args, *walk.scratch], options)

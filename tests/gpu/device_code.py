@@ -52,10 +52,16 @@ class DeviceProgram:
     parameters: dict[str, tuple[str | None, ...]]
 
 
-def lower(mod: tvm.IRModule | tirx.PrimFunc, target: tvm.target.Target, function: str | None = None) -> DeviceProgram:
+def lower(
+    mod: tvm.IRModule | tirx.PrimFunc,
+    target: tvm.target.Target,
+    function: str | None = None,
+    pipeline: str | None = None,
+) -> DeviceProgram:
     """Source and host function of `mod` (scheduled PrimFuncs with thread bindings) for an OpenCL or CUDA target.
 
-    `function` names the entry where the module has several; the target's host is llvm where it has none.
+    `function` names the entry where the module has several; the target's host is llvm where it has none. `pipeline`:
+    of TVM's lowering ("tirx" for kernels in that dialect), the target's own by default.
     """
     if isinstance(mod, tirx.PrimFunc):
         mod = tvm.IRModule({str(mod.attrs.get("global_symbol", "main")) if mod.attrs else "main": mod})
@@ -69,9 +75,10 @@ def lower(mod: tvm.IRModule | tirx.PrimFunc, target: tvm.target.Target, function
         {**functions, mod.get_global_var(entry): functions[mod.get_global_var(entry)].with_attr("global_symbol", entry)}
     )
     capture = _Capture()
-    pipeline, _, finalize_device = tirx.get_default_tir_pipeline(target)
+    named = tirx.get_tir_pipeline(pipeline) if pipeline else tirx.get_default_tir_pipeline(target)
+    passes, _, finalize_device = named
     with _with_instrument(capture):
-        lowered = pipeline(tirx.transform.BindTarget(target)(mod))
+        lowered = passes(tirx.transform.BindTarget(target)(mod))
     _, devices = split_host_device_mods(lowered)
     if len(devices) != 1:
         raise ValueError(f"device code for one target expected, found {len(devices)}: are the thread axes bound?")

@@ -48,3 +48,13 @@ def test_a_wmma_matmul_by_dlight(rng):
     mod = by_dlight(matmul(128, 128, 128, "float16", "float16", turned=True), MatmulTensorization())
     found = run_cuda(mod, [a, b, np.zeros_like(a)])
     np.testing.assert_allclose(found[2], a.astype("f8") @ b.astype("f8").T, rtol=2e-2, atol=6e-2)
+
+
+@pytest.mark.parametrize("options", [Options(), Options(races=True, order="backward")])
+def test_a_hopper_kernel_in_tir(rng, options):
+    from gpu import tir_hopper
+
+    a, b = (rng.standard_normal((16, 64)).astype("float16") for _ in range(2))
+    arrays = [a, b, np.zeros((64, 64), "f4")]
+    found = run_cuda(tir_hopper.module(), arrays, arch="sm_90a", options=options, pipeline="tirx")
+    np.testing.assert_allclose(found[2], a.astype("f8").T @ b.astype("f8"), rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Matmuls as they are written for tensor cores: cp.async, ldmatrix and mma; TMA, mbarriers and wgmma; and broken ones."""
+"""Matmuls for tensor cores as they are written: cp.async, ldmatrix, mma; TMA, mbarriers, wgmma; and broken ones."""
 
 from __future__ import annotations
 

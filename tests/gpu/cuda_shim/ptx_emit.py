@@ -147,17 +147,18 @@ class _Typed:
         return value(self.operand, self.kind) if spec else integer(self.operand)
 
 
-def _row(ins: Instruction, table: dict[str, str]) -> tuple[str, str] | None:
+def _row(ins: Instruction, table: dict[str, str]) -> tuple[str, str]:
     for word in ins.words[1:]:
         if f"{ins.words[0]}.{word}" in table:
             return f"{ins.words[0]}.{word}", word
-    return (ins.words[0], "") if ins.words[0] in table else None
+    if ins.words[0] not in table:
+        raise PtxError(f"the instruction is not known here: {ins.text}")
+    return ins.words[0], ""
 
 
 def arithmetic(ins: Instruction) -> str:
     """A row of ARITHMETIC: all operands have the instruction's type."""
     found = _row(ins, ARITHMETIC)
-    assert found
     kind = last_type(ins)
     check_words(ins, found[1], "sat") if kind == "f32" else check_words(ins, found[1])
     names = dict(zip("abc", (value(o, kind) for o in ins.operands[1:]), strict=False))
@@ -170,7 +171,6 @@ def arithmetic(ins: Instruction) -> str:
 def special(ins: Instruction) -> str:
     """A row of SPECIAL."""
     found = _row(ins, SPECIAL)
-    assert found
     kind = last_type(ins) if found[0] not in ("lop3", "prmt", "activemask") else "b32"
     check_words(ins, found[1], "shared::cluster")
     names = {name: _Typed(o, kind) for name, o in zip("abcd", ins.operands[1:], strict=False)}
@@ -332,8 +332,8 @@ def atomic(ins: Instruction) -> str:
 
 
 EMITTERS: dict[str, Callable[[Instruction], str]] = {
-    **dict.fromkeys({row.split(".")[0] for row in ARITHMETIC}, arithmetic),
     **dict.fromkeys({row.split(".")[0] for row in SPECIAL}, special),
+    **dict.fromkeys({row.split(".")[0] for row in ARITHMETIC}, arithmetic),
     **dict.fromkeys(("ld", "ldu"), load),
     **dict.fromkeys(("atom", "red"), atomic),
     "mov": mov,

@@ -15,9 +15,12 @@ Body = Callable[[Index], Stmt]
 
 def bound_to(tag: str, extent: Index, body: Body) -> Stmt:
     """`body(v)` run by `extent` blocks or threads along `tag` ("blockIdx.x", "threadIdx.y", ...); v is their number."""
-    var = tirx.Var(tag.replace(".", "_"), "int64")
-    thread = tirx.IterVar(ir.Range.from_min_extent(i64(0), i64(extent)), var, tirx.IterVar.ThreadIndex, tag)
-    return tirx.AttrStmt(thread, "thread_extent", i64(extent), body(var))
+    # Blocks may be counted by symbolic sizes, which are int64; code generators want threads to be int32.
+    dtype = "int64" if tag.startswith("block") else "int32"
+    var = tirx.Var(tag.replace(".", "_"), dtype)
+    count = i64(extent) if dtype == "int64" else tirx.const(extent, dtype)
+    thread = tirx.IterVar(ir.Range.from_min_extent(tirx.const(0, dtype), count), var, tirx.IterVar.ThreadIndex, tag)
+    return tirx.AttrStmt(thread, "thread_extent", count, body(var.astype("int64")))
 
 
 def launch(blocks: Index, threads: int, body: Callable[[Index, Index], Stmt]) -> Stmt:
@@ -76,6 +79,6 @@ def allreduce(
         value,
         tirx.const(True, "bool"),
         tirx.BufferLoad(result, [i64(0)]),
-        *threads,
+        *(t.value if isinstance(t, tirx.Cast) else t for t in threads),
     )
     return tirx.AttrStmt(reducer, "reduce_scope", tirx.const(0, "int32"), tirx.Evaluate(reduced))

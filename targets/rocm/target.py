@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...compiler.device_code import DeviceCode
@@ -12,9 +11,6 @@ from . import presets
 
 if TYPE_CHECKING:
     import tvm
-
-# TVM has LLVM compile every kernel for blocks of at most so many threads, unless it finds a GPU to ask.
-_LARGEST_BLOCK = 256
 
 
 class RocmTarget(GpuTarget):
@@ -25,7 +21,7 @@ class RocmTarget(GpuTarget):
     @classmethod
     def from_preset(cls, preset: str | None) -> RocmTarget:
         """`preset`: None for the local GPU, or a name of `presets()` such as "gfx942" or "mi300x"."""
-        return cls(replace(presets.rocm_spec(preset), threads_per_block=_LARGEST_BLOCK))
+        return cls(presets.rocm_spec(preset))
 
     @classmethod
     def presets(cls) -> Sequence[str]:

@@ -27,6 +27,8 @@ from .vectors import vector
 QUAD = 4
 # Steps of k that are written out.
 _UNROLLED = 8
+# Steps over K up to which compilers are not told their number.
+_HIDDEN = 32
 
 
 @dataclass(frozen=True)
@@ -132,18 +134,35 @@ class _Block:
         prepare = [s for p in pieces for s in p.prepare()]
         first = [p.fetch(i64(0), self.nest.k) for p in pieces]
 
+        buffers = [self.acc, self.left, self.right, *(b for p in pieces for b in (p.ahead, p.buffer))]
+        starts = [p.keep(i64(0)) for p in pieces]
+        if isinstance(self.steps, int) and self.steps == 1:
+            body = [*starts, barrier(), self._multiply(i64(0))]
+        elif isinstance(self.steps, int) and self.steps <= _HIDDEN:
+            # LLVM writes short loops out however much is in them, and brings the fetches of all steps forward, into
+            # more registers than there are: so it shall not know how short this one is.
+            told = shared(1, "int32", "steps")
+            count = tirx.Var("count", "int64")
+            tell = when(self.thread < 1, store(told, [0], tirx.const(self.steps, "int32")))
+            read = tirx.Bind(count, tirx.BufferLoad(told, [i64(0)]).astype("int64"))
+            buffers.append(told)
+            body = [*starts, tell, barrier(), read, self._steps(count)]
+        else:
+            body = [*starts, barrier(), self._steps(self.steps)]
+        return allocated(buffers, *prepare, clear, *first, *body, self._write())
+
+    def _steps(self, count: Index) -> Stmt:
+        """The loop over K, double-buffered."""
+        pieces = (self.a, self.b)
+
         def step(number: Index) -> Stmt:
             following = number + 1
-            more = following < self.steps
-            ahead = [when(more, p.fetch(following * tile.bk, self.nest.k)) for p in pieces]
+            more = following < count
+            ahead = [when(more, p.fetch(following * self.tile.bk, self.nest.k)) for p in pieces]
             keep = [when(more, p.keep(tirx.truncmod(i64(following), i64(2)))) for p in pieces]
             return seq(*ahead, self._multiply(tirx.truncmod(i64(number), i64(2))), *keep, barrier())
 
-        single = isinstance(self.steps, int) and self.steps == 1
-        walk = self._multiply(i64(0)) if single else loop("step", self.steps, step)
-        buffers = [self.acc, self.left, self.right, *(b for p in pieces for b in (p.ahead, p.buffer))]
-        starts = [p.keep(i64(0)) for p in pieces]
-        return allocated(buffers, *prepare, clear, *first, *starts, barrier(), walk, self._write())
+        return loop("step", count, step)
 
     def _multiply(self, buffer: Index) -> Stmt:
         """One step of K: bk rank-one updates of the accumulators."""

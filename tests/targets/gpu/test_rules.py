@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from tvm import te, tirx, topi
+from tvm.script import tirx as T
 
 from gpu_support import needs_opencl, relative_error, run_rule
 
@@ -64,7 +65,6 @@ CASES = {
         lambda x: topi.nn.softmax(x, axis=0), [(40, 33)], lambda x: softmax(x.T).T, "chain",
     ),
     "gemv": (topi.matmul, [(1, 300), (300, 70)], np.matmul, "reduction"),
-    "cumsum": (lambda x: topi.cumsum(x, axis=1), [(4, 30)], lambda x: np.cumsum(x, 1), "fallback"),
 }  # fmt: skip
 
 
@@ -82,6 +82,25 @@ def test_rule(name):
     found, applied = run_rule(compute(build, *shapes), inputs, np.full(want.shape, np.nan, "f4"))
     assert applied == rule
     assert relative_error(found, want) < 3e-6
+
+
+@T.prim_func(private=True, s_tir=True)
+def running_sum(x: T.Buffer((T.int64(4), T.int64(30)), "float32"), y: T.Buffer((T.int64(4), T.int64(30)), "float32")):
+    with T.sblock("scan"):
+        T.reads(x[0:4, 0:30])
+        T.writes(y[0:4, 0:30])
+        for i in T.parallel(T.int64(4)):
+            y[i, 0] = x[i, 0]
+            for j in T.serial(T.int64(29)):
+                y[i, j + 1] = y[i, j] + x[i, j + 1]
+
+
+@needs_opencl
+def test_what_no_rule_knows_runs_in_one_thread():
+    x = np.random.default_rng(0).standard_normal((4, 30)).astype("f4")
+    found, rule = run_rule(running_sum, [x], np.full_like(x, np.nan))
+    assert rule == "fallback"
+    np.testing.assert_allclose(found, np.cumsum(x, 1), rtol=1e-5, atol=1e-6)
 
 
 @needs_opencl

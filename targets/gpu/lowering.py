@@ -16,6 +16,10 @@ from ...compiler.device_code import Kernel
 # LowerThreadAllreduce moves that register into memory that threads share, and the others overwrite each other.
 CONFIG = {"tirx.disable_storage_rewrite": True}
 
+# Kernels have the barriers that they need: TVM adds one to each step of a double-buffered loop, whose two buffers it
+# does not tell apart.
+DISABLED = ("s_tir.ThreadSync",)
+
 _LAUNCH = "tirx.kernel_launch_params"
 _SYMBOL = "global_symbol"
 
@@ -36,12 +40,22 @@ class Split:
 def split(mod: tvm.ir.IRModule, target: tvm.target.Target) -> Split:
     """Lower the scheduled PrimFuncs of `mod` for `target` (with a host) and take host and device apart."""
     pipeline, finish_host, finish_device = tvm.tirx.get_default_tir_pipeline(target)
-    context = tvm.transform.PassContext.current()
-    with tvm.transform.PassContext(opt_level=context.opt_level, config={**dict(context.config.items()), **CONFIG}):
+    with lowering_context():
         lowered = pipeline(tirx.transform.BindTarget(target)(mod))
     host, devices = split_host_device_mods(lowered)
     functions = {g: f for device in devices.values() for g, f in finish_device()(device).functions.items()}
     return Split(finish_host()(host), tvm.IRModule(functions) if functions else None)
+
+
+def lowering_context() -> tvm.transform.PassContext:
+    """The current context with what lowering kernels needs besides."""
+    current = tvm.transform.PassContext.current()
+    return tvm.transform.PassContext(
+        opt_level=current.opt_level,
+        required_pass=list(current.required_pass),
+        disabled_pass=[*current.disabled_pass, *DISABLED],
+        config={**dict(current.config.items()), **CONFIG},
+    )
 
 
 def host_code(mod: tvm.ir.IRModule, host: tvm.target.Target) -> tvm.runtime.Module:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tvm
 import tvm_ffi
-from tvm import tirx
+from tvm import te, tirx
 
-from kompilo.compiler.schedule.op_spec import OpSpec
+from kompilo.compiler.schedule.op_spec import OpSpec, TensorType
 from kompilo.compiler.schedule.template import Config, Template
 from kompilo.targets.cuda.target import CudaTarget
-from kompilo.targets.gpu.lowering import CONFIG
+from kompilo.targets.gpu.lowering import lowering_context
 from kompilo.targets.gpu.target import GpuTarget, gpu_module
 
 from gpu.opencl import missing, run_opencl
@@ -51,7 +51,7 @@ def run_rule(
 
 
 def _run(mod: tvm.IRModule, args: Sequence[np.ndarray], platform: str) -> np.ndarray:
-    with tvm.transform.PassContext(config=CONFIG):
+    with lowering_context():
         return run_opencl(exact_constants(mod), args, platform=platform)[-1]
 
 
@@ -76,3 +76,27 @@ def spread(items: Sequence[Config], count: int) -> list[Config]:
     """`count` of the configs, evenly spread over their order, the first among them."""
     step = max(1, len(items) // count)
     return list(items)[::step][:count]
+
+
+def matmul(a, b, result, constant=False, lhs=None, rhs=None, out=None, steps=(), extra=()):
+    """A matmul OpSpec; `lhs`, `rhs`, `out` are permutations, `extra` shapes of the epilogue's operands."""
+    rank = max(len(a), len(b))
+    perms = {"lhs_perm": lhs or tuple(range(len(a))), "rhs_perm": rhs or tuple(range(len(b)))}
+    perms["out_perm"] = out or tuple(range(rank))
+    stored = tuple(result[axis] for axis in perms["out_perm"])
+    inputs = tuple(TensorType(tuple(s), "float32") for s in (a, b, *extra))
+    known = (False, constant, *(True for _ in extra))
+    types = TensorType(tuple(result), "float32"), TensorType(stored, "float32")
+    return OpSpec("matmul", inputs, known, tuple(sorted(perms.items())), *types, tuple(steps))
+
+
+def compute(build, *shapes, dtype="float32"):
+    """A PrimFunc of a tensor expression over inputs of these shapes."""
+    sizes = [[tirx.const(d, "int64") if isinstance(d, int) else d for d in s] for s in shapes]
+    inputs = [te.placeholder(s, dtype, name=f"x{k}") for k, s in enumerate(sizes)]
+    return te.create_prim_func([*inputs, build(*inputs)])
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)

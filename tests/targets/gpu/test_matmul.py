@@ -5,24 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kompilo.compiler.schedule.op_spec import OpSpec, Step, TensorType
+from kompilo.compiler.schedule.op_spec import Step
 from kompilo.targets.gpu.templates.matmul_simt import MatmulSimt
 
-from gpu_support import TARGET, needs_opencl, relative_error, run_template, spread
+from gpu_support import TARGET, matmul, needs_opencl, relative_error, run_template, spread
 
 SIZES = {"b": 2, "m": 45, "k": 19, "n": 33}
-
-
-def matmul(a, b, result, constant=False, lhs=None, rhs=None, out=None, steps=(), extra=()):
-    """A matmul OpSpec; `lhs`, `rhs`, `out` are permutations, `extra` shapes of the epilogue's operands."""
-    rank = max(len(a), len(b))
-    perms = {"lhs_perm": lhs or tuple(range(len(a))), "rhs_perm": rhs or tuple(range(len(b)))}
-    perms["out_perm"] = out or tuple(range(rank))
-    stored = tuple(result[axis] for axis in perms["out_perm"])
-    inputs = tuple(TensorType(tuple(s), "float32") for s in (a, b, *extra))
-    known = (False, constant, *(True for _ in extra))
-    types = TensorType(tuple(result), "float32"), TensorType(stored, "float32")
-    return OpSpec("matmul", inputs, known, tuple(sorted(perms.items())), *types, tuple(steps))
 
 
 BIAS_RELU = (Step("add", ("anchor", "i2"), "float32"), Step("nn.relu", ("s0",), "float32"))

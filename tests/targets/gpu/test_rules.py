@@ -7,21 +7,9 @@ import pytest
 from tvm import te, tirx, topi
 from tvm.script import tirx as T
 
-from gpu_support import needs_opencl, relative_error, run_rule
+from gpu_support import compute, needs_opencl, relative_error, run_rule, softmax
 
 n = tirx.Var("n", "int64")
-
-
-def compute(build, *shapes, dtype="float32"):
-    """A PrimFunc of a tensor expression over inputs of these shapes."""
-    sizes = [[tirx.const(d, "int64") if isinstance(d, int) else d for d in s] for s in shapes]
-    inputs = [te.placeholder(s, dtype, name=f"x{k}") for k, s in enumerate(sizes)]
-    return te.create_prim_func([*inputs, build(*inputs)])
-
-
-def softmax(x):
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
 
 
 def mean_of_squares(axis):

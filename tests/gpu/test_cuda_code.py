@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tvm.s_tir.dlight.gpu.matmul import MatmulTensorization
 
 from gpu.cuda import run_cuda
 from gpu.cuda_shim import Options
 from gpu.shim_support import needs_shim
-from gpu.tir_kernels import add_size, by_dlight, matmul, softmax, tiled_matmul
+from gpu.tir_kernels import add_size, by_dlight, matmul, softmax, tiled_matmul, vectorised, wmma_matmul
 
 pytestmark = needs_shim
 
@@ -43,10 +42,26 @@ def test_sizes_that_are_open_come_from_the_arrays(rng, rows):
     np.testing.assert_array_equal(run_cuda(by_dlight(add_size()), [x, np.zeros_like(x)])[1], x + np.float32(rows))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "lanes"), [("float32", 4), ("float16", 8), ("bfloat16", 4), ("int8", 4), ("int64", 2)]
+)
+def test_vectors_of_every_type(rng, dtype, lanes):
+    x, y = (rng.integers(0, 5, 1024).astype("f4") for _ in range(2))
+    expected = np.maximum(x * y + x, 1)
+    if dtype == "bfloat16":  # arrays of it are their bits
+        a, b, c = ((z.view("uint32") >> 16).astype("uint16") for z in (x, y, 0 * x))
+    else:
+        a, b, c = (z.astype(dtype) for z in (x, y, 0 * x))
+    found = run_cuda(vectorised(1024, dtype, lanes), [a, b, c])[2]
+    if dtype == "bfloat16":
+        found = (found.astype("uint32") << 16).view("f4")
+    expected = np.tanh(expected) if "float" in dtype else expected
+    np.testing.assert_allclose(found.astype("f8"), expected, rtol={"float32": 1e-6, "bfloat16": 4e-3}.get(dtype, 5e-4))
+
+
 def test_a_wmma_matmul_by_dlight(rng):
     a, b = (rng.standard_normal((128, 128)).astype("float16") for _ in range(2))
-    mod = by_dlight(matmul(128, 128, 128, "float16", "float16", turned=True), MatmulTensorization())
-    found = run_cuda(mod, [a, b, np.zeros_like(a)])
+    found = run_cuda(wmma_matmul(128), [a, b, np.zeros_like(a)])
     np.testing.assert_allclose(found[2], a.astype("f8") @ b.astype("f8").T, rtol=2e-2, atol=6e-2)
 
 

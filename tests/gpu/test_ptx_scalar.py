@@ -88,13 +88,26 @@ INTEGERS: dict[str, Callable[..., np.ndarray]] = {
 BODY = "int i = threadIdx.x;\n"
 
 
+def run_all(statements: dict[str, Callable[..., np.ndarray]], letter: str, x: np.ndarray, y: np.ndarray, z: np.ndarray):
+    """The results of all statements, which are one kernel: compiling takes longer than anything else."""
+    parts = [f"{{ auto* r = results + {n} * 64; {s.replace('LETTER', letter)} }}" for n, s in enumerate(statements)]
+    arrays = {"x": x, "y": y, "z": z, "results": np.zeros((len(statements), 64), x.dtype)}
+    return dict(zip(statements, run(BODY + "\n".join(parts), arrays, 64)["results"], strict=True))
+
+
+@pytest.fixture(scope="module")
+def integers():
+    """Three arrays, and what each statement makes of them."""
+    arrays = [np.random.default_rng(i).integers(0, 1 << 32, 64, dtype="uint32") for i in range(3)]
+    return arrays, run_all(INTEGERS, "r", *arrays)
+
+
 @pytest.mark.parametrize("statement", INTEGERS)
-def test_integers(rng, statement):
-    x, y, z = (rng.integers(0, 1 << 32, 64, dtype="uint32") for _ in range(3))
+def test_integers(integers, statement):
+    arrays, found = integers
     with np.errstate(over="ignore"):
-        expected = INTEGERS[statement](x, y, z)
-    found = run(BODY + statement.replace("LETTER", "r"), {"x": x, "y": y, "z": z, "r": zeros(64, "uint32")}, 64)["r"]
-    np.testing.assert_array_equal(found, expected.astype("uint32"))
+        expected = INTEGERS[statement](*arrays)
+    np.testing.assert_array_equal(found[statement], expected.astype("uint32"))
 
 
 REALS: dict[str, Callable[..., np.ndarray]] = {
@@ -133,11 +146,17 @@ REALS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def reals():
+    """Three arrays, and what each statement makes of them."""
+    arrays = [np.random.default_rng(i).standard_normal(64).astype("f4") for i in range(3)]
+    return arrays, run_all(REALS, "f", *arrays)
+
+
 @pytest.mark.parametrize("statement", REALS)
-def test_reals(rng, statement):
-    x, y, z = (rng.standard_normal(64).astype("f4") for _ in range(3))
-    found = run(BODY + statement.replace("LETTER", "f"), {"x": x, "y": y, "z": z, "r": zeros(64)}, 64)["r"]
-    np.testing.assert_allclose(found, REALS[statement](x, y, z).astype("f4"), rtol=1e-6, atol=1e-7)
+def test_reals(reals, statement):
+    arrays, found = reals
+    np.testing.assert_allclose(found[statement], REALS[statement](*arrays).astype("f4"), rtol=1e-6, atol=1e-7)
 
 
 def test_memory():

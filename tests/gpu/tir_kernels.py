@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 import tvm
@@ -53,11 +54,54 @@ def add_size() -> Any:
     return te.create_prim_func([a, te.compute((n, 24), lambda i, j: a[i, j] + n.astype("float32"), name="B")])
 
 
+def vectorised(size: int, dtype: str, lanes: int) -> tvm.IRModule:
+    """C = max(A B + A, 1), `lanes` elements a thread as vectors, 32 threads a block; float types take tanh besides."""
+    a, b = (te.placeholder((size,), dtype, name=name) for name in "AB")
+
+    def formula(i: Any) -> Any:
+        value = tirx.max(a[i] * b[i] + a[i], tirx.const(1, dtype))
+        return tirx.tanh(value) if "float" in dtype else value
+
+    function = te.create_prim_func([a, b, te.compute((size,), formula, name="C")])
+    schedule = Schedule(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}))
+    (loop,) = schedule.get_loops(schedule.get_sblock("C"))
+    block, thread, vector = schedule.split(loop, [None, 32, lanes])
+    schedule.bind(block, "blockIdx.x")
+    schedule.bind(thread, "threadIdx.x")
+    schedule.vectorize(vector)
+    return schedule.mod
+
+
 def by_dlight(function: Any, *rules: Any) -> tvm.IRModule:
     """Scheduled by dlight's rules for GPUs (all of them by default)."""
     rules = rules or (dl.gpu.Matmul(), dl.gpu.GEMV(), dl.gpu.Reduction(), dl.gpu.GeneralReduction(), dl.gpu.Fallback())
     with cuda_target():
         return dl.ApplyDefaultSchedule(*rules)(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}))
+
+
+def wmma_matmul(size: int) -> tvm.IRModule:
+    """C = A B^T in float16 by dlight's schedule for tensor cores.
+
+    TVM's intrinsics ask inspect for their module thousands of times, which takes a minute unless the answers are kept.
+    """
+    original = inspect.getmodule
+    by_file: dict[str, Any] = {}
+
+    def kept(thing: Any, _filename: str | None = None) -> Any:
+        name = _filename or (thing.f_code.co_filename if inspect.isframe(thing) else None)
+        if name is None:
+            return original(thing)
+        if name not in by_file:
+            by_file[name] = original(thing, _filename)
+        return by_file[name]
+
+    inspect.getmodule = kept
+    try:
+        from tvm.s_tir.dlight.gpu.matmul import MatmulTensorization
+
+        return by_dlight(matmul(size, size, size, "float16", "float16", turned=True), MatmulTensorization())
+    finally:
+        inspect.getmodule = original
 
 
 def tiled_matmul(size: int, tile: int = 16) -> tvm.IRModule:

@@ -247,8 +247,6 @@ int dot4_(unsigned a, unsigned b, int c) {
 }
 inline int __dp4a(int a, int b, int c) { return dot4_<int8_t, int8_t>(unsigned(a), unsigned(b), c); }
 inline unsigned __dp4a(unsigned a, unsigned b, unsigned c) { return unsigned(dot4_<uint8_t, uint8_t>(a, b, int(c))); }
-inline int __dp4a(unsigned a, int b, int c) { return dot4_<uint8_t, int8_t>(a, unsigned(b), c); }
-inline int __dp4a(int a, unsigned b, int c) { return dot4_<int8_t, uint8_t>(unsigned(a), b, c); }
 
 // --- mathematics ---------------------------------------------------------------------------------------------------
 

@@ -288,7 +288,7 @@ class _Emitter:
             element = step * size + self.lane if size > 1 else step
             at = {a.var: i64(p) for a, p in zip(axes, unravel(element, extents), strict=True)}
             exact = static(length) and length % size == 0
-            return when(True if exact else element < length, one(step, element, at))  # type: ignore[operator]
+            return when(True if exact else element < length, one(step, element, at))
 
         steps = ceildiv(length, size)
         if static(steps) and steps <= _SLICE and self.sliced:

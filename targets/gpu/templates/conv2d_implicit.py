@@ -151,7 +151,7 @@ class _Kernel:
             return _Image(self, group), _Weights(self, group), lambda *what: self._write(group, *what)
 
         nest = GemmNest(self.tile, self.count, conv.group_out, conv.depth)
-        body = nest.kernel(conv.groups, operands)  # type: ignore[arg-type]
+        body = nest.kernel(conv.groups, operands)
         return self.operands.function(body)
 
     def _write(self, group: Index, pixel: Index, columns: Sequence[Index], values: Sequence[tirx.Expr]) -> Stmt:

@@ -146,7 +146,7 @@ class _Kernel:
             at = split_index(batch, list(buffers.batch)) if buffers.batch else []
             return self._left(at), self._right(at), lambda row, cols, values: self._write(at, row, cols, values)
 
-        body = nest.kernel(batches, operands)  # type: ignore[arg-type]
+        body = nest.kernel(batches, operands)
         function = PrimFunc(buffers.params, seq(*buffers.declarations, body))
         return function.with_attr("global_symbol", "main").with_attr("tirx.noalias", True)
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what a bare Debian lacks for building and testing: make, a linker, a C++ compiler, Python's venv module. Needs root;
+# Installs what a bare Debian lacks for building and testing: make, a linker, a C++ compiler, Python's venv module; and,
+# where the system has them, LLVM's linker and tools for AMD's GPUs, without which their tests are skipped. Needs root;
 # does nothing where all of it is there.
 set -euo pipefail
 
@@ -14,8 +15,23 @@ elif ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
     missing+=(python3-venv)
 fi
 
+# ld.lld links code objects (17 or newer), llvm-readelf and llvm-objdump check them.
+wanted=()
+command -v ld.lld-19 >/dev/null || wanted+=(lld-19)
+command -v llvm-objdump-19 >/dev/null || wanted+=(llvm-19)
+
+if [ ${#missing[@]} -gt 0 ] || [ ${#wanted[@]} -gt 0 ]; then
+    apt-get update -qq
+    for package in "${wanted[@]}"; do
+        if apt-cache show "$package" >/dev/null 2>&1; then
+            missing+=("$package")
+        else
+            echo "not available here: $package" >&2
+        fi
+    done
+fi
+
 if [ ${#missing[@]} -gt 0 ]; then
     echo "installing: ${missing[*]}"
-    apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
 fi

@@ -27,7 +27,7 @@ LOWERING = {"tirx.disable_cse_tir": True}
 
 @dataclass(frozen=True)
 class Built:
-    """A linked library, the operators it runs in order of first use, its memory plan, and what it launches on devices."""
+    """A linked library, the operators it runs in order of first use, its memory plan, and the device code it uses."""
 
     library: bytes
     operators: tuple[Operator, ...]

@@ -79,7 +79,12 @@ class _Bounds:
         self._defined: dict[ir.Var, ir.Expr] = {}
         for size in sizes:
             self._note(size, 0, _INFINITE)
-        visitors = [(tirx.For, self._loop), (tirx.Bind, self._bind), (SBlock, self._block)]
+        visitors = [
+            (tirx.For, self._loop),
+            (tirx.Bind, self._bind),
+            (SBlock, self._block),
+            (tirx.AttrStmt, self._thread),
+        ]
         tvm_ffi.structural_walk(func.body, visitors, order="pre")
 
     def is_natural(self, value: ir.Expr) -> bool:
@@ -126,6 +131,10 @@ class _Bounds:
         low = self._low(loop.min)
         if low >= 0:
             self._note(loop.loop_var, low, _INFINITE)
+
+    def _thread(self, statement: tirx.AttrStmt) -> None:
+        if statement.attr_key == "thread_extent":
+            self._note(statement.node.var, 0, _INFINITE)
 
     def _bind(self, binding: tirx.Bind) -> None:
         if _is_int(binding.value):

@@ -109,15 +109,3 @@ def _named(operand: tirx.Expr, bound: list[tuple[tirx.Var, tirx.Expr]]) -> tirx.
     var = tirx.Var("x", operand.ty.dtype)
     bound.append((var, operand))
     return var
-
-
-def has_threads(func: tirx.PrimFunc) -> bool:
-    """Whether `func` launches a kernel."""
-    found: list[bool] = []
-
-    def visit(node: tirx.AttrStmt) -> None:
-        if node.attr_key == "thread_extent":
-            found.append(True)
-
-    tvm_ffi.structural_walk(func.body, (tirx.AttrStmt, visit), order="pre")
-    return bool(found)

@@ -23,6 +23,16 @@ def symbolic(x: T.handle, y: T.handle) -> None:
 
 
 @T.prim_func
+def threads(x: T.handle, y: T.handle) -> None:
+    n, m = T.int64(), T.int64()
+    source = T.match_buffer(x, (n, m), "float32")
+    target = T.match_buffer(y, (n, m), "float32")
+    with T.launch_thread("blockIdx.x", n * m) as block:
+        lane = T.launch_thread("threadIdx.x", 32)
+        target[(block * 32 + T.Cast("int64", lane)) // m % n, 0] = source[0, block % m]
+
+
+@T.prim_func
 def static(x: T.Buffer((T.int64(12),), "float32"), y: T.Buffer((T.int64(12),), "float32")) -> None:
     for k in T.serial(T.int64(12)):
         y[k] = x[k // T.int64(2)]
@@ -81,3 +91,10 @@ def test_difference_of_bounds() -> None:
     text = str(unsigned_divisions(between))
     assert "T.Div(high - low, T.int64(4))" in text
     assert "(low - high) // T.int64(4)" in text
+
+
+def test_threads_are_not_negative():
+    text = unsigned_divisions(threads).script()
+    body = text.split("launch_thread", 1)[1]
+    assert "//" not in body
+    assert "%" not in body

@@ -36,6 +36,10 @@ NOMINAL_HERTZ = 2.5e9
 # Deviations of more e-folds than this are not told apart: a candidate is then simply bad, or a time wrong.
 FAR = 0.7
 
+# A candidate that is slower than the best by this many e-folds weighs 1/e of it: it is the good ones that must be told
+# apart. The least weight keeps the bad ones known as bad.
+NEAR, LEAST_WEIGHT = 0.3, 0.05
+
 RANKING: Settings = {
     "max_depth": 6,
     "eta": 0.1,
@@ -91,10 +95,11 @@ class CostModel:
         # The median: a candidate that takes 20 times as long says nothing of the others.
         middles = [float(np.median(np.log(e.seconds))) for e in usable]
         labels = np.concatenate([np.log(e.seconds) - m for e, m in zip(usable, middles, strict=True)])
+        weights = np.concatenate([_weights(e.seconds) for e in usable])
         levels = np.array([m - np.log(ideal_seconds(e.op, target)) for e, m in zip(usable, middles, strict=True)])
         return cls(
             target,
-            grow(rows, np.clip(labels, -FAR, FAR), RANKING_ROUNDS, RANKING),
+            grow(rows, np.clip(labels, -FAR, FAR), RANKING_ROUNDS, RANKING, weights),
             grow(np.stack([e.rows[0, _OPERATOR_PART] for e in usable]), levels, LEVEL_ROUNDS, LEVEL),
             (("operators", len(usable)), ("records", len(rows))),
         )
@@ -229,6 +234,12 @@ def _unreadable(path: str | os.PathLike[str], error: Exception) -> UsageError:
 
 def _without_cores(key: str) -> str:
     return re.sub(r"-\d+c$", "", key)
+
+
+def _weights(seconds: np.ndarray) -> np.ndarray:
+    """How much each candidate of an operator counts in training, given their times."""
+    logs = np.log(seconds)
+    return np.exp((logs.min() - logs) / NEAR) + LEAST_WEIGHT
 
 
 def _joined(old: Sequence[Example], new: Sequence[Example]) -> tuple[Example, ...]:

@@ -50,11 +50,15 @@ class Bench:
         self.target = find_target(setup.target)
         self.reference = Reference()
         self._operands = OperandCache()
-        last_cache = getattr(self.target.spec, "l3_bytes", 0) or getattr(self.target.spec, "l2_bytes", 0) or 32 << 20
-        self._cold = ColdMemory(min(int(last_cache * _SIZE_OF_COLD_MEMORY), _MOST_COLD_MEMORY) // 64 * 64)
+        self._cold = self.cold_memory()
         self._prepared: Prepared | None = None
         self._spent: dict[str, float] = {}
         _ = self.target.templates  # loads them
+
+    def cold_memory(self) -> ColdMemory:
+        """Memory larger than the last cache."""
+        last_cache = getattr(self.target.spec, "l3_bytes", 0) or getattr(self.target.spec, "l2_bytes", 0) or 32 << 20
+        return ColdMemory(min(int(last_cache * _SIZE_OF_COLD_MEMORY), _MOST_COLD_MEMORY) // 64 * 64)
 
     @property
     def kept_bytes(self) -> int:
@@ -99,35 +103,24 @@ class Bench:
         `rival` is the best time of the operator so far: what is far slower need not be known exactly. `patience_s` is
         how long to wait for the core to be free of other programs.
         """
+        with self._part("time", "run_failed"), undisturbed():
+            return measure(self.caller(self._cold), pace, Sampling(rival=rival, patience_s=patience_s))
+
+    def caller(self, cold: ColdMemory) -> Callable[[], object]:
+        """A call of the prepared candidate, which outlives `forget`; weights come from `cold`, for cold jobs."""
         prepared = self._prepared
         assert prepared is not None, "a candidate is prepared before it is timed"
-        with self._part("time", "run_failed"), undisturbed():
-            function = prepared.kernel.function
-            sets = itertools.cycle(self._argument_sets(prepared))
-            return measure(lambda: function(*next(sets)), pace, Sampling(rival=rival, patience_s=patience_s))
+        function, sets = prepared.kernel.function, itertools.cycle(_argument_sets(prepared, cold))
+
+        def call() -> object:
+            return function(*next(sets))
+
+        call.keeps = prepared  # type: ignore[attr-defined] # the code and its operands
+        return call
 
     def forget(self) -> None:
         """Let the prepared candidate go."""
         self._prepared = None
-
-    def _argument_sets(self, prepared: Prepared) -> list[tuple[Any, ...]]:
-        """Arguments of successive calls: as they are, or with each call's weights from memory that is in no cache."""
-        arguments = [_tensor(a) for a in (*prepared.arguments, prepared.operands.output.array)]
-        job = prepared.job
-        cold = [
-            k
-            for k, constant in enumerate(job.op.constant)
-            if constant and job.cache == "cold" and prepared.arguments[k].nbytes >= _LEAST_COLD
-        ]
-        if not cold:
-            return [tuple(arguments)]
-        sets = []
-        copies = self._cold.copies(sum(prepared.arguments[k].nbytes for k in cold))
-        for _ in range(min(_MOST_SETS, copies)):
-            for k in cold:
-                arguments[k] = _tensor(self._cold.take(prepared.arguments[k]))
-            sets.append(tuple(arguments))
-        return sets
 
     @contextmanager
     def _part(self, name: str, status: str) -> Iterator[None]:
@@ -145,6 +138,26 @@ class Bench:
             raise Failure("out_of_memory" if full else status, text) from None
         finally:
             self._spent[name] = self._spent.get(name, 0.0) + time.perf_counter() - began
+
+
+def _argument_sets(prepared: Prepared, memory: ColdMemory) -> list[tuple[Any, ...]]:
+    """Arguments of successive calls: as they are, or with each call's weights from memory that is in no cache."""
+    arguments = [_tensor(a) for a in (*prepared.arguments, prepared.operands.output.array)]
+    job = prepared.job
+    cold = [
+        k
+        for k, constant in enumerate(job.op.constant)
+        if constant and job.cache == "cold" and prepared.arguments[k].nbytes >= _LEAST_COLD
+    ]
+    if not cold:
+        return [tuple(arguments)]
+    sets = []
+    copies = memory.copies(sum(prepared.arguments[k].nbytes for k in cold))
+    for _ in range(min(_MOST_SETS, copies)):
+        for k in cold:
+            arguments[k] = _tensor(memory.take(prepared.arguments[k]))
+        sets.append(tuple(arguments))
+    return sets
 
 
 def _check(operands: Operands) -> float:

@@ -36,6 +36,7 @@ PATIENCE = 4
 # How long a timing waits for its core to be free of other programs. When that was in vain it waits half as long the
 # next time, down to the least.
 LONGEST_WAIT_S, LEAST_WAIT_S = 0.4, 0.02
+ENOUGH_READINGS = 10
 # What another candidate may have caused by writing where it should not: such a failure must show in a fresh worker.
 _SUSPICIOUS = ("crashed", "wrong_result", "run_failed", "out_of_memory")
 
@@ -202,17 +203,20 @@ class Keeper(threading.Thread):
         timed, job = message["timed"], seat.job
         assert job is not None
         measurement = Measurement(status="ok", cache=job.cache, **timed)
-        self._learn_pace(Reading(**message["pace"]), measurement.alone)
+        self._learn_pace(Reading(**message["pace"]), int(message["readings"]), measurement.alone)
         key = job.op, job.cache
         self._best[key] = min(timed["seconds"], self._best.get(key, timed["seconds"]))
         self._finish(seat, measurement)
         if message["leaked"] > self._leak_limit:
             self._restart(seat)
 
-    def _learn_pace(self, pace: Reading, alone: bool) -> None:
-        """A ratio far below the usual tells that other programs were at work when that was taken."""
+    def _learn_pace(self, pace: Reading, readings: int, alone: bool) -> None:
+        """A ratio far below the usual tells that other programs were at work when that was taken.
+
+        A few readings do not: where the clock changes between product and chain, their ratio means nothing.
+        """
         assert self._usual is not None
-        if pace.ratio * SHARED < self._usual.ratio:
+        if readings >= ENOUGH_READINGS and pace.ratio * SHARED < self._usual.ratio:
             self._usual = pace
         self._patience_s = LONGEST_WAIT_S if alone else max(LEAST_WAIT_S, self._patience_s / 2)
 

@@ -98,9 +98,13 @@ class Reference:
         return best
 
 
+def middle_of(readings: list[Reading]) -> Reading:
+    """The median seconds and the median ratio."""
+    return Reading(statistics.median(r.seconds for r in readings), statistics.median(r.ratio for r in readings))
+
+
 def usual_of(readings: list[Reading]) -> Reading:
     """The median of those readings whose ratio is near to that which a quarter of them stay below."""
     ratios = sorted(r.ratio for r in readings)
     low = ratios[len(ratios) // 4]
-    alone = [r for r in readings if r.ratio <= SHARED * low]
-    return Reading(statistics.median(r.seconds for r in alone), statistics.median(r.ratio for r in alone))
+    return middle_of([r for r in readings if r.ratio <= SHARED * low])

@@ -5,7 +5,7 @@ log that only serves to explain a death. A job takes two requests, between which
 
     {"do": "prepare", "job": ...} -> {"phase": "run"}, then {"checked": true} or {"failed": status, ...}
     {"do": "time", "usual": reading, "rival": seconds or null, "patience": seconds}
-                                    -> {"timed": {...}, "pace": reading, "leaked": bytes}
+                                    -> {"timed": {...}, "pace": reading, "readings": count, "leaked": bytes}
 
 See `protocol` for the fields.
 """
@@ -71,13 +71,18 @@ class Server:
         return {"checked": True}
 
     def _time(self, request: dict[str, Any]) -> dict[str, Any]:
-        from .pace import Pace, Reading, usual_of
+        from .pace import Pace, Reading, middle_of
 
         pace = Pace(self.bench.reference.read, Reading(**request["usual"]))
         timed = timing_to_json(self.bench.time(pace, request["rival"], request["patience"]), self.bench.error)
         self.bench.forget()
         leaked = resident_bytes() - self._start - self.bench.kept_bytes
-        return {"timed": timed, "pace": asdict(usual_of(pace.readings)), "leaked": leaked}
+        return {
+            "timed": timed,
+            "pace": asdict(middle_of(pace.readings)),
+            "readings": len(pace.readings),
+            "leaked": leaked,
+        }
 
 
 if __name__ == "__main__":

@@ -224,6 +224,18 @@ WRONG = {
     "a read in front of an array": ("y[0] = y[int(threadIdx.x) - 2000];", "bytes in front of y"),
     "a few bytes behind an array": ("if (threadIdx.x == 0) y[65] = 1;", "wrote 0 bytes behind the end of y"),
     "an integer division by zero": ("y[0] = 7 / (int)(threadIdx.x - threadIdx.x);", "division by zero"),
+    "a misaligned vector": (
+        "((float4*)(y + 1))[threadIdx.x % 2] = make_float4(1, 2, 3, 4);",
+        "line 3 uses byte 4 of y as the address of something aligned to 16 bytes",
+    ),
+    "an index outside of a shared array": (
+        "__shared__ float s[64]; s[threadIdx.x + 1] = 1; y[0] = s[0];",
+        "line 3: index 64 is outside of the array",
+    ),
+    "an index outside of a local array": (
+        "float r[4]; for (int i = 0; i < 5 + (int)y[0]; i++) r[i] = i; y[1] = r[2];",
+        "line 3: index 4 is outside of the array",
+    ),
     "a trap": ("if (threadIdx.x == 5) __trap();", r"thread \(5, 0, 0\).*trap"),
 }
 
@@ -238,13 +250,26 @@ def test_misbehaviour_is_told(name):
 def test_an_access_just_outside_of_an_array_is_found_with_races():
     with pytest.raises(KernelError, match=r"writes 4 bytes \(line 3\) at 0 bytes behind the end of y"):
         run("y[threadIdx.x + 1] = 1;", {"y": zeros(32)}, races=True)
+    body = "__shared__ float s[32]; float* p = s; p[threadIdx.x + 1] = 1; __syncthreads(); y[threadIdx.x] = s[0];"
     with pytest.raises(KernelError, match="outside of all shared arrays"):
-        run("__shared__ float s[32]; s[threadIdx.x + 1] = 1; y[threadIdx.x] = s[0];", {"y": zeros(32)}, races=True)
+        run(body, {"y": zeros(32)}, races=True)
 
 
 def test_two_blocks_that_write_the_same_place_are_a_race():
     with pytest.raises(KernelError, match="race: a write by another block and one by this one"):
         run("y[threadIdx.x] = blockIdx.x;", {"y": zeros(32)}, grid=2, races=True)
+
+
+def test_a_launch_sees_what_the_one_before_it_wrote():
+    source = """
+    extern "C" __global__ void first(float* x, float* y) { x[blockIdx.x * 32 + threadIdx.x] = threadIdx.x; }
+    extern "C" __global__ void second(float* x, float* y) {
+        y[blockIdx.x * 32 + threadIdx.x] = x[threadIdx.x] + x[63 - threadIdx.x];
+    }
+    """
+    arrays = [np.zeros(64, "f4"), np.zeros(64, "f4")]
+    _, y = run_cuda_source(source, [Launch("first", 2, 32), Launch("second", 2, 32)], arrays, Options(races=True))
+    assert set(y) == {31}
 
 
 def test_launches_are_checked():

@@ -14,6 +14,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FLAGS = ["-x", "c++", "-std=c++17", "-g1", "-w", "-fno-strict-aliasing", "-fwrapv", "-ffp-contract=off", "-fno-pie"]
+# Indices outside of arrays whose size the compiler knows, and misaligned accesses: reported to runtime/checks.cpp.
+CHECKS = ["-fsanitize=alignment,bounds", "-fno-sanitize-recover=alignment,bounds"]
 # Accesses are reported to runtime/races.cpp rather than to the compiler's own library.
 INSTRUMENT = ["-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0"]
 
@@ -122,7 +124,7 @@ def program(source: str, races: bool, optimize: str = "-O1") -> Path:
     with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
         text = Path(scratch) / "kernel.cu"
         text.write_text(source)
-        flags = [optimize, *(INSTRUMENT if races else [])]
+        flags = [optimize, *CHECKS, *(INSTRUMENT if races else [])]
         compiled = _object(text, Path(scratch) / "kernel.o", flags)
         made = Path(scratch) / "program"
         _run([compiler() or "g++", "-no-pie", str(compiled), *map(str, objects), "-o", str(made)])

@@ -5,9 +5,13 @@ namespace cushim {
 
 namespace {
 
-void carry_out(Fiber& f, const Copy& c) {
+void move(const Copy& c) {
     memcpy(c.to, c.from, c.filled);
     memset(static_cast<char*>(c.to) + c.filled, 0, c.bytes - c.filled);
+}
+
+void carry_out(Fiber& f, const Copy& c) {
+    if (options.delivery != Delivery::early) move(c);
     race::agent_end(f, race::copy_agent(f), c.clock);
 }
 
@@ -55,10 +59,7 @@ void copy_async(uint64_t to, uint64_t from, unsigned bytes, unsigned filled) {
     note_read(copy.from, filled);
     copy.clock = race::agent_begin(f, race::copy_agent(f));
     race::agent_access(f, race::copy_agent(f), copy.clock, copy.to, bytes, true);
-    if (options.delivery == Delivery::early) {
-        memcpy(copy.to, copy.from, filled);
-        memset(static_cast<char*>(copy.to) + filled, 0, bytes - filled);
-    }
+    if (options.delivery == Delivery::early) move(copy);
     f.open_copies.push_back(copy);
 }
 
@@ -89,8 +90,7 @@ void copy_arrive(uint64_t barrier, bool counted_before) {
     copies->insert(copies->end(), f.open_copies.begin(), f.open_copies.end());
     defer([word, copies, &f] {
         for (const Copy& c : *copies) {
-            memcpy(c.to, c.from, c.filled);
-            memset(static_cast<char*>(c.to) + c.filled, 0, c.bytes - c.filled);
+            move(c);
             race::agent_release(barrier_key(word), *f.block, race::copy_agent(f), c.clock);
         }
         arrive(word, 1);

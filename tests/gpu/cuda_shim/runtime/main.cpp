@@ -166,6 +166,7 @@ void write_buffers() {
 
 void crashed(int signal, siginfo_t* info, void*) {
     if (signal == SIGFPE) fail("integer division by zero");
+    if (!info->si_addr) fail("access to an address that is null, misaligned or none at all");
     fail("access to %s, which may not be touched", describe_address(info->si_addr).c_str());
 }
 

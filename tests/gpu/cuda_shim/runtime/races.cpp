@@ -182,6 +182,11 @@ void warp_memory_order(uint32_t mask) {
 
 namespace race {
 
+void begin_launch() {
+    global_shadow.clear();
+    global_releases.clear();
+}
+
 void begin_block(Block& block) {
     if (!options.races) return;
     auto* c = new BlockClocks;

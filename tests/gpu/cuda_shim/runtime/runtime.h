@@ -156,6 +156,7 @@ void end_of_block(Block& block);
 
 // --- races.cpp
 namespace race {
+void begin_launch();  // whatever earlier launches did is known to all
 void begin_block(Block& block);
 void end_block(Block& block);
 void reset(uint64_t key);

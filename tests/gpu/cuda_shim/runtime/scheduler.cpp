@@ -303,6 +303,7 @@ void run_launch(const Launch& what) {
     }
     pool.clear();
     begin_kernel_memory();
+    race::begin_launch();
     size_t next = 0;
     int idle = 0;
     while (next < clusters || !resident.empty()) {

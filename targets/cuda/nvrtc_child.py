@@ -6,10 +6,14 @@ input: {"library": path, "source": text, "headers": {name: text}, "options": [te
 {"status": number, "log": text, "version": [major, minor], "architectures": [number]}, then the bytes of the cubin.
 """
 
+from __future__ import annotations
+
 import ctypes
 import json
 import os
 import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 _NAME = b"kernel.cu"
 
@@ -17,17 +21,17 @@ _NAME = b"kernel.cu"
 class Nvrtc:
     """The functions of the library that are needed, with strings and lists in place of pointers."""
 
-    def __init__(self, path):
+    def __init__(self, path: str):
         self.library = ctypes.CDLL(path)
         self.library.nvrtcGetErrorString.restype = ctypes.c_char_p
 
-    def version(self):
+    def version(self) -> list[int]:
         """[major, minor] of the library."""
         major, minor = ctypes.c_int(), ctypes.c_int()
         self.library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
         return [major.value, minor.value]
 
-    def architectures(self):
+    def architectures(self) -> list[int]:
         """Numbers of the architectures that the library knows: 80 for sm_80."""
         count = ctypes.c_int()
         self.library.nvrtcGetNumSupportedArchs(ctypes.byref(count))
@@ -35,7 +39,7 @@ class Nvrtc:
         self.library.nvrtcGetSupportedArchs(numbers)
         return list(numbers)
 
-    def compile(self, source, headers, options):
+    def compile(self, source: str, headers: Mapping[str, str], options: Sequence[str]) -> tuple[int, str, bytes]:
         """(status, log, cubin); the status is 0 for success."""
         program = ctypes.c_void_p()
         names = _strings(headers.keys())
@@ -50,10 +54,10 @@ class Nvrtc:
             return status, log or self.library.nvrtcGetErrorString(status).decode(), b""
         return status, log, self._bytes(program, "CUBIN")
 
-    def _text(self, program):
+    def _text(self, program: ctypes.c_void_p) -> bytes:
         return self._bytes(program, "ProgramLog")
 
-    def _bytes(self, program, what):
+    def _bytes(self, program: ctypes.c_void_p, what: str) -> bytes:
         size = ctypes.c_size_t()
         getattr(self.library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
         buffer = ctypes.create_string_buffer(size.value)
@@ -61,12 +65,12 @@ class Nvrtc:
         return buffer.raw
 
 
-def _strings(texts):
+def _strings(texts: Iterable[str]) -> Any:
     encoded = [text.encode() for text in texts]
     return (ctypes.c_char_p * len(encoded))(*encoded)
 
 
-def main():
+def main() -> None:
     """Reads the request, compiles, writes the answer."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever the library prints does not mix with the answer

@@ -270,7 +270,7 @@ def erf(x: Any) -> Any:
         value = _f64(1.0)
         for start in range(_ERF_END - 1, 0, -1):
             local = (size - _f64(start + 0.5)) * _f64(2.0)
-            piece = bind(local, lambda t, c=others[start - 1]: _polynomial(c, t))
+            piece = bind(local, functools.partial(_polynomial, others[start - 1]))
             value = tirx.Select(size < _f64(start + 1.0), piece, value)
         signed = bind(value, lambda a: tirx.Select(v < _f64(0.0), -a, a))
         near = bind(v * v, lambda s: v * bind(s * _f64(2.0) - _f64(1.0), lambda t: _polynomial(first, t)))
@@ -293,7 +293,10 @@ def _erf_polynomials() -> list[list[float]]:
         x = math.sqrt((t + 1) / 2)
         return math.erf(x) / x
 
-    return [fit(near, 15), *(fit(lambda t, n=n: math.erf(n + 0.5 + t / 2), 19) for n in range(1, _ERF_END))]
+    def beyond(n: int) -> Callable[[float], float]:
+        return lambda t: math.erf(n + 0.5 + t / 2)
+
+    return [fit(near, 15), *(fit(beyond(n), 19) for n in range(1, _ERF_END))]
 
 
 def power(x: Any, y: Any) -> Any:
@@ -307,7 +310,8 @@ def power(x: Any, y: Any) -> Any:
         signed = bind(size, lambda s: tirx.Select(tirx.all(odd, _int_of(a) < _i64(0)), -s, s))
         fraction = tirx.all(a < _f64(0.0), a > _f64(-math.inf), tirx.floor(b) != b)
         value = tirx.Select(fraction, _f64(math.nan), signed)
-        return tirx.Select(tirx.any(b == _f64(0.0), a == _f64(1.0)), _f64(1.0), value)
+        endless = tirx.all(tirx.abs(a) == _f64(1.0), tirx.abs(b) == _f64(math.inf))
+        return tirx.Select(tirx.any(b == _f64(0.0), a == _f64(1.0), endless), _f64(1.0), value)
 
     return bind(x, lambda a: bind(y, lambda b: body(a, b)))
 

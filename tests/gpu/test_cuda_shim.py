@@ -226,7 +226,7 @@ WRONG = {
     "an integer division by zero": ("y[0] = 7 / (int)(threadIdx.x - threadIdx.x);", "division by zero"),
     "a misaligned vector": (
         "((float4*)(y + 1))[threadIdx.x % 2] = make_float4(1, 2, 3, 4);",
-        "line 3 uses byte 4 of y as the address of something aligned to 16 bytes",
+        "line 3: byte 4 of y is used as the address of something aligned to 16 bytes",
     ),
     "an index outside of a shared array": (
         "__shared__ float s[64]; s[threadIdx.x + 1] = 1; y[0] = s[0];",

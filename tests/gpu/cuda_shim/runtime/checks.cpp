@@ -21,10 +21,12 @@ struct OutOfBounds {
 }  // namespace
 
 extern "C" void __ubsan_handle_type_mismatch_v1_abort(Mismatch* what, uintptr_t address) {
-    cushim::fail("line %u uses %s as the address of something aligned to %u bytes", what->place.line,
+    cushim::at(int(what->place.line));
+    cushim::fail("%s is used as the address of something aligned to %u bytes",
                  cushim::describe_address(reinterpret_cast<void*>(address)).c_str(), 1u << what->log_alignment);
 }
 
 extern "C" void __ubsan_handle_out_of_bounds_abort(OutOfBounds* what, uintptr_t index) {
-    cushim::fail("line %u: index %ld is outside of the array", what->place.line, long(index));
+    cushim::at(int(what->place.line));
+    cushim::fail("index %ld is outside of the array", long(index));
 }

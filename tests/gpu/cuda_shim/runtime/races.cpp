@@ -3,6 +3,7 @@
 // Kernels are compiled with the compiler's instrumentation for thread sanitizers; the functions it calls are defined here.
 // A block's threads have clocks, and so have agents that act on behalf of threads: one for the cp.async of each thread, one
 // for the wgmma of each warp, and some for bulk copies. What an agent did is ordered before whatever waited for it.
+#include <algorithm>
 #include <map>
 #include <set>
 #include <unordered_map>
@@ -78,6 +79,7 @@ std::string who(const BlockClocks& c, const Access& a) {
 
 // One byte of shared memory is read or written by `now`, who knows of others what `knowledge` says.
 void access_byte(BlockClocks& c, size_t offset, const void* p, const Clock& knowledge, const Access& now, bool write) {
+    if (offset >= c.shadow.size()) c.shadow.resize(std::min(arena_bytes, offset + offset / 2 + 1));
     Shadow& s = c.shadow[offset];
     const bool both_atomic = s.write.atomic && now.atomic;
     if (!both_atomic && s.write.id != now.id && !known(knowledge, s.write))
@@ -196,7 +198,6 @@ void begin_block(Block& block) {
     for (size_t i = 0; i < c->thread_count; i++) c->threads[i][i] = 1;
     c->agents.assign(c->ids - c->thread_count, Clock(c->ids, 0));
     c->fenced.assign(c->ids, 0);
-    c->shadow.resize(arena_bytes);
     c->serial = ++serials;
     block.clocks = c;
 }
@@ -252,7 +253,7 @@ void agent_access(Fiber& f, int agent, uint32_t clock, void* p, size_t bytes, bo
     const bool by_copy = agent < int(2 * c.thread_count);  // cp.async belongs to the generic proxy
     for (size_t i = 0; i < bytes; i++) {
         const size_t offset = static_cast<char*>(p) + i - f.block->arena;
-        const Access& last = c.shadow[offset].write;
+        const Access last = offset < c.shadow.size() ? c.shadow[offset].write : Access();
         if (!by_copy && last.present && last.id < 2 * c.thread_count && c.fenced[last.id] < last.clock)
             fail("%s was written by %s, and is used by %s: fence.proxy.async is missing behind the write",
                  describe_address(static_cast<char*>(p) + i).c_str(), who(c, last).c_str(), who(c, now).c_str());

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..device_code import DeviceCode
 from ..errors import TargetError
@@ -25,6 +25,8 @@ class Target(ABC):
 
     spec: TargetSpec
     templates: Sequence[Template]
+    # Whether candidates are timed on one core, though they run on all `spec.cores`.
+    timed_on_one_core: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod

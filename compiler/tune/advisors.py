@@ -1,7 +1,8 @@
 """Advisors of the template selection: measured records first, then the cost model; nothing that is known to fail.
 
 A record only counts where it holds: same operator, same target key, a point that the template, at its present version,
-still offers. A point that failed is never chosen, by whomever.
+still offers. A point that failed is never chosen, by whomever. Where times are those of one core, what they are worth
+on all cores is told by how evenly a config shares its work out among them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..schedule.selection import Advisor, Choice, Option
 from ..schedule.target import Target
 from ..schedule.template import Template
 from .evidence import Known, best_of
+from .features import idle_factors
 from .library import RecordLibrary, Records
 from .record import Point
 
@@ -35,13 +37,15 @@ class RecordAdvisor:
 
     def __init__(self, library: RecordLibrary, target: Target):
         self.library = library
+        self.target = target
         self.key = target.spec.key
         self._tried: dict[OpSpec, dict[Point, Known]] = {}
 
     def advise(self, op: OpSpec, options: Sequence[Option]) -> Choice | None:
-        """The fastest point that was measured and works, or None."""
+        """The point that was measured, works, and is the fastest on all cores, or None."""
         tried = self.tried(op, options)
-        best = best_of(tried.values())
+        factors = idle_factors(op, self.target, list(tried)) if tried else ()
+        best = best_of(tried.values(), {k.point: f for k, f in zip(tried.values(), factors, strict=True)})
         if best is None or best.seconds is None:
             return None
         self.library.chosen[self.key, str(op)] = best
@@ -76,7 +80,7 @@ class ModelAdvisor:
         if model is None:
             return None
         try:
-            times = np.asarray(model.predict(op, points), float)
+            times = np.asarray(model.predict(op, points), float) * idle_factors(op, self.records.target, points)
         except KeyError:  # a template of another package, of which the model has seen nothing
             return None
         return _choice(op, options, points[int(np.argmin(times))], MODEL_SOURCE)

@@ -12,7 +12,7 @@ A point may have been measured often: in several sessions, on several machines o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -98,8 +98,9 @@ def _scale(joined: dict[Point, Known], known: dict[Point, Known]) -> float:
     return median(ratios) if ratios else 1.0
 
 
-def best_of(known: Iterable[Known]) -> Known | None:
-    """The fastest that works, or None."""
+def best_of(known: Iterable[Known], factors: Mapping[Point, float] | None = None) -> Known | None:
+    """The fastest that works, or None; `factors` are what times count for beside others, 1 where they name no point."""
     usable = [k for k in known if k.seconds is not None]
     cold = [k for k in usable if k.record.measurement.cache == "cold"]
-    return min(cold or usable, key=lambda k: k.seconds or 0.0, default=None)
+    weigh = factors or {}
+    return min(cold or usable, key=lambda k: (k.seconds or 0.0) * weigh.get(k.point, 1.0), default=None)

@@ -147,7 +147,7 @@ def features(op: OpSpec, target: Target, points: Sequence[Point]) -> np.ndarray:
     fixed = [tell(op) for tell in OPERATOR.values()]
     fixed += [float(getattr(target.spec, name, np.nan)) for name in TARGET]
     result[:, : len(fixed)] = fixed
-    facts = _Facts(op, target.spec, _traits(op, target, points))
+    facts = _Facts(op, target.spec, traits_of(op, target, points))
     for k, tell in enumerate(CONFIG.values(), len(fixed)):
         result[:, k] = tell(facts)
     return result
@@ -160,7 +160,18 @@ def ideal_cycles(op: OpSpec, spec: TargetSpec) -> float:
     return max(work / (2 * lanes * float(getattr(spec, "fma_ports", 1))), 1.0)
 
 
-def _traits(op: OpSpec, target: Target, points: Sequence[Point]) -> Columns:
+def idle_factors(op: OpSpec, target: Target, points: Sequence[Point]) -> np.ndarray:
+    """What to multiply times of one core with to compare points on all cores, float64 of shape (len(points),).
+
+    It is the time of the busiest core relative to an even share: with one work item, all cores but one are idle. 1 for
+    targets that are timed as a whole, and for templates that tell nothing. KeyError as for `features`.
+    """
+    if not target.timed_on_one_core or target.spec.cores == 1:
+        return np.ones(len(points))
+    return np.nan_to_num(traits_of(op, target, points)["imbalance"], nan=1.0)
+
+
+def traits_of(op: OpSpec, target: Target, points: Sequence[Point]) -> Columns:
     """Every trait as a column with a value for each point; NaN where its template tells nothing."""
     templates = {(t.name, t.version): t for t in target.templates}
     groups: dict[tuple[str, int], list[int]] = {}

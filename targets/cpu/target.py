@@ -23,6 +23,7 @@ class CpuTarget(Target):
     """One kind of CPU; code runs on it through TVM's LLVM back end and thread pool."""
 
     spec: CpuSpec
+    timed_on_one_core = True
 
     def __init__(self, spec: CpuSpec):
         self.spec = spec

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from kompilo.compiler.schedule.op_spec import OpSpec, Step, TensorType
 from kompilo.compiler.schedule.selection import Selector
 from kompilo.compiler.schedule.template import Config, Space
@@ -46,6 +48,11 @@ class FakeTemplate:
     name: str = "tiled"
     version: int = 1
     tiles: tuple[int, ...] = (1, 2, 3, 4)
+    imbalance: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+
+    def traits(self, op: OpSpec, target: object, configs: Any) -> dict[str, Any]:
+        told = dict(zip(self.tiles, self.imbalance, strict=True))
+        return {"imbalance": np.array([told[c.int("tile")] for c in configs])}
 
     def match(self, op: OpSpec, target: object) -> Space:
         configs = tuple(point(tile).config for tile in self.tiles)
@@ -58,6 +65,7 @@ class FakeTarget:
 
     key: str = KEY
     templates: tuple[FakeTemplate, ...] = field(default_factory=lambda: (FakeTemplate(),))
+    timed_on_one_core: bool = False
 
     @property
     def spec(self) -> SimpleNamespace:

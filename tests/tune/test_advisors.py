@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,6 +79,17 @@ def test_a_second_template_may_win(store):
     target = FakeTarget(templates=(FakeTemplate(), FakeTemplate("blocked", 4)))
     store.extend([record(1, 2e-3), record(2, 1e-3, point=point(2, "blocked", 4))])
     assert choose(store, target)[0] == 2
+
+
+@pytest.mark.parametrize(("one_core", "tile"), [(True, 2), (False, 1)])
+def test_idle_cores_count_where_times_are_of_one_core(store, one_core, tile):
+    """Tile 1 is the fastest on one core, and leaves the other without work."""
+    target = FakeTarget(templates=(FakeTemplate(imbalance=(2.0, 1.0, 1.0, 1.0)),), timed_on_one_core=one_core)
+    store.extend([record(1, 1.0e-3), record(2, 1.2e-3), record(3, 1.3e-3)])
+    assert choose(store, target)[0] == tile
+    records = RecordAdvisor(RecordLibrary(()), target)
+    model = SimpleNamespace(predict=lambda op, points: np.array([1.0, 1.2, 1.3, 1.4]))
+    assert chosen([ModelAdvisor(lambda: model, records)], target)[0] == tile
 
 
 def test_the_newest_measurement_says_whether_a_point_works(store):

@@ -102,12 +102,13 @@ def lower_math(mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
     """Replaces calls of libm's functions in all PrimFuncs; TVM's own rules leave some that LLVM ends the process over.
 
     Before:  y[i] = tanh(x[i])
-    After:   y[i] = let v = max(-9.02, min(9.02, x[i])), ... in v * P(v * v) / Q(v * v)
+    After:   v = max(-9.02, min(9.02, x[i]));  s = v * v;  y[i] = v * P(s) / Q(s)
     """
     changed = {}
     for gvar, func in mod.functions_items():
         if isinstance(func, tirx.PrimFunc):
-            changed[gvar] = func.with_body(tvm_ffi.structural_map(func.body, [(tvm.ir.Call, _lowered)], order="post"))
+            rules = [(tvm.ir.Call, _lowered), (tirx.BufferStore, _with_variables)]
+            changed[gvar] = func.with_body(tvm_ffi.structural_map(func.body, rules, order="post"))
     result = tvm.IRModule(mod.functions, attrs=mod.attrs, global_infos=mod.global_infos)
     for gvar, func in changed.items():
         result.update_func(gvar, func)
@@ -117,41 +118,62 @@ def lower_math(mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
 def _lowered(call: Any) -> Any:
     """What stands for one call of TIR, whose arguments are done; the call itself where it is none of libm's."""
     dtype = str(getattr(call.ty, "dtype", ""))
-    functions = FUNCTIONS.get(getattr(call.op, "name", "").removeprefix("tirx.").removeprefix("prim."))
+    functions = FUNCTIONS.get(_name(call).removeprefix("tirx.").removeprefix("prim."))
     if functions is None or dtype not in _COMPUTED_IN:
         return call
     computed = _COMPUTED_IN[dtype]
-    args = call.args if computed == dtype else [a.astype(computed) for a in call.args]
-    return _flat(functions[computed == "float64"](*args)).astype(dtype)
+    args = [a if computed == dtype else a.astype(computed) for a in call.args]
+    return functions[computed == "float64"](*args).astype(dtype)
 
 
 # dtype of a call -> dtype that it is computed in.
 _COMPUTED_IN = {"float32": "float32", "float16": "float32", "bfloat16": "float32", "float64": "float64"}
 
 
-def _flat(value: Any) -> Any:
-    """The same with all Lets at its top, none within the value of another.
+def _with_variables(store: tirx.BufferStore) -> tirx.Stmt:
+    """Lets of what is stored, as variables in memory of the thread: registers, once LLVM has seen them.
 
-    TVM binds a variable again for each Let around its own, and refuses if the value has been simplified meanwhile.
-    Arguments that are guarded (`if_then_else`) stay as they are: what they guard must not be computed before.
+    TVM's time doubles with each Let around another, and its simplifier puts the values of bound names back in their
+    places, every copy of them. What `if_then_else` guards stays where it is, and must not be computed before.
     """
-    guarded: list[bool] = []
-    tvm_ffi.structural_walk(value, (tvm.ir.Call, lambda c: guarded.append(getattr(c.op, "name", "") == _GUARD)))
-    if any(guarded):
-        return value
+    guarded: dict[Any, Any] = {}
     bound: dict[Any, Any] = {}
+
+    def hide(call: Any) -> Any:
+        if _name(call) != "tirx.if_then_else":
+            return call
+        var = tirx.Var("guarded", call.ty.dtype)
+        guarded[var] = call
+        return var
 
     def take(let: prim.Let) -> Any:
         bound[let.var] = let.value
         return let.body
 
-    body = tvm_ffi.structural_map(value, [(prim.Let, take)], order="post")
-    for var in reversed(_in_order_of_use(bound)):
-        body = prim.Let(var, bound[var], body)
-    return body
+    value = tvm_ffi.structural_map(store.value, [(tvm.ir.Call, hide)], order="pre")
+    value = tvm_ffi.structural_map(value, [(prim.Let, take)], order="post")
+    if not bound:
+        return store
+    places = {var: tirx.decl_buffer((1,), var.ty.dtype, var.name, scope="local") for var in bound}
+    read: dict[Any, Any] = {var: tirx.BufferLoad(place, [0]) for var, place in places.items()}
+
+    def shown(expr: Any) -> Any:
+        return tvm_ffi.structural_map(expr, [(tirx.Var, lambda var: read.get(var, var))], order="post")
+
+    # What is guarded may use the variables too.
+    for var, call in guarded.items():
+        read[var] = shown(call)
+    return tirx.SeqStmt(
+        [
+            *(tirx.AllocBuffer(place) for place in places.values()),
+            *(tirx.BufferStore(places[var], shown(bound[var]), [0]) for var in _in_order_of_use(bound)),
+            tirx.BufferStore(store.buffer, shown(value), store.indices),
+        ]
+    )
 
 
-_GUARD = "tirx.if_then_else"
+def _name(call: Any) -> str:
+    return str(getattr(call.op, "name", ""))
 
 
 def _in_order_of_use(bound: dict[Any, Any]) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,12 @@ def _default_folder(below_home: str, below_temporary: str = "") -> Path:
         return Path.home() / below_home
     except RuntimeError:  # no $HOME, and a user whom the system does not know: as in many containers
         return Path(tempfile.gettempdir()) / f"kompilo-{os.getuid()}" / below_temporary
+
+
+def toolkit_variables(names: Sequence[str], environment: Mapping[str, str] | None = None) -> list[str]:
+    """What the variables of other programs' toolkits say ("CUDA_HOME"), in the order of `names`; those that are set."""
+    known = os.environ if environment is None else environment
+    return [known[name] for name in names if known.get(name)]
 
 
 def _path(variable: str, text: str) -> Path:

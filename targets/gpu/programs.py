@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...compiler.errors import KompiloError
+from ...compiler.knobs import toolkit_variables
 
 # A kernel takes a second; what takes minutes has hung, or was unrolled beyond reason.
 LIMIT_SECONDS = 300.0
@@ -60,8 +61,7 @@ def run(command: Sequence[str], what: str, stdin: bytes = b"", limit: float = LI
 
 def toolkit_folders(variables: Sequence[str], defaults: Sequence[str]) -> list[Path]:
     """Folders of a toolkit, from the toolkit's own environment variables first; those that exist, each once."""
-    named = [os.environ[name] for name in variables if os.environ.get(name)]
-    folders = dict.fromkeys(Path(text).expanduser() for text in [*named, *defaults])
+    folders = dict.fromkeys(Path(text).expanduser() for text in [*toolkit_variables(variables), *defaults])
     return [folder for folder in folders if folder.is_dir()]
 
 

@@ -11,7 +11,7 @@ from ...compiler.tensor_spec import Dim
 
 @dataclass(frozen=True)
 class ConvShape:
-    """A 2-D convolution of NHWC float32 data with constant weights.
+    """A 2-D convolution of NHWC data with constant weights.
 
     Pairs are (height, width). Batch and spatial sizes may be names of symbolic dimensions; channels and kernel never
     are. `pad` holds (top, left); bottom and right follow from the output size.
@@ -65,12 +65,19 @@ class ConvShape:
 
 def conv_shape(op: OpSpec) -> ConvShape | None:
     """The sizes of `op`, or None if it is no NHWC float32 convolution with constant weights of static shape."""
+    if any(t.dtype != "float32" for t in (*op.inputs, op.anchor_type, op.output)):
+        return None
+    return conv_sizes(op)
+
+
+def conv_sizes(op: OpSpec) -> ConvShape | None:
+    """The sizes of `op` whatever the types of its operands, or None as above."""
     if op.kind != "conv2d" or len(op.inputs) < 2 or not op.constant[1]:
         return None
     data, weight = op.inputs[0], op.inputs[1]
     if dict(op.attrs).get("data_layout", "NHWC") != "NHWC" or len(data.shape) != 4 or len(weight.shape) != 4:
         return None
-    if {data.dtype, weight.dtype, op.anchor_type.dtype} != {"float32"} or not weight.is_static:
+    if not weight.is_static:
         return None
     batch, height, width, channels = data.shape
     _, out_h, out_w, out_channels = op.anchor_type.shape

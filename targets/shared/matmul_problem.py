@@ -39,7 +39,14 @@ class MatmulProblem:
 
 def read_problem(op: OpSpec) -> MatmulProblem | None:
     """The problem that `op` poses, or None if its operands are not float32 matrices."""
-    if op.kind != "matmul" or any(t.dtype != "float32" for t in (*op.inputs, op.anchor_type, op.output)):
+    if any(t.dtype != "float32" for t in (*op.inputs, op.anchor_type, op.output)):
+        return None
+    return read_matrices(op)
+
+
+def read_matrices(op: OpSpec) -> MatmulProblem | None:
+    """The problem that `op` poses whatever the types of its operands, or None if it is no matmul of matrices."""
+    if op.kind != "matmul":
         return None
     lhs, rhs = _permuted(op, 0, "lhs_perm"), _permuted(op, 1, "rhs_perm")
     if len(lhs) < 2 or len(rhs) < 2 or lhs[-1] != rhs[-2]:
@@ -74,7 +81,7 @@ def _collapse(op: OpSpec, lhs: Sequence[Dim], rhs: Sequence[Dim]) -> OpSpec | No
         extras.append(TensorType(shape, operand.dtype))
     return replace(
         op,
-        inputs=(TensorType((rows, lhs[-1]), "float32"), op.inputs[1], *extras),
+        inputs=(TensorType((rows, lhs[-1]), op.inputs[0].dtype), op.inputs[1], *extras),
         attrs=tuple(sorted({**dict(op.attrs), "lhs_perm": (0, 1), "out_perm": (0, 1)}.items())),
         anchor_type=TensorType((rows, rhs[-1]), op.anchor_type.dtype),
         output=TensorType((rows, rhs[-1]), op.output.dtype),

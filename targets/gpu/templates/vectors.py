@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import tvm
 from tvm import tirx
 from tvm.tirx import For, ForKind, Stmt
 
 from ...shared.tir_loops import Index, i64
 from ..launch import allocated, registers
+
+
+def dtype_bytes(dtype: str) -> int:
+    """Bytes of one element."""
+    return -(-tvm.DataType(dtype).bits // 8)
 
 
 def vector(lanes: int, body: Callable[[Index], Stmt]) -> Stmt:

@@ -1,0 +1,160 @@
+"""The matrices of a convolution as kernels by tiles read and write them.
+
+A row of A is an output pixel, a column of B an output channel, and k runs over the kernel's rows, its columns and the
+input channels, the last fastest. A's elements are read from the image where they lie; those outside count as zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx import PrimFunc, Stmt
+
+from ....compiler.schedule.op_spec import OpSpec
+from ...shared.conv_operands import Operands
+from ...shared.conv_shape import ConvShape
+from ...shared.index_math import split_index
+from ...shared.tir_loops import Index, i64, seq
+from .gemm_costs import Problem
+from .gemm_matmul import VECTOR_BYTES
+from .vectors import dtype_bytes, store_vector
+
+
+def sizes_of(conv: ConvShape) -> Problem:
+    """What the estimates of costs ask for."""
+    pixels = conv.pixels(0) if conv.is_static else "pixels"
+    return Problem(conv.groups, pixels, conv.group_out, conv.depth)
+
+
+def is_depthwise(conv: ConvShape) -> bool:
+    """Whether there is one channel in and out per group."""
+    return conv.groups > 1 and conv.groups == conv.channels == conv.out_channels
+
+
+@dataclass(frozen=True)
+class WeightPacking:
+    """Weights as (groups, KH * KW * I, O), or (groups, O, KH * KW * I) if `turned`; the last rounded up to `unit`."""
+
+    conv: ConvShape
+    unit: int
+    turned: bool
+
+    @property
+    def lines(self) -> int:
+        """Rows of one group's matrix."""
+        return self.conv.group_out if self.turned else self.conv.depth
+
+    @property
+    def length(self) -> int:
+        """Elements of a row."""
+        plain = self.conv.depth if self.turned else self.conv.group_out
+        return -(-plain // self.unit) * self.unit
+
+    @property
+    def size(self) -> int:
+        """Elements in all."""
+        return self.conv.groups * self.lines * self.length
+
+    def pack(self, weight: np.ndarray) -> np.ndarray:
+        """OIHW weights, for a column standing up or lying down, flat; zeros beyond."""
+        conv = self.conv
+        grouped = weight.reshape(conv.groups, conv.group_out, conv.group_in, *conv.kernel)
+        matrix = grouped.transpose(0, 3, 4, 2, 1).reshape(conv.groups, conv.depth, conv.group_out)
+        matrix = matrix.transpose(0, 2, 1) if self.turned else matrix
+        return np.pad(matrix, ((0, 0), (0, 0), (0, self.length - matrix.shape[2]))).reshape(-1)
+
+
+class _Image:
+    """A: the input, read where the kernel's window lies."""
+
+    along_k = True
+
+    def __init__(self, memory: ConvMemory, group: Index) -> None:
+        self.memory, self.conv, self.group = memory, memory.conv, group
+        self.lanes = VECTOR_BYTES // dtype_bytes(str(memory.operands.data.dtype))
+        while self.conv.group_in % self.lanes:
+            self.lanes //= 2
+        self._places: dict[int, tuple[tirx.Var, tirx.Var, tirx.Var]] = {}
+
+    def prepare(self, slot: int, position: Index) -> list[Stmt]:
+        """The window's first row and column in the image, and where its first channel lies in memory."""
+        conv, memory = self.conv, self.memory
+        n, oh, ow = split_index(position, memory.pixels)
+        top, left = (o * s - p for o, s, p in zip((oh, ow), conv.stride, conv.pad, strict=True))
+        height, width = memory.size
+        base = ((n * height + top) * width + left) * conv.channels + self.group * conv.group_in
+        names = tuple(tirx.Var(f"{name}{slot}", "int64") for name in ("top", "left", "base"))
+        self._places[slot] = names
+        return [tirx.Bind(var, i64(value)) for var, value in zip(names, (top, left, base), strict=True)]
+
+    def fetch(self, slot: int, position: Index, k: Index) -> tuple[tirx.Expr | bool, tirx.Buffer, Index]:
+        """Whether that element lies inside the image, and where."""
+        conv, memory = self.conv, self.memory
+        top, left, base = self._places[slot]
+        kh, kw, channel = split_index(k, [*conv.kernel, conv.group_in])
+        down, right = kh * conv.dilation[0], kw * conv.dilation[1]
+        conditions = [] if memory.whole_tiles else [position < memory.count]
+        for padded, start, step, extent in zip(conv.padded, (top, left), (down, right), memory.size, strict=True):
+            if padded:
+                conditions += [start + step >= 0, start + step < extent]
+        exists = tirx.all(*conditions) if conditions else True
+        return exists, memory.operands.data, base + (down * memory.size[1] + right) * conv.channels + channel
+
+
+class _Weights:
+    """B: packed weights of one group."""
+
+    def __init__(self, memory: ConvMemory, group: Index) -> None:
+        packing = memory.packing
+        self.memory, self.group, self.packing = memory, group, packing
+        self.along_k, self.lanes = packing.turned, packing.unit
+        self.limit = packing.lines if packing.turned else packing.length
+
+    def prepare(self, slot: int, position: Index) -> list[Stmt]:
+        """Nothing: addresses are linear."""
+        return []
+
+    def fetch(self, slot: int, position: Index, k: Index) -> tuple[tirx.Expr | bool, tirx.Buffer, Index]:
+        """Whether that channel exists, and where it is."""
+        packing = self.packing
+        line, rest = (position, k) if packing.turned else (k, position)
+        index = (self.group * packing.lines + line) * packing.length + rest
+        exact = self.limit % self.memory.columns == 0
+        return True if exact else position < self.limit, self.memory.operands.weights, index
+
+
+class ConvMemory:
+    """The parameters of a convolution's kernel for tiles of rows x columns, and the matrices of each group in them."""
+
+    def __init__(self, op: OpSpec, packing: WeightPacking, rows: int, columns: int) -> None:
+        self.packing, self.columns = packing, columns
+        conv = self.conv = packing.conv
+        self.operands = Operands(op, {1: packing.size})
+        size = self.operands.size
+        self.size = (size(conv.size[0]), size(conv.size[1]))
+        self.pixels = [size(d) for d in (conv.batch, *conv.out_size)]
+        self.count: Index = conv.pixels(0) if conv.is_static else prod(self.pixels, start=i64(1))
+        self.whole_tiles = conv.is_static and self.count % rows == 0
+
+    def function(self, body: Stmt) -> PrimFunc:
+        """The kernel with `body`."""
+        return self.operands.function(body)
+
+    def matrices(self, group: Index) -> tuple[_Image, _Weights, object]:
+        """A, B, and what writes results, of one group."""
+        group = 0 if self.conv.groups == 1 else group
+        return _Image(self, group), _Weights(self, group), lambda *what: self._write(group, *what)
+
+    def _write(self, group: Index, pixel: Index, columns: Sequence[Index], values: Sequence[tirx.Expr]) -> Stmt:
+        n, row, col = split_index(pixel, self.pixels)
+        channels = [group * self.conv.group_out + c for c in columns]
+        results = [self.operands.result(v, n, row, col, c) for v, c in zip(values, channels, strict=True)]
+        out = self.operands.flat(-1)
+        start = pixel * self.conv.out_channels + channels[0]
+        if len(values) > 1 and self.conv.out_channels % len(values) == 0:
+            return store_vector(out, start, results)
+        return seq(*(tirx.BufferStore(out, r, [i64(start + k)]) for k, r in enumerate(results)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,8 @@ from .arguments import parse_shapes
 
 if TYPE_CHECKING:
     from ..artifact.artifact import Artifact
-    from ..artifact.records import MemoryPlan, Operator
+    from ..artifact.records import MemoryPlan, Operator, TargetCode
+    from ..device_code import DeviceCode
     from ..tensor_spec import TensorSpec
 
 
@@ -81,6 +83,8 @@ def _inspect_artifact(path: Path, as_json: bool) -> None:
 
 
 def _artifact_facts(artifact: Artifact, path: Path, integrity: str) -> dict[str, Any]:
+    from ..runtime.choice import problem_of
+
     weights = sum(w.nbytes for w in artifact.weights)
     return {
         "file": str(path),
@@ -97,12 +101,34 @@ def _artifact_facts(artifact: Artifact, path: Path, integrity: str) -> dict[str,
                 "triple": t.triple,
                 "cpu_features": t.cpu_features,
                 "code_bytes": len(t.library),
+                "device": [_device_facts(code) for code in t.device],
+                "weights": _weight_facts(artifact, t),
+                "problem_here": problem_of(t),
                 "memory": asdict(t.memory) | {"total_bytes": t.memory.total_bytes},
                 "operators": [asdict(o) for o in t.operators],
             }
             for t in artifact.targets
         ],
         "provenance": artifact.provenance,
+    }
+
+
+def _device_facts(code: DeviceCode) -> dict[str, Any]:
+    return {"format": code.format, "arch": code.arch, "bytes": len(code.code), "kernels": len(code.kernels)}
+
+
+def _weight_facts(artifact: Artifact, target: TargetCode) -> dict[str, int]:
+    """Weights that a target takes, and those of them that no other target takes too."""
+    everything = range(len(artifact.weights))
+    takers = Counter(i for t in artifact.targets for i in set(everything if t.weights is None else t.weights))
+    taken = set(everything if target.weights is None else target.weights)
+    alone = [i for i in taken if takers[i] == 1]
+    sizes = [w.nbytes for w in artifact.weights]
+    return {
+        "count": len(taken),
+        "bytes": sum(sizes[i] for i in taken),
+        "own_count": len(alone),
+        "own_bytes": sum(sizes[i] for i in alone),
     }
 
 
@@ -114,8 +140,16 @@ def _print_artifact(artifact: Artifact, facts: dict[str, Any]) -> None:
         f"{console.size_text(weights['bytes'])}, integrity {facts['integrity']}"
     )
     _print_signature(artifact.inputs, artifact.outputs)
-    for code in artifact.targets:
+    if len(artifact.targets) > 1:
+        heads = ("target", "key", "device code", ">bytes", ">kernels", ">weights", ">of its own", "runs here")
+        console.print_table("Variants", heads, [_variant_row(target) for target in facts["targets"]])
+    for code, found in zip(artifact.targets, facts["targets"], strict=True):
         console.say(f"target {code.name}: {code.key}, {code.triple}, {console.size_text(len(code.library))} of code")
+        for device in found["device"]:
+            size = console.size_text(device["bytes"])
+            console.say(f"device code: {device['format']} for {device['arch']}, {size}, {device['kernels']} kernels")
+        if found["problem_here"]:
+            console.say(f"does not run here: {found['problem_here']}")
         console.say(f"needs CPU features: {' '.join(code.cpu_features) or 'none'}")
         columns = ("operator", "kind", "template", "config", "from", ">calls", ">MFLOP")
         console.print_table(
@@ -124,6 +158,16 @@ def _print_artifact(artifact: Artifact, facts: dict[str, Any]) -> None:
         console.say(_memory_text(code.memory))
     rows = [(k, _provenance_text(v)) for k, v in artifact.provenance.items() if v is not None]
     console.print_table("Origin", ("what", "value"), rows, fold=("value",))
+
+
+def _variant_row(target: dict[str, Any]) -> tuple[object, ...]:
+    device = target["device"]
+    archs = " ".join(dict.fromkeys(f"{d['format']} {d['arch']}" for d in device)) or "none"
+    size = console.size_text(target["code_bytes"] + sum(d["bytes"] for d in device))
+    kernels = sum(d["kernels"] for d in device) or ""
+    weights = target["weights"]
+    shares = (console.size_text(weights["bytes"]), console.size_text(weights["own_bytes"]))
+    return (target["name"], target["key"], archs, size, kernels, *shares, "no" if target["problem_here"] else "yes")
 
 
 def _operator_row(op: Operator) -> tuple[object, ...]:

@@ -53,7 +53,7 @@ class Program:
         if accelerator is None:
             self.weights = [as_tensor(tvm_ffi.from_dlpack, weight) for weight in weights]
         else:
-            self.weights = [accelerator.upload(weight) for weight in weights]
+            self.weights = accelerator.upload_weights(weights)
         addresses = [(w.ctypes.data, w.nbytes) for w in weights if w.nbytes]
         self.low = min((start for start, _ in addresses), default=0)
         self.high = max((start + size for start, size in addresses), default=0)
@@ -182,8 +182,6 @@ def runtime_error(error: Exception, specs: Sequence[TensorSpec], values: Sequenc
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if isinstance(error, MemoryError) or "bad_alloc" in lines[0]:
         return InputError("there is not enough memory for inputs of these sizes.")
-    if "out of memory" in lines[0].lower():
-        return InputError("the GPU has not enough memory for inputs of these sizes.")
     if lines[0].startswith("`"):  # what the compiled check of sizes says
         found = _sizes_in(lines[0], specs, values)
         return InputError(f"the sizes of the inputs do not fit the model: {lines[0]}{found}.")

@@ -39,7 +39,8 @@ class DeviceExecution:
                 return self._accelerator.download(result)
             return tuple(self._accelerator.download(tensor) for tensor in result)
         except Exception as error:  # tvm_ffi raises the type that the C++ side names
-            raise runtime_error(error, program.inputs, values) from error
+            failure = self._accelerator.failure(error)
+            raise failure or runtime_error(error, program.inputs, values) from error
 
     def _stage(self, index: int, array: np.ndarray) -> None:
         """Copy an input into device memory that is kept for inputs of the same shape."""

@@ -13,15 +13,13 @@ from ..artifact.artifact import Artifact, read_artifact
 from ..artifact.records import TargetCode
 from ..errors import ArtifactError, InputError, UsageError
 from ..tensor_spec import TensorSpec
-from .accelerator import Accelerator, attach, check_accelerator
+from .accelerator import Accelerator, attach
 from .call import Call, Execution, Program
+from .choice import choose_target, way_out
 from .device_call import DeviceExecution
-from .host import check_target
 from .library import ensure_runtime, load_executable
 from .tensors import ALIGNMENT, aligned_empty
 from .threads import current, resolve_threads, use_threads
-
-_DEVICES = ("cpu", "cuda", "rocm")  # kinds of targets that this runtime drives
 
 
 class Module:
@@ -134,7 +132,8 @@ def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto"
 
     Args:
         source: the path of a .kpo file, its bytes, or an Artifact.
-        device: "auto" for the best of the artifact's targets that this machine can run, or a kind, name or key of one.
+        device: "auto" for the best of the artifact's targets that this machine can run, or a kind, name or key of one;
+            "cuda:1" is the second GPU.
         threads: CPU threads per call, or None for $KOMPILO_THREADS, else the physical cores this process may use.
 
     Raises:
@@ -152,11 +151,11 @@ def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto"
     # Reading the weights once for their checksum (0.03 to 0.07 s for 100 MB) goes on while code is loaded.
     checking = _InThread(check) if check else None
     try:
-        target = choose_target(artifact, device)
+        target, number = choose_target(artifact, device)
         tvm_ffi = ensure_runtime()
         tvm_ffi.get_global_func("vm.builtin.memory_manager.clear")()  # what models unloaded since have left
         executable = load_executable(target.library)
-        accelerator = attach(executable, target)
+        accelerator = attach(executable, target, number, way_out(artifact))
     finally:
         if checking:
             checking.join()
@@ -165,46 +164,6 @@ def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto"
     weights = _weights(artifact, target)
     program = Program(tvm_ffi, executable, target.entry, artifact.inputs, weights, accelerator)
     return Module(artifact, target, program, count, accelerator)
-
-
-def choose_target(artifact: Artifact, device: str) -> TargetCode:
-    """The target that `device` names; for "auto" one for a GPU that is here, or the one with most CPU features.
-
-    Raises:
-        UsageError: no target of that name.
-        ArtifactError: none fits this machine; the sentence is that of the plainest one.
-    """
-    names = ", ".join(t.name if t.name == t.key else f"{t.name} ({t.key})" for t in artifact.targets)
-    driven = [t for t in artifact.targets if _kind(t) in _DEVICES]
-    if not driven:
-        raise ArtifactError(f"the artifact has code for {names} only, expected one of {', '.join(_DEVICES)}.")
-    wanted = [t for t in driven if device in ("auto", _kind(t), t.name, t.key)]
-    if not wanted:
-        raise UsageError(f"device {device!r}: expected auto or one of the artifact's targets, {names}.")
-    wanted.sort(key=lambda target: (not target.device, -len(target.cpu_features)))
-    refusals = []
-    for target in wanted:
-        try:
-            check_target(target)
-            check_accelerator(target)
-            return target
-        except ArtifactError as error:
-            refusals.append(error)
-    raise _with_way_out(refusals[-1], driven, wanted)
-
-
-def _with_way_out(refusal: ArtifactError, driven: Sequence[TargetCode], wanted: Sequence[TargetCode]) -> ArtifactError:
-    """The refusal of a GPU, with a hint at the CPU."""
-    if refusal.hint or not any(target.device for target in wanted):
-        return refusal
-    if all(target.device for target in driven):
-        return ArtifactError(refusal.message, "compile the model for cpu as well, and load it anywhere.")
-    return ArtifactError(refusal.message, "load it with device='cpu'.")
-
-
-def _kind(target: TargetCode) -> str:
-    """ "cpu" of "cpu:avx2"."""
-    return target.name.split(":")[0]
 
 
 def _weights(artifact: Artifact, target: TargetCode) -> list[np.ndarray]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from ...compiler.device_code import gpu_words
 from ...compiler.errors import TargetError
 from ..gpu.spec import GpuSpec
 from .presets import cuda_spec, preset_names, spec_of
@@ -56,10 +56,10 @@ def _spec(driver: ctypes.CDLL, device: ctypes.c_int) -> GpuSpec:
     name, sms = text.value.decode("utf-8", "replace"), attribute(_SMS)
     for preset in preset_names():
         known = cuda_spec(preset)
-        if preset in _words(name) and (known.arch, known.sms) == (arch, sms):
+        if preset in gpu_words(name) and (known.arch, known.sms) == (arch, sms):
             return replace(known, memory_bytes=memory.value)
     return spec_of(
-        "-".join(_words(name)),
+        "-".join(gpu_words(name)),
         arch,
         sms,
         attribute(_CLOCK_KHZ) * 1e3,
@@ -68,12 +68,6 @@ def _spec(driver: ctypes.CDLL, device: ctypes.c_int) -> GpuSpec:
         memory.value,
         attribute(_L2_BYTES),
     )
-
-
-def _words(name: str) -> list[str]:
-    """Of "NVIDIA A100-SXM4-80GB": a100, sxm4, 80gb; a model and its number are one word, as in presets' names."""
-    short = re.sub(r"\b(nvidia|geforce|tesla)\b", "", name.lower())
-    return re.findall(r"[a-z0-9]+", re.sub(r"\b(rtx) (\d+)", r"\1\2", short))
 
 
 def _absent(reason: str) -> TargetError:

@@ -7,10 +7,13 @@ import pytest
 
 import kompilo
 from kompilo.compiler.artifact.artifact import Artifact
+from kompilo.compiler.cli.inspect import _artifact_facts
+from kompilo.compiler.device_code import runs_on
 from kompilo.compiler.errors import ArtifactError
-from kompilo.compiler.runtime.accelerator import Accelerator, Kind, metadata, runs_on
+from kompilo.compiler.runtime.accelerator import Accelerator, metadata
 from kompilo.compiler.runtime.call import Program
 from kompilo.compiler.runtime.device_call import DeviceExecution
+from kompilo.compiler.runtime.devices import Kind
 from kompilo.compiler.runtime.library import ensure_runtime, load_executable
 from kompilo.targets.gpu.resources import resources_of_code_object, resources_of_cubin
 
@@ -97,7 +100,7 @@ def test_execution_through_device_memory(artifact):
     """The CPU stands in for a GPU: inputs and weights are copied to its memory, results from there."""
     tvm_ffi = ensure_runtime()
     cpu = artifact.targets[0]
-    device = Accelerator(tvm_ffi, Kind("cpu", 1, "", "", "", ()))
+    device = Accelerator(tvm_ffi, Kind("cpu", 1, "", "", ""))
     weights = artifact.weights if cpu.weights is None else [artifact.weights[i] for i in cpu.weights]
     program = Program(tvm_ffi, load_executable(cpu.library), cpu.entry, artifact.inputs, weights, device)
     call = DeviceExecution(program, device).bind()
@@ -106,3 +109,15 @@ def test_execution_through_device_memory(artifact):
     for batch in (1, 3, 3):
         x = rng.standard_normal((batch, *artifact.inputs[0].shape[1:])).astype("f4")
         np.testing.assert_array_equal(call([x]), module(x))
+
+
+def test_inspect_shows_the_variants(artifact, tmp_path):
+    artifact.save(tmp_path / "m.kpo")
+    cpu, cuda, rocm = _artifact_facts(Artifact.open(tmp_path / "m.kpo"), tmp_path / "m.kpo", "ok")["targets"]
+    assert [{d["arch"] for d in t["device"]} for t in (cpu, cuda, rocm)] == [set(), {"sm_80"}, {"gfx942"}]
+    assert sum(d["kernels"] for d in cuda["device"]) >= len(cuda["operators"])
+    assert cpu["problem_here"] is None
+    assert "rocm runtime" in rocm["problem_here"]
+    # GPUs pack alike, the CPU packs convolutions for itself.
+    assert cuda["weights"]["own_bytes"] == 0 == rocm["weights"]["own_bytes"]
+    assert 0 < cpu["weights"]["own_bytes"] < cpu["weights"]["bytes"]

@@ -1,0 +1,165 @@
+"""The GPUs of this machine: what is there, what is missing, and whether an artifact's code runs on it.
+
+Written after the interfaces of CUDA and of TVM's runtime, and not yet run on a GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..artifact.records import TargetCode
+from ..device_code import arch_order, gpu_words, runs_on
+from ..errors import ArtifactError, KompiloError
+from .cuda_driver import NO_DEVICE, CudaError, Driver
+from .library import ensure_runtime, find_runtime
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU: its number, what its driver calls it, and its version: compute capability, or architecture (AMD)."""
+
+    number: int
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.version}"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A maker's GPUs as TVM sees them; `device_type` is DLPack's number, `driver` the library that comes with it.
+
+    `support` are libraries that TVM's own one needs besides, which may lie in wheels; `least_driver` is the oldest
+    version of CUDA whose driver those work with (13000 for 13.0).
+    """
+
+    name: str
+    device_type: int
+    format: str
+    runtime: str
+    driver: str
+    support: tuple[str, ...] = ()
+    least_driver: int = 0
+
+
+KINDS = {
+    "cubin": Kind("cuda", 2, "cubin", "libtvm_runtime_cuda.so", "libcuda.so.1", ("libcudart.so.13",), 13000),
+    "hsaco": Kind("rocm", 10, "hsaco", "libtvm_runtime_rocm.so", "libamdhip64.so"),
+}
+_SUPPORT_FOLDERS = ("nvidia/cu13/lib", "nvidia/cuda_runtime/lib")
+# Attributes of TVM's devices.
+_EXISTS, _VERSION, _NAME = 0, 4, 5
+
+
+class Missing(KompiloError):
+    """This machine has no GPU of a kind that could be used: the message is the end of a sentence, "it has no ..."."""
+
+
+def kind_of(target: TargetCode) -> Kind | None:
+    """What the code of `target` runs on; None for a CPU."""
+    return KINDS[target.device[0].format] if target.device else None
+
+
+def find_device(kind: Kind, number: int = 0) -> Device:
+    """GPU number `number` of `kind`. Raises Missing where there is no runtime, driver or device."""
+    path = find_runtime().with_name(kind.runtime)
+    if not path.is_file() and not _loaded(ensure_runtime(), kind):
+        raise Missing(f"TVM's {kind.name} runtime, {kind.runtime}, is not installed")
+    return _PROBES[kind.name](kind, number)
+
+
+def best_for(device: Device, targets: Sequence[TargetCode]) -> TargetCode | None:
+    """Of targets for one kind of GPU that with the newest architecture that `device` runs; None if it runs none.
+
+    Of several for the same architecture the one made for a GPU of that name ("cuda:a10" on an NVIDIA A10), else the
+    first.
+    """
+    fitting = [t for t in targets if all(runs_on(code.arch, device.version) for code in t.device)]
+    words = gpu_words(device.name)
+
+    def merit(target: TargetCode) -> tuple[Any, ...]:
+        names = target.key.partition("-")[2], target.name.partition(":")[2]
+        return arch_order(target.device[0].arch), any(name in words for name in names)
+
+    return max(fitting, key=merit, default=None)
+
+
+def load_runtime(kind: Kind) -> Any:
+    """The module tvm_ffi with TVM's library for `kind` of GPU loaded. Raises KompiloError if that fails."""
+    tvm_ffi = ensure_runtime()
+    if _loaded(tvm_ffi, kind):
+        return tvm_ffi
+    path = find_runtime().with_name(kind.runtime)
+    for library in (kind.driver, *kind.support):
+        _load_beside(library, path)
+    try:
+        ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise ArtifactError(f"TVM's runtime for {kind.name} cannot be loaded: {error}.") from None
+    return tvm_ffi
+
+
+def refusal(targets: Sequence[TargetCode], reason: str) -> ArtifactError:
+    """That code for `targets` does not run here, for a reason."""
+    keys = " and ".join(t.key for t in targets)
+    return ArtifactError(f"the artifact was built for {keys}, but {reason}.")
+
+
+def _probe_cuda(kind: Kind, number: int) -> Device:
+    try:
+        driver = Driver()
+    except OSError:
+        raise Missing(f"this machine has no {kind.name} driver ({kind.driver})") from None
+    except CudaError as error:
+        if error.code == NO_DEVICE:
+            raise Missing(f"this machine has no {kind.name} device") from None
+        raise Missing(f"NVIDIA's driver does not work ({error})") from None
+    _check_count(kind, driver.devices, number)
+    if driver.version < kind.least_driver:
+        found, wanted = (f"{v // 1000}.{v % 1000 // 10}" for v in (driver.version, kind.least_driver))
+        raise Missing(f"this machine's driver is for CUDA {found} where TVM's runtime needs one for {wanted} or later")
+    return Device(number, driver.name(number), driver.capability(number))
+
+
+def _probe_by_tvm(kind: Kind, number: int) -> Device:
+    try:
+        ctypes.CDLL(kind.driver, ctypes.RTLD_GLOBAL)
+    except OSError:
+        raise Missing(f"this machine has no {kind.name} driver ({kind.driver})") from None
+    attribute = load_runtime(kind).get_global_func("runtime.GetDeviceAttr")
+    count = 0
+    while attribute(kind.device_type, count, _EXISTS):
+        count += 1
+    _check_count(kind, count, number)
+    name, version = (str(attribute(kind.device_type, number, what)) for what in (_NAME, _VERSION))
+    return Device(number, name, version)
+
+
+def _check_count(kind: Kind, count: int, number: int) -> None:
+    if count == 0:
+        raise Missing(f"this machine has no {kind.name} device")
+    if number >= count:
+        raise Missing(f"this machine has {count} {kind.name} devices, and none of number {number}")
+
+
+_PROBES: dict[str, Callable[[Kind, int], Device]] = {"cuda": _probe_cuda, "rocm": _probe_by_tvm}
+
+
+def _loaded(tvm_ffi: Any, kind: Kind) -> bool:
+    return tvm_ffi.get_global_func(f"ffi.Module.create.{kind.name}", allow_missing=True) is not None
+
+
+def _load_beside(library: str, runtime: Path) -> None:
+    """Loads `library` from the system or from a wheel beside TVM's; TVM's own library says what it misses."""
+    packages = runtime.parent.parent.parent
+    for name in (library, *(str(packages / folder / library) for folder in _SUPPORT_FOLDERS)):
+        try:
+            ctypes.CDLL(name, ctypes.RTLD_GLOBAL)
+            return
+        except OSError:
+            continue

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, UsageError
 from ..model_source import resolve
 from . import console
 from .arguments import parse_shapes
@@ -49,6 +49,10 @@ def tune(
         ),
     ] = None,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Measure every config of every operator.")] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Measure nothing here: make a bundle of candidates for a GPU elsewhere."),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a report with tuning curves and a roofline plot.")
     ] = None,
@@ -68,6 +72,13 @@ def tune(
     resolve(model)
     _check_html(html)
     hardware = _find_target(target)
+    if bundle is not None:
+        if html is not None or exhaustive or isinstance(places, str):
+            raise UsageError("expected --bundle without --html, --exhaustive and a cluster.")
+        from .tune_bundle import make
+
+        make(model, target, bundle, limit, trials, shapes or None, records, seed, places, as_json)
+        return
     from ..tune.tune import tune as tune_model
     from .tune_view import Subject, session_view
 

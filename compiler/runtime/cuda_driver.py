@@ -15,6 +15,8 @@ LIBRARY = "libcuda.so.1"
 
 # CUresult.
 OUT_OF_MEMORY, NO_DEVICE, LAUNCH_TIMEOUT = 2, 100, 702
+# After these (a kernel's faults, damaged memory) every call gives the same error, in this process for good.
+LOST = frozenset({214, 220, 700, 702, 710, 714, 715, 716, 717, 718, 719})
 
 # CUdevice_attribute.
 _SMS, _L2_BYTES, _MAJOR, _MINOR = 16, 38, 75, 76

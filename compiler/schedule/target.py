@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..device_code import DeviceCode
 from ..errors import TargetError
+from ..launches import DeviceProgram
 from .roofline import Roofline
 from .target_spec import TargetSpec
 from .template import Template
@@ -27,6 +28,8 @@ class Target(ABC):
     templates: Sequence[Template]
     # Whether candidates are timed on one core, though they run on all `spec.cores`.
     timed_on_one_core: ClassVar[bool] = False
+    # Whether kernels run on a device of their own rather than on the CPU that calls them.
+    drives_device: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -60,6 +63,13 @@ class Target(ABC):
         import tvm
 
         return tvm.tirx.build(mod, target=self.tvm_target()), ()
+
+    def device_program(self, func: tvm.tirx.PrimFunc) -> DeviceProgram:
+        """The scheduled `func` as a device's code with its launches, for targets that drive one.
+
+        Raises KompiloError if that cannot be, TargetError if the toolchain is missing or refuses the code.
+        """
+        raise TargetError(f"target {self.spec.key}: expected one that drives a device.")
 
     @abstractmethod
     def legalizations(self) -> Mapping[str, Callable[..., Any]]:

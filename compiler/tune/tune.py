@@ -14,6 +14,7 @@ from ..version import VERSION
 from .advisors import default_advisors
 from .budget import budget_seconds
 from .cost_model import CostModel
+from .device.local import check_local
 from .library import RecordLibrary
 from .measure.pool import MeasurePool
 from .ray_cluster import address_of
@@ -47,7 +48,8 @@ def tune(
 
     Args:
         model: path of an ONNX file, its bytes, a ModelProto, or "zoo:NAME".
-        target: "cpu", this machine, where candidates are run; with a cluster also another machine, by its preset.
+        target: "cpu" or "cuda", this machine's, where candidates are run; with a cluster also another machine, by its
+            preset. For a GPU that is elsewhere see `device.bundle`.
         budget: time for the session, in seconds or as "90s", "5m", "1h30m"; None: no limit.
         trials: most candidates to measure; None: no limit.
         inputs: shapes for some or all inputs, by name. Operators whose sizes are only known at run time are not tuned.
@@ -68,13 +70,15 @@ def tune(
     if trials is not None and trials < 1:
         raise UsageError(f"trials: expected at least 1, found {trials}.")
     hardware = find_target(target)
+    if hardware.drives_device:
+        check_local(hardware)
     store = RecordStore(Path(records)) if records is not None else user_store()
     with store.locked(hardware.spec.key):
         pass  # records that cannot be written are told of before anything is measured
     found = extract_tasks(model, hardware, inputs)
     learner = CostModel.pretrained(hardware)
     library = RecordLibrary.of([store.folder] if records is not None else None)
-    search = Search(_searches(found, hardware, library, learner), seed, exhaustive)
+    search = Search(searches_for(found, hardware, library, learner), seed, exhaustive)
     limits = Limits(seconds, trials, 0.0 if exhaustive else LEAST_GAIN)
     with _pool(target, workers) as pool:
         session = Session(search, pool, limits, hardware.spec.key, VERSION, store.append, learner, progress or _silent)
@@ -90,7 +94,7 @@ def _pool(target: str, workers: int | str | None) -> MeasurePool | RayPool:
     return MeasurePool(target, None if workers is None else int(workers))
 
 
-def _searches(found: Tasks, target: Target, library: RecordLibrary, predictor: Predictor | None) -> list[TaskSearch]:
+def searches_for(found: Tasks, target: Target, library: RecordLibrary, predictor: Predictor | None) -> list[TaskSearch]:
     """A search per task, which knows what earlier sessions recorded and starts from what `compile` would take."""
     selector = Selector(target, default_advisors(target, library))
     searches = []

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...compiler.device_code import DeviceCode
-from ...compiler.errors import TargetError
+from ...compiler.errors import KompiloError, TargetError
+from ...compiler.launches import DeviceProgram
 from ...compiler.object_files import write_objects
 from ...compiler.schedule.target import Target
 from ...compiler.schedule.template import Template
@@ -29,6 +30,7 @@ class GpuTarget(Target):
 
     spec: GpuSpec
     kind: ClassVar[str]
+    drives_device = True
 
     def __init__(self, spec: GpuSpec):
         self.spec = spec
@@ -98,6 +100,25 @@ class GpuTarget(Target):
             return host, ()
         form, code = self.device_code(parts.device)
         return host, (DeviceCode(form, self.spec.arch, code, parts.kernels),)
+
+    def device_program(self, func: tvm.tirx.PrimFunc) -> DeviceProgram:
+        """The scheduled `func`, whose sizes are known, as a code object and the launches that run it.
+
+        Raises KompiloError where its host function does what only TVM's runtime can, TargetError as compile_kernels.
+        """
+        import tvm
+
+        from .launches import HostWalk, host_capture
+        from .lowering import split
+
+        capture = host_capture()
+        mod = gpu_module(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), self)
+        parts = split(mod, self.tvm_target(), [capture])
+        if parts.device is None:
+            raise KompiloError("measuring on a GPU: expected a kernel, found a function that launches none.")
+        form, code = self.device_code(parts.device)
+        walk = HostWalk(capture.functions["main"], {k.name: k for k in parts.kernels})
+        return DeviceProgram(form, self.spec.arch, code, tuple(walk.launches), tuple(walk.scratch))
 
     def export(
         self, executable: tvm.runtime.Executable, path: Path, more_objects: Callable[[], Sequence[str]] = list

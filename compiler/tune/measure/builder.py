@@ -36,7 +36,7 @@ def build_kernel(op: OpSpec, point: Point, target: Target) -> Kernel:
 
     Raises UsageError if `target` has no such template, or of another version; and what the template or TVM raise.
     """
-    template = _template(point, target)
+    template = template_of(point, target)
     candidate = template.build(op, target.spec, point.config)
     attrs = {"global_symbol": "main", "tirx.is_scheduled": True, "tirx.noalias": True}
     func = candidate.func
@@ -47,7 +47,8 @@ def build_kernel(op: OpSpec, point: Point, target: Target) -> Kernel:
     return Kernel(library["main"], candidate.packers, library)
 
 
-def _template(point: Point, target: Target) -> Template:
+def template_of(point: Point, target: Target) -> Template:
+    """The template of `point`; UsageError if `target` has none of that name and version."""
     found = {t.name: t for t in target.templates}
     if point.template not in found:
         known = ", ".join(found)

@@ -24,16 +24,19 @@ __all__ = ["Job", "MeasurePool"]
 GIB = 1 << 30
 # More workers than this build faster than one at a time can be timed.
 MOST_WORKERS = 8
+# Compilers for devices are slower, and so are results of operators that only a device is meant for.
+_TIMEOUT_S, _DEVICE_TIMEOUT_S = 10.0, 60.0
 
 
 class MeasurePool:
     """Builds, checks and times candidates for `target_name` in worker processes, each pinned to a core of its own.
 
     Building goes on in all workers at once, timing in one at a time. A candidate that crashes, takes longer than
-    `timeout_s` to be built and checked or to be timed (more where the machine is too busy to let it work), needs more
-    than `memory_limit_bytes` or gives a wrong result is measured as failed, with a reason. A failure that another
-    candidate may have caused counts only if it shows in a fresh worker too. Workers are also replaced when they have
-    leaked more than `leak_limit_bytes` over time. Use the pool as a context manager; workers die with its process.
+    `timeout_s` (10 seconds; a minute for devices) to be built and checked or to be timed (more where the machine is too
+    busy to let it work), needs more than `memory_limit_bytes` or gives a wrong result is measured as failed, with a
+    reason. A failure that another candidate may have caused counts only if it shows in a fresh worker too. Workers are
+    also replaced when they have leaked more than `leak_limit_bytes` over time. Use the pool as a context manager;
+    workers die with its process.
 
     Args:
         target_name: as for `find_target`.
@@ -48,18 +51,19 @@ class MeasurePool:
         self,
         target_name: str,
         workers: int | None = None,
-        timeout_s: float = 10.0,
+        timeout_s: float | None = None,
         memory_limit_bytes: int = 4 * GIB,
         leak_limit_bytes: int = GIB,
     ):
-        find_target(target_name)
+        target = find_target(target_name)
         cores = usable_cores()
         count = min(len(cores), MOST_WORKERS) if workers is None else workers
         if not 1 <= count <= len(cores):
             raise UsageError(f"workers: expected 1 to {len(cores)} (usable cores), found {count}.")
         setups = [Setup(os.getpid(), target_name, core, memory_limit_bytes) for core in cores[:count]]
-        self._memory = Knobs.from_environment().cache / "tune"
-        self._keeper = Keeper(setups, timeout_s, leak_limit_bytes, remembered(self._memory))
+        self._memory = Knobs.from_environment().cache / "tune" / ("device" if target.drives_device else "")
+        limit = timeout_s or (_DEVICE_TIMEOUT_S if target.drives_device else _TIMEOUT_S)
+        self._keeper = Keeper(setups, limit, leak_limit_bytes, remembered(self._memory))
         self._outstanding = 0
 
     def __enter__(self) -> MeasurePool:

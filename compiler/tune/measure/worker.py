@@ -7,6 +7,10 @@ log that only serves to explain a death. A job takes two requests, between which
     {"do": "time", "usual": reading, "rival": seconds or null, "patience": seconds}
                                     -> {"timed": {...}, "pace": reading, "readings": count, "leaked": bytes}
 
+A candidate for a device may also be built for elsewhere:
+
+    {"do": "build", "job": ..., "folder": path} -> {"built": {...}}
+
 See `protocol` for the fields.
 """
 
@@ -35,13 +39,24 @@ def main() -> None:
     largest = setup.file_limit if most == resource.RLIM_INFINITY else min(setup.file_limit, most)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     channel = Channel(int(requests), int(replies))
-    from .candidate import Bench  # imports TVM
-
-    bench = Bench(setup)
-    limit = address_space() + setup.memory_limit
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    bench = _bench(setup)  # imports TVM
+    if not bench.target.drives_device:  # the driver of a device maps far more addresses than it uses memory
+        limit = address_space() + setup.memory_limit
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     channel.send({"ready": True, "usual": asdict(bench.reference.usual())})
     Server(channel, bench, setup).serve()
+
+
+def _bench(setup: Setup) -> Any:
+    from ...schedule.target import find_target
+
+    if find_target(setup.target).drives_device:
+        from ..device.bench import DeviceBench
+
+        return DeviceBench(setup)
+    from .candidate import Bench
+
+    return Bench(setup)
 
 
 @dataclass
@@ -55,7 +70,11 @@ class Server:
 
     def serve(self) -> None:
         """Until the parent closes its end."""
-        actions: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"prepare": self._prepare, "time": self._time}
+        actions: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+            "prepare": self._prepare,
+            "time": self._time,
+            "build": self._build,
+        }
         while (request := self.channel.receive()) is not None:
             os.ftruncate(1, 0)
             began, cpu = time.perf_counter(), time.process_time()
@@ -69,6 +88,9 @@ class Server:
     def _prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         self.bench.prepare(job_from_json(request["job"]), lambda phase: self.channel.send({"phase": phase}))
         return {"checked": True}
+
+    def _build(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"built": self.bench.build(job_from_json(request["job"]), request["folder"])}
 
     def _time(self, request: dict[str, Any]) -> dict[str, Any]:
         from .pace import Pace, Reading, middle_of

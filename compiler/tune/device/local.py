@@ -1,0 +1,33 @@
+"""Whether candidates for a GPU can be measured on this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...device_code import runs_on
+from ...errors import TargetError
+from ...runtime.cuda_driver import NO_DEVICE, CudaError, Driver, Load
+from ...schedule.target import Target
+
+_HINT = "tune with --bundle DIR, and measure on a machine that has it."
+
+
+def check_local(target: Target, *load: Load) -> None:
+    """Raises TargetError, offering a bundle, unless the first GPU of this machine is what `target` is for.
+
+    `load` replaces the loading of the driver's library.
+    """
+    spec: Any = target.spec
+    if spec.kind != "cuda":
+        raise TargetError(f"tuning for {spec.key}: candidates can be measured on CPUs and NVIDIA's GPUs only.")
+    try:
+        driver = Driver(*load)
+        name, version = driver.name(0), driver.capability(0)
+    except OSError:
+        raise TargetError(f"tuning for {spec.key}: NVIDIA's driver is not installed on this machine.", _HINT) from None
+    except CudaError as error:
+        what = "finds no GPU" if error.code == NO_DEVICE else f"does not work ({error})"
+        raise TargetError(f"tuning for {spec.key}: NVIDIA's driver {what} on this machine.", _HINT) from None
+    if not runs_on(spec.arch, version):
+        found = f"this machine's GPU ({name}) has the version {version}"
+        raise TargetError(f"tuning for {spec.key}: expected a GPU that runs {spec.arch}; {found}.", _HINT)

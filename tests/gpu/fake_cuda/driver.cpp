@@ -1,0 +1,416 @@
+// A stand-in for libcuda.so.1: memory of the host in place of the device's, a clock that only counts, and kernels that
+// the CUDA shim runs on the CPU. Every call is noted in $FAKE_CUDA_LOG. See __init__.py for what the environment says.
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <functional>
+#include <map>
+#include <mutex>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "state.h"
+
+extern char** environ;
+
+namespace fake {
+
+std::recursive_mutex lock;
+std::map<uintptr_t, size_t> memory;  // start -> bytes, of the device
+std::map<uintptr_t, size_t> pinned;
+double now = 0;  // seconds of the device
+int broken = 0;  // the error that every call gives after a kernel has failed
+size_t used = 0;
+
+std::string setting(const char* name, const char* otherwise) {
+    const char* text = getenv((std::string("FAKE_CUDA_") + name).c_str());
+    return text && *text ? text : otherwise;
+}
+
+void note(const char* format, ...) {
+    const std::string path = setting("LOG", "");
+    if (path.empty()) return;
+    char line[512];
+    va_list values;
+    va_start(values, format);
+    int size = vsnprintf(line, sizeof line - 1, format, values);
+    va_end(values);
+    line[size++] = '\n';
+    const int file = open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT, 0666);
+    if (write(file, line, size) != size) abort();
+    close(file);
+}
+
+// "hang", or "load:209": the word, and the number behind it. `own` is a fault of one module, the environment's is all's.
+struct Fault {
+    std::string word;
+    int code = 0;
+};
+Fault fault(const std::string& own) {
+    const std::string text = own.empty() ? setting("FAULT", "") : own;
+    const size_t colon = text.find(':');
+    if (colon == std::string::npos) return {text, 0};
+    return {text.substr(0, colon), atoi(text.c_str() + colon + 1)};
+}
+
+struct Kernel {
+    std::string name, program, fault;
+    std::vector<std::string> parameters;  // "handle", "int32", ...
+    size_t shared_limit = 48 << 10;
+};
+struct Module {
+    std::map<std::string, Kernel> kernels;
+    std::string elf;  // of a real cubin, whose kernels do nothing
+};
+
+const std::map<std::string, int> sizes = {
+    {"handle", 8}, {"int64", 8}, {"uint64", 8}, {"float64", 8}, {"int32", 4}, {"uint32", 4}, {"float32", 4},
+    {"int16", 2},  {"uint16", 2}, {"float16", 2}, {"bfloat16", 2}, {"int8", 1}, {"uint8", 1}, {"bool", 1}};
+
+using Range = std::pair<const uintptr_t, size_t>;
+const Range* range_of(uintptr_t address) {
+    auto after = memory.upper_bound(address);
+    if (after == memory.begin()) return nullptr;
+    const Range& range = *--after;
+    return address < range.first + range.second ? &range : nullptr;
+}
+
+std::string folder() {
+    static std::string made;
+    if (made.empty()) {
+        char name[] = "/tmp/kompilo-fake-cuda-XXXXXX";
+        made = mkdtemp(name);
+        atexit([] {
+            const std::string command = "rm -rf " + made;
+            if (system(command.c_str())) return;
+        });
+    }
+    return made;
+}
+
+void put(const std::string& path, const void* data, size_t size) {
+    FILE* file = fopen(path.c_str(), "wb");
+    if (!file || fwrite(data, 1, size, file) != size || fclose(file)) abort();
+}
+
+int spawn(const std::string& program, const std::string& job, const std::string& log) {
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, 2, log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    char* arguments[] = {const_cast<char*>(program.c_str()), const_cast<char*>(job.c_str()), nullptr};
+    pid_t child;
+    int status = -1;
+    if (posix_spawn(&child, program.c_str(), &actions, nullptr, arguments, environ)) return -1;
+    waitpid(child, &status, 0);
+    return status;
+}
+
+// Runs a kernel as the CUDA shim's job: the allocations that its pointers point into are its buffers.
+bool execute(const Kernel& kernel, const Launch& launch) {
+    std::ostringstream buffers, values;
+    std::map<uintptr_t, int> numbers;
+    for (size_t i = 0; i < kernel.parameters.size(); i++) {
+        const std::string& type = kernel.parameters[i];
+        const char* bytes = launch.values[i].data();
+        if (type == "handle") {
+            uintptr_t address;
+            memcpy(&address, bytes, 8);
+            const Range* range = range_of(address);
+            if (!range) {
+                note("bad pointer %zu of %s", i, kernel.name.c_str());
+                return false;
+            }
+            const auto found = numbers.insert({range->first, int(numbers.size())});
+            if (found.second) {
+                const std::string file = folder() + "/" + std::to_string(found.first->second) + ".bin";
+                put(file, reinterpret_cast<void*>(range->first), range->second);
+                buffers << "buffer inout " << range->second << " " << file << " array" << found.first->second << "\n";
+            }
+            values << " pointer " << found.first->second << " " << address - range->first;
+        } else if (type == "float32") {
+            float number;
+            memcpy(&number, bytes, 4);
+            values << " real " << number;
+        } else {
+            int64_t number = 0;
+            memcpy(&number, bytes, sizes.at(type));
+            if (type == "int32") number = int32_t(number);
+            values << " integer " << number;
+        }
+    }
+    std::ostringstream job;
+    job << "options 0 0 1 0 232448\n" << buffers.str() << "launch " << kernel.name;
+    for (unsigned extent : launch.grid) job << " " << extent;
+    for (unsigned extent : launch.block) job << " " << extent;
+    for (unsigned extent : launch.cluster) job << " " << extent;
+    job << " " << launch.shared << " " << kernel.parameters.size() << values.str() << "\n";
+    const std::string path = folder() + "/job", log = folder() + "/log";
+    put(path, job.str().data(), job.str().size());
+    if (spawn(kernel.program, path, log)) {
+        note("kernel %s failed: see %s", kernel.name.c_str(), log.c_str());
+        return false;
+    }
+    for (const auto& [start, number] : numbers) {
+        FILE* file = fopen((folder() + "/" + std::to_string(number) + ".bin").c_str(), "rb");
+        if (!file || fread(reinterpret_cast<void*>(start), 1, memory[start], file) != memory[start] || fclose(file)) abort();
+    }
+    return true;
+}
+
+int run(const Launch& launch) {
+    const Kernel& kernel = *static_cast<Kernel*>(launch.kernel);
+    const Fault wrong = fault(kernel.fault);
+    const double threads = 1.0 * launch.grid[0] * launch.grid[1] * launch.grid[2] * launch.block[0] * launch.block[1];
+    note("launch %s %u %u %u %u %u %u %zu", kernel.name.c_str(), launch.grid[0], launch.grid[1], launch.grid[2],
+         launch.block[0], launch.block[1], launch.block[2], launch.shared);
+    now += 5e-6 + threads * 1e-9;
+    if (wrong.word == "crash") raise(SIGSEGV);
+    if (wrong.word == "kernel") return broken = wrong.code;
+    if (!kernel.program.empty() && !execute(kernel, launch)) return broken = 700;
+    if (wrong.word == "wrong" && !kernel.parameters.empty()) {  // the last argument is the result
+        float* result;
+        memcpy(&result, launch.values[kernel.parameters.size() - 1].data(), 8);
+        *result += 1;
+    }
+    if (wrong.word == "hang") now = INFINITY;
+    return 0;
+}
+
+int later(void* stream, std::function<int()> work) {
+    auto* s = static_cast<Stream*>(stream);
+    if (s && s->capturing) {
+        s->captured.push_back(work);
+        return 0;
+    }
+    return work();
+}
+
+size_t elf_size(const unsigned char* elf) {
+    uint64_t sections, headers;
+    uint16_t size, count;
+    memcpy(&sections, elf + 0x28, 8);
+    memcpy(&size, elf + 0x3a, 2);
+    memcpy(&count, elf + 0x3c, 2);
+    headers = sections + uint64_t(size) * count;
+    uint64_t end = headers;
+    for (int i = 0; i < count; i++) {
+        uint32_t type;
+        uint64_t offset, bytes;
+        memcpy(&type, elf + sections + i * size + 4, 4);
+        memcpy(&offset, elf + sections + i * size + 0x18, 8);
+        memcpy(&bytes, elf + sections + i * size + 0x20, 8);
+        if (type != 8 && offset + bytes > end) end = offset + bytes;
+    }
+    return end;
+}
+
+// "SHIM", then lines "program PATH", "fault WORD", "kernel NAME TYPE...".
+Module* read_module(const char* text) {
+    auto* module = new Module;
+    if (!memcmp(text, "\x7f" "ELF", 4)) {
+        module->elf.assign(text, elf_size(reinterpret_cast<const unsigned char*>(text)));
+        return module;
+    }
+    std::istringstream lines(text);
+    std::string line, program, own;
+    while (std::getline(lines, line)) {
+        std::istringstream words(line);
+        std::string word, name, type;
+        words >> word >> name;
+        if (word == "program") program = name;
+        if (word == "fault") own = name;
+        if (word != "kernel") continue;
+        Kernel& kernel = module->kernels[name];
+        kernel = {name, program, own, {}};
+        while (words >> type) kernel.parameters.push_back(type);
+    }
+    return module;
+}
+
+int launched(void* function, const unsigned* grid, const unsigned* block, const unsigned* cluster, size_t shared,
+             void* stream, void** values) {
+    std::lock_guard<std::recursive_mutex> held(lock);
+    auto* kernel = static_cast<Kernel*>(function);
+    if (broken) return broken;
+    const Fault wrong = fault(kernel->fault);
+    if (wrong.word == "launch") return wrong.code;
+    if (shared > kernel->shared_limit) return 1;
+    Launch launch{kernel, {}, {}, {}, shared, {}};
+    for (int i = 0; i < 3; i++) launch.grid[i] = grid[i], launch.block[i] = block[i], launch.cluster[i] = cluster[i];
+    for (size_t i = 0; i < kernel->parameters.size(); i++)
+        launch.values.emplace_back(static_cast<char*>(values[i]), sizes.at(kernel->parameters[i]));
+    return later(stream, [launch] { return run(launch); });
+}
+
+int copied(void* target, const void* source, size_t size, void* stream, const char* way) {
+    std::lock_guard<std::recursive_mutex> held(lock);
+    if (broken) return broken;
+    return later(stream, [=] {
+        const bool fast = pinned.count(uintptr_t(target)) || pinned.count(uintptr_t(source));
+        note("copy %s %zu%s%s", way, size, fast ? " pinned" : "", stream ? " stream" : "");
+        now += size * 1e-12;
+        memmove(target, source, size);
+        return 0;
+    });
+}
+
+int allocated(uintptr_t* address, size_t size) {
+    std::lock_guard<std::recursive_mutex> held(lock);
+    if (broken) return broken;
+    if (used + size > strtoull(setting("MEMORY", "8589934592").c_str(), nullptr, 10)) return 2;
+    void* start = aligned_alloc(256, (size + 255) / 256 * 256);
+    memset(start, 0xff, size);  // NaN
+    memory[*address = uintptr_t(start)] = size;
+    used += size;
+    note("allocate %zu", size);
+    return 0;
+}
+
+int freed(uintptr_t address) {
+    std::lock_guard<std::recursive_mutex> held(lock);
+    const auto found = memory.find(address);
+    if (found == memory.end()) return 1;
+    note("free %zu", found->second);
+    used -= found->second;
+    free(reinterpret_cast<void*>(found->first));
+    memory.erase(found);
+    return 0;
+}
+
+int pinned_memory(void** address, size_t size) {
+    std::lock_guard<std::recursive_mutex> held(lock);
+    *address = aligned_alloc(256, (size + 255) / 256 * 256);
+    pinned[uintptr_t(*address)] = size;
+    note("pin %zu", size);
+    return 0;
+}
+
+int unpinned(void* address) {
+    std::lock_guard<std::recursive_mutex> held(lock);
+    pinned.erase(uintptr_t(address));
+    free(address);
+    return 0;
+}
+
+int synchronized() {
+    note("synchronize");
+    if (isinf(now)) pause();
+    return broken;
+}
+
+int attribute(int* value, int number) {
+    const double version = atof(setting("ARCH", "8.0").c_str());
+    const std::map<int, int> known = {{1, 1024}, {2, 1024}, {3, 1024}, {4, 64}, {8, 48 << 10}, {10, 32}, {12, 65536},
+                                      {13, 1410000}, {16, 108}, {36, 1593000}, {37, 5120}, {38, 40 << 20},
+                                      {39, 2048}, {75, int(version)}, {76, int(version * 10 + 0.5) % 10}};
+    const auto found = known.find(number);
+    *value = found == known.end() ? 0 : found->second;
+    return 0;
+}
+
+int devices() { return atoi(setting("DEVICES", "1").c_str()); }
+
+}  // namespace fake
+
+using namespace fake;
+using std::lock_guard;
+#define EXPORT extern "C" __attribute__((visibility("default"))) int
+
+EXPORT cuInit(unsigned) {
+    note("init");
+    const Fault wrong = fault("");
+    if (wrong.word == "init") return wrong.code;
+    return devices() ? 0 : 100;
+}
+EXPORT cuDriverGetVersion(int* version) { return *version = atoi(setting("VERSION", "13000").c_str()), 0; }
+EXPORT cuDeviceGetCount(int* count) { return *count = devices(), 0; }
+EXPORT cuDeviceGet(int* device, int number) { return number < devices() ? *device = number, 0 : 101; }
+EXPORT cuDeviceGetName(char* text, int size, int) { return snprintf(text, size, "%s", setting("NAME", "NVIDIA A100-SXM4-80GB").c_str()), 0; }
+EXPORT cuDeviceGetAttribute(int* value, int number, int) { return attribute(value, number); }
+EXPORT cuDeviceTotalMem_v2(size_t* size, int) { return *size = size_t(80) << 30, 0; }
+EXPORT cuDevicePrimaryCtxRetain(void** context, int) { return *context = &now, 0; }
+EXPORT cuDevicePrimaryCtxRelease_v2(int) { return note("release"), 0; }
+EXPORT cuCtxSetCurrent(void*) { return 0; }
+EXPORT cuStreamCreate(void** stream, unsigned) { return *stream = new Stream, note("stream"), 0; }
+EXPORT cuStreamDestroy_v2(void* stream) { return delete static_cast<Stream*>(stream), 0; }
+EXPORT cuStreamSynchronize(void*) { return synchronized(); }
+EXPORT cuMemAlloc_v2(uintptr_t* address, size_t size) { return allocated(address, size); }
+EXPORT cuMemFree_v2(uintptr_t address) { return freed(address); }
+EXPORT cuMemHostAlloc(void** address, size_t size, unsigned) { return pinned_memory(address, size); }
+EXPORT cuMemFreeHost(void* address) { return unpinned(address); }
+EXPORT cuMemcpyHtoDAsync_v2(uintptr_t to, const void* from, size_t size, void* stream) { return copied((void*)to, from, size, stream, "up"); }
+EXPORT cuMemcpyDtoHAsync_v2(void* to, uintptr_t from, size_t size, void* stream) { return copied(to, (void*)from, size, stream, "down"); }
+EXPORT cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t size, void* stream) { return copied((void*)to, (void*)from, size, stream, "within"); }
+EXPORT cuMemsetD8Async(uintptr_t to, unsigned char byte, size_t size, void*) {
+    if (broken) return broken;
+    now += size * 1e-12;
+    return memset((void*)to, byte, size), 0;
+}
+EXPORT cuModuleLoadData(void** module, const void* image) {
+    const Fault wrong = fault("");
+    if (wrong.word == "load") return wrong.code;
+    if (memcmp(image, "\x7f" "ELF", 4) && memcmp(image, "SHIM", 4)) return 200;
+    return *module = read_module(static_cast<const char*>(image)), note("module"), 0;
+}
+EXPORT cuModuleUnload(void* module) { return delete static_cast<Module*>(module), 0; }
+EXPORT cuModuleGetFunction(void** function, void* module, const char* name) {
+    auto* m = static_cast<Module*>(module);
+    if (m->elf.find(std::string(".text.") + name) != std::string::npos) m->kernels[name].name = name;
+    const auto found = m->kernels.find(name);
+    if (found == m->kernels.end()) return 500;
+    return *function = &found->second, 0;
+}
+EXPORT cuFuncSetAttribute(void* function, int number, int value) {
+    if (number == 8) {
+        if (value > 163 << 10) return 1;
+        static_cast<Kernel*>(function)->shared_limit = value;
+    }
+    return 0;
+}
+EXPORT cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                      unsigned shared, void* stream, void** values, void**) {
+    const unsigned grid[] = {gx, gy, gz}, block[] = {bx, by, bz}, cluster[] = {1, 1, 1};
+    return launched(function, grid, block, cluster, shared, stream, values);
+}
+EXPORT cuLaunchKernelEx(const Config* config, void* function, void** values, void**) {
+    unsigned cluster[] = {1, 1, 1};
+    for (unsigned i = 0; i < config->count; i++)
+        if (config->attributes[i].id == 4) memcpy(cluster, config->attributes[i].value, sizeof cluster);
+    return launched(function, config->grid, config->block, cluster, config->shared, config->stream, values);
+}
+EXPORT cuTensorMapEncodeTiled(void*, int, unsigned, void*, const void*, const void*, const void*, const void*, int, int, int, int) { return 801; }
+EXPORT cuEventCreate(void** event, unsigned) { return *event = new double(0), 0; }
+EXPORT cuEventRecord(void* event, void*) { return *static_cast<double*>(event) = now, broken; }
+EXPORT cuEventSynchronize(void*) { return synchronized(); }
+EXPORT cuEventElapsedTime(float* milliseconds, void* first, void* last) {
+    return *milliseconds = float((*static_cast<double*>(last) - *static_cast<double*>(first)) * 1e3), 0;
+}
+EXPORT cuEventDestroy_v2(void* event) { return delete static_cast<double*>(event), 0; }
+EXPORT cuGetErrorName(int code, const char** text) {
+    static const std::map<int, const char*> names = {
+        {1, "CUDA_ERROR_INVALID_VALUE"}, {2, "CUDA_ERROR_OUT_OF_MEMORY"}, {3, "CUDA_ERROR_NOT_INITIALIZED"},
+        {100, "CUDA_ERROR_NO_DEVICE"}, {200, "CUDA_ERROR_INVALID_IMAGE"}, {209, "CUDA_ERROR_NO_BINARY_FOR_GPU"},
+        {500, "CUDA_ERROR_NOT_FOUND"}, {700, "CUDA_ERROR_ILLEGAL_ADDRESS"}, {701, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"},
+        {702, "CUDA_ERROR_LAUNCH_TIMEOUT"}, {719, "CUDA_ERROR_LAUNCH_FAILED"}, {801, "CUDA_ERROR_NOT_SUPPORTED"},
+        {900, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"}};
+    const auto found = names.find(code);
+    return found == names.end() ? 1 : (*text = found->second, 0);
+}
+EXPORT cuGetErrorString(int code, const char** text) {
+    static const std::map<int, const char*> texts = {{2, "out of memory"}, {100, "no CUDA-capable device is detected"},
+        {209, "no kernel image is available for execution on the device"}, {700, "an illegal memory access was encountered"},
+        {701, "too many resources requested for launch"}, {702, "the launch timed out and was terminated"}, {719, "unspecified launch failure"}};
+    const auto found = texts.find(code);
+    return *text = found == texts.end() ? "an error" : found->second, 0;
+}

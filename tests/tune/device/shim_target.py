@@ -1,0 +1,95 @@
+"""NVIDIA's targets with kernels that the stand-in of the driver runs on the CPU, and one whose candidates misbehave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import tvm
+
+from kompilo.compiler.schedule.op_spec import OpSpec, TensorType
+from kompilo.compiler.schedule.target_spec import TargetSpec
+from kompilo.compiler.schedule.template import Candidate, Config, Space, Template
+from kompilo.compiler.tune.record import Point
+from kompilo.targets.cuda.target import CudaTarget
+from kompilo.targets.gpu.lowering import Split
+from kompilo.targets.gpu.templates.matmul_simt import MatmulSimt
+
+from gpu.fake_cuda import shim_code
+
+# What a candidate's kernels do; the words of the stand-in's faults.
+ACTS = ("good", "wrong", "hang", "crash", "launch:701", "kernel:719")
+# What building one does.
+BUILDS = ("abort", "refuse")
+_act = "good"
+HERE = Path(__file__).parent
+
+
+class ShimTarget(CudaTarget):
+    """An NVIDIA GPU as the stand-in has it."""
+
+    def device_code(self, mod: tvm.ir.IRModule) -> tuple[str, bytes]:
+        kernels = [(k.name, k.arguments) for k in Split(mod, mod).kernels]
+        return "cubin", shim_code(self.source(mod), kernels, "" if _act == "good" else _act)
+
+
+class ConductTemplate(Template):
+    """The plain matmul with one config for each way to misbehave."""
+
+    name = "conduct"
+    version = 1
+
+    def match(self, op: OpSpec, target: TargetSpec) -> Space | None:
+        if op.kind != "matmul":
+            return None
+        return Space(Config.of(act="good"), tuple(Config.of(act=act) for act in (*ACTS, *BUILDS)))
+
+    def build(self, op: OpSpec, target: TargetSpec, config: Config) -> Candidate:
+        global _act
+        _act = str(config["act"])
+        if _act == "abort":
+            os.kill(os.getpid(), signal.SIGABRT)
+            time.sleep(10)
+        if _act == "refuse":
+            raise RuntimeError("as asked")
+        space = MatmulSimt().match(op, target)
+        assert space is not None
+        return MatmulSimt().build(op, target, space.default)
+
+
+class ConductTarget(ShimTarget):
+    """The same GPU with that template alone."""
+
+    @property
+    def templates(self) -> tuple[Template, ...]:  # type: ignore[override]
+        return (ConductTemplate(),)
+
+
+def matmul() -> OpSpec:
+    """(5, 29) x constant (29, 17)."""
+    perms = (("lhs_perm", (0, 1)), ("out_perm", (0, 1)), ("rhs_perm", (0, 1)))
+    inputs = TensorType((5, 29), "float32"), TensorType((29, 17), "float32")
+    result = TensorType((5, 17), "float32")
+    return OpSpec("matmul", inputs, (False, True), perms, result, result, ())
+
+
+def point(act: str) -> Point:
+    """The point that behaves as `act` says."""
+    return Point(ConductTemplate.name, ConductTemplate.version, Config.of(act=act))
+
+
+def install_shim_targets(place: Path, patch: pytest.MonkeyPatch) -> None:
+    """Makes the targets `shim` and `conduct` known to this process and to those it starts."""
+    info = place / "shim-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shim\nVersion: 1.0\n")
+    entries = "shim = shim_target:ShimTarget\nconduct = shim_target:ConductTarget\n"
+    (info / "entry_points.txt").write_text(f"[kompilo.targets]\n{entries}")
+    folders = [str(HERE), str(HERE.parents[1]), str(place)]
+    for folder in folders:
+        patch.syspath_prepend(folder)
+    old = os.environ.get("PYTHONPATH")
+    patch.setenv("PYTHONPATH", os.pathsep.join([*folders, *([old] if old else [])]))

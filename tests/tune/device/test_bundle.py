@@ -1,0 +1,208 @@
+"""Bundles: made here, measured by their own files on the stand-in of the driver, results taken back as records."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from kompilo.compiler.errors import TargetError, UsageError
+from kompilo.compiler.tune.device.bundle import MOST_BYTES, Bundle, make_bundle
+from kompilo.compiler.tune.device.local import check_local
+from kompilo.compiler.tune.record import Record
+from kompilo.compiler.tune.store import RecordStore
+from kompilo.compiler.tune.upkeep import take_over
+from kompilo.targets.cuda.target import CudaTarget
+
+from gpu.fake_cuda import environment
+from gpu.shim_support import needs_shim
+from shim_target import ACTS, BUILDS, install_shim_targets
+
+pytestmark = needs_shim
+
+# Neither Kompilo nor TVM may be imported where a bundle is measured.
+_ALONE = """
+import runpy, sys
+for name in ("kompilo", "tvm", "tvm_ffi", "onnx"):
+    sys.modules[name] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def model_of(rows: int = 5, depth: int = 29, columns: int = 17) -> bytes:
+    """y = x w."""
+    weight = np.random.default_rng(0).standard_normal((depth, columns)).astype("f4")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, depth])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, columns])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    model.ir_version = 10
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def play(folder: Path, *arguments: str, alone: bool = True, **settings: object) -> subprocess.CompletedProcess[str]:
+    """`python3 measure.py` in the bundle, on a machine as `settings` say, or one without a driver."""
+    driver = settings.pop("driver", True)
+    env = environment(None, **settings) if driver else {}
+    start = ["-c", _ALONE] if alone else []
+    command = [sys.executable, "-P", *start, str(folder / "measure.py"), *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, cwd="/")
+
+
+@pytest.fixture(scope="module")
+def conduct(tmp_path_factory) -> tuple[Path, Bundle]:
+    """A bundle of one operator with a candidate for each way to misbehave."""
+    with pytest.MonkeyPatch.context() as patch:
+        install_shim_targets(tmp_path_factory.mktemp("path"), patch)
+        folder = tmp_path_factory.mktemp("bundle") / "b"
+        return folder, make_bundle(model_of(), "conduct:a100", folder, workers=1)
+
+
+def test_a_bundle_carries_all_it_needs(conduct):
+    folder, made = conduct
+    assert (made.operators, made.candidates, made.failed) == (1, len(ACTS), len(BUILDS))
+    assert made.bytes == sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < 300_000 < MOST_BYTES
+    assert {p.name for p in folder.iterdir()} == {
+        "README.txt", "bundle.json", "candidates.zip", "kompilo_measure", "measure.py"
+    }  # fmt: skip
+    assert any("as asked" in reason for reason in made.reasons)
+    assert any("SIGABRT" in reason for reason in made.reasons)
+
+
+def records_of(path: Path) -> dict[str, Record]:
+    return {r.point.config["act"]: r for r in map(Record.from_line, path.read_text().splitlines())}
+
+
+def test_every_fate_of_a_candidate_becomes_a_record(conduct, tmp_path):
+    folder, _ = conduct
+    results = tmp_path / "results.jsonl"
+    done = play(folder, "--results", str(results), "--timeout", "4")
+    assert done.returncode == 0, done.stderr
+    assert "NVIDIA A100-SXM4-80GB (cuda-a100), driver for CUDA 13.0: 8 candidates" in done.stdout
+    found = records_of(results)
+    fates = {act: (r.measurement.status, r.measurement.reason) for act, r in found.items()}
+    assert fates.pop("good") == ("ok", "")
+    good = found["good"].measurement
+    assert good.seconds == pytest.approx(5.128e-6, rel=1e-3)
+    assert good.error < 1e-5
+    expected = {
+        "wrong": ("wrong_result", "element [0, 0]"),
+        "hang": ("timed_out", "no end after 4 s"),
+        "crash": ("crashed", "the worker ended with signal 11"),
+        "launch:701": ("run_failed", "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"),
+        "kernel:719": ("crashed", "CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure"),
+        "abort": ("crashed", "SIGABRT"),
+        "refuse": ("build_failed", "as asked"),
+    }
+    assert {act: status for act, (status, _) in fates.items()} == {act: e[0] for act, e in expected.items()}
+    for act, (_, words) in expected.items():
+        assert words in fates[act][1], act
+    assert "1 right, 7 failed" in done.stdout
+
+    # They come back as records, and decide.
+    store = RecordStore(tmp_path / "records")
+    assert (taken := take_over(store, [results])).added == 8
+    assert not taken.problems
+    (op,) = {r.op for r in found.values()}
+    best = store.best(op, "cuda-a100", {"conduct": 1})
+    assert best is not None
+    assert best.point.config["act"] == "good"
+
+
+def test_a_run_goes_on_where_it_was(conduct, tmp_path):
+    folder, _ = conduct
+    results = tmp_path / "results.jsonl"
+    stopped = play(folder, "--results", str(results), "--minutes", "0")
+    assert "the time is up" in stopped.stdout
+    assert not results.exists()
+    play(folder, "--results", str(results), "--timeout", "1")
+    lines = results.read_text().splitlines()
+    results.write_text("\n".join([*lines[:-1], lines[-1][:40]]))
+    again = play(folder, "--results", str(results), "--timeout", "1")
+    assert again.stdout.count("8/8") == 1
+    assert "7/8" not in again.stdout
+    found = results.read_text().splitlines()
+    assert found[:-2] == lines[:-1]
+    assert json.loads(found[-1])["config"] == json.loads(lines[-1])["config"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"driver": False}, "this machine has no NVIDIA driver (libcuda.so.1)."),
+        ({"devices": 0}, "this machine has no NVIDIA GPU."),
+        ({"fault": "init:3"}, "the driver does not work: CUDA_ERROR_NOT_INITIALIZED: an error."),
+        ({"arch": 9.0, "name": "NVIDIA H200"}, "this bundle is for sm_80, but this machine's GPU (NVIDIA H200) has the "
+         "version 9.0."),
+        ({"arch": 7.5, "name": "Tesla T4"}, "this bundle is for sm_80, but this machine's GPU (Tesla T4) has the "
+         "version 7.5."),
+    ],
+    ids=["no driver", "no device", "broken driver", "newer", "older"],
+)  # fmt: skip
+def test_a_machine_that_cannot_measure(conduct, tmp_path, settings, said):
+    done = play(conduct[0], "--results", str(tmp_path / "r.jsonl"), **settings)
+    assert (done.returncode, done.stderr) == (2, f"measure.py: {said}\n")
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_a_device_number_that_is_not_there(conduct):
+    done = play(conduct[0], "--device", "3")
+    assert (done.returncode, done.stderr) == (2, "measure.py: this machine has 1 NVIDIA GPUs, and none of number 3.\n")
+
+
+def test_code_that_the_gpu_does_not_take_is_a_record_too(conduct, tmp_path):
+    results = tmp_path / "r.jsonl"
+    done = play(conduct[0], "--results", str(results), fault="load:209")
+    assert done.returncode == 0
+    statuses = {r.measurement.status for act, r in records_of(results).items() if act in ACTS}
+    assert statuses == {"run_failed"}
+    assert "CUDA_ERROR_NO_BINARY_FOR_GPU" in results.read_text()
+
+
+def test_records_are_filed_by_the_gpu_that_was_there(conduct, tmp_path):
+    """A bundle for an A100, measured on an A10 whose driver runs its code."""
+    results = tmp_path / "r.jsonl"
+    play(conduct[0], "--results", str(results), arch=8.6, name="NVIDIA A10X 24GB", fault="load:209")
+    assert {r.target for r in records_of(results).values()} == {"cuda-a10x-24gb"}
+
+
+def test_real_cubins_in_a_bundle(tmp_path):
+    """Real machine code, whose kernels the stand-in does not run: each result is wrong, and told so."""
+    folder = tmp_path / "b"
+    made = make_bundle(model_of(), "cuda:sm_80", folder, trials=3, workers=1)
+    assert (made.candidates, made.failed) == (3, 0)
+    assert made.left_out > 0
+    results = tmp_path / "r.jsonl"
+    done = play(folder, "--results", str(results))
+    assert done.returncode == 0, done.stderr
+    measured = [Record.from_line(line).measurement for line in results.read_text().splitlines()]
+    assert [m.status for m in measured] == ["wrong_result"] * 3
+    assert all("found nan" in m.reason for m in measured)
+
+
+def test_a_folder_that_is_not_empty(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="expected a new or empty folder"):
+        make_bundle(model_of(), "cuda:sm_80", tmp_path)
+    with pytest.raises(TargetError, match="expected a target of the kind cuda, found 'cpu'"):
+        make_bundle(model_of(), "cpu", tmp_path / "b")
+
+
+def test_without_the_gpu_a_bundle_is_offered():
+    def missing(name):
+        raise OSError(name)
+
+    with pytest.raises(TargetError, match="driver is not installed on this machine. Hint: tune with --bundle DIR"):
+        check_local(CudaTarget.from_preset("h100"), missing)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ...compiler.errors import TargetError
-from ..gpu.spec import GpuSpec
+from ..gpu.spec import GpuSpec, named_spec
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -173,7 +173,4 @@ def cuda_spec(preset: str | None) -> GpuSpec:
         from .local_gpu import local_spec
 
         return local_spec()
-    name = preset.lower()
-    if name not in preset_names():
-        raise TargetError(f"unknown target 'cuda:{preset}': expected one of {', '.join(preset_names())}.")
-    return _GPUS[_STANDS_FOR.get(name, name)]
+    return named_spec("cuda", preset, _GPUS, _STANDS_FOR)

@@ -98,6 +98,16 @@ def occupancy(used: Resources, spec: GpuSpec, threads: int, dynamic_shared_bytes
     return Occupancy(limits[limit], limits[limit] * warps, most_warps, limit)
 
 
+def resident_blocks(spec: GpuSpec, threads: int, registers: int, shared_bytes: int) -> int:
+    """Blocks of `threads` threads, each with `registers`, and of `shared_bytes` that an SM holds at once.
+
+    For code that is not compiled yet; where two compute units work as one (RDNA), the share of one, at least 1 where a
+    block fits at all.
+    """
+    blocks = occupancy(Resources("", registers, 0, shared_bytes, 0), spec, threads).blocks
+    return -(-blocks // allocation_rules(spec.arch).sms)
+
+
 def _by_registers(used: Resources, spec: GpuSpec, rules: AllocationRules, warps: int) -> int:
     if used.registers > spec.registers_per_thread:
         return 0

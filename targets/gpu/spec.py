@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...compiler.errors import TargetError
@@ -85,25 +86,14 @@ class GpuSpec(TargetSpec):
         rates = dict(self.peak)
         return rates.get(dtype, rates["float32"])
 
-    def resident_blocks(self, threads: int, registers: int, shared_bytes: int) -> int:
-        """Blocks of `threads` threads, each with `registers`, and `shared_bytes` that one SM holds at once."""
-        if (
-            threads > self.threads_per_block
-            or registers > self.registers_per_thread
-            or shared_bytes > self.shared_bytes
-        ):
-            return 0
-        warps = -(-threads // self.warp)
-        allotted = -(-max(registers, 1) // self.register_unit) * self.register_unit * self.warp
-        limits = [
-            self.blocks_per_sm,
-            self.threads_per_sm // (warps * self.warp),
-            self.registers // (allotted * warps),
-        ]
-        if shared_bytes:
-            limits.append(self.shared_bytes_per_sm // shared_bytes)
-        return min(limits)
 
-    def occupancy(self, threads: int, registers: int, shared_bytes: int) -> float:
-        """Share of an SM's threads that such blocks fill, 0 to 1."""
-        return self.resident_blocks(threads, registers, shared_bytes) * threads / self.threads_per_sm
+def named_spec(kind: str, preset: str, gpus: Mapping[str, GpuSpec], stands_for: Mapping[str, str]) -> GpuSpec:
+    """The facts of the GPU called `preset` among `gpus`, or of the one that stands for an architecture of that name.
+
+    `kind` is the target's name for messages. Raises TargetError where the name is unknown.
+    """
+    name = preset.lower()
+    known = (*stands_for, *gpus)
+    if name not in known:
+        raise TargetError(f"unknown target '{kind}:{preset}': expected one of {', '.join(known)}.")
+    return gpus[stands_for.get(name, name)]

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...compiler.errors import TargetError
-from ..gpu.spec import GpuSpec
+from ..gpu.spec import GpuSpec, named_spec
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -111,10 +111,7 @@ def rocm_spec(preset: str | None) -> GpuSpec:
     """
     if preset is None:
         return local_spec()
-    name = preset.lower()
-    if name not in preset_names():
-        raise TargetError(f"unknown target 'rocm:{preset}': expected one of {', '.join(preset_names())}.")
-    return _GPUS[_STANDS_FOR.get(name, name)]
+    return named_spec("rocm", preset, _GPUS, _STANDS_FOR)
 
 
 def local_spec(topology: Path = _TOPOLOGY) -> GpuSpec:

@@ -71,15 +71,23 @@ def flat_index(buffer: tirx.Buffer, indices: Sequence[tirx.Expr]) -> tirx.Expr:
     return position
 
 
-def flatten(stage: Stage, views: Views) -> Stage:
-    """`stage` with all loads through flat views and indices simplified."""
+def flatten(stage: Stage, views: Views, inner: frozenset[tirx.Buffer] = frozenset()) -> Stage:
+    """`stage` with loads through flat views and indices simplified; those from `inner` keep their coordinates."""
     analyzer = analyzer_for(stage.all_axes)
 
     def change(load: TensorLoad) -> tirx.Expr:
+        if load.source in inner:
+            return load
         index = analyzer.simplify(flat_index(load.source, load.indices))
         return tirx.BufferLoad(views.view(load.source), [index])
 
     return with_value(stage, map_loads(stage.value, change))
+
+
+def flatten_group_stage(stage: Stage, inner: frozenset[tirx.Buffer], views: Views) -> Stage:
+    """`stage` of a group that keeps `inner` to itself: other loads through flat views, the reduction on one axis."""
+    flat = flatten(stage, views, inner)
+    return collapse_reduction(flat, inner) if stage.reduce else flat
 
 
 def stride(index: tirx.Expr, axis: Axis, analyzer: tvm.sym.Analyzer) -> Index | None:

@@ -59,6 +59,13 @@ def group_stages(program: Program, enough: int) -> list[Group]:
     return groups
 
 
+def private_buffers(group: Group, program: Program) -> frozenset[tirx.Buffer]:
+    """Temporaries of `group` that no other stage reads."""
+    outside = [s for s in program.stages if s not in group.stages]
+    read = {load.source for s in outside for load in loads(s.value)}
+    return frozenset(s.buffer for s in group.stages if s.buffer in program.temporaries and s.buffer not in read)
+
+
 def _connected(before: Sequence[Stage], stage: Stage) -> bool:
     """Whether `stage` reads any result of `before`: otherwise nothing is won by sharing loops."""
     return any(load.source.same_as(s.buffer) for load in loads(stage.value) for s in before)

@@ -10,7 +10,7 @@ from tvm.ir import TensorLoad
 from tvm.tirx import Stmt
 
 from ....compiler.schedule.target_spec import CpuSpec
-from ...shared.access import Views, analyzer_for, collapse_reduction, flat_index, stride
+from ...shared.access import Views, analyzer_for, flat_index, flatten_group_stage, stride
 from ...shared.groups import Group
 from ...shared.loops import (
     Index,
@@ -30,7 +30,7 @@ from ...shared.loops import (
     vector,
     when,
 )
-from ...shared.program import COMBINERS, Axis, Stage, cost, loads, map_loads, substitute, with_value
+from ...shared.program import COMBINERS, Axis, Stage, cost, loads, map_loads, substitute
 from .maps import enough_work, estimate, task_count
 from .tiles import Tiling, choose_tiling
 
@@ -40,7 +40,7 @@ _STACK_BYTES = 16 * 1024
 
 def emit_group(group: Group, inner: frozenset[tirx.Buffer], views: Views, spec: CpuSpec) -> Stmt:
     """The loops of `group`. Buffers in `inner` are needed by nobody else and kept per tile."""
-    flat = [_flatten_external(s, inner, views) for s in group.stages]
+    flat = [flatten_group_stage(s, inner, views) for s in group.stages]
     tiling = choose_tiling(group, flat, spec)
     largest = max(group.stages, key=lambda s: estimate([a.extent for a in s.all_axes]))
     extents = [a.extent for a in largest.all_axes]
@@ -79,20 +79,6 @@ def _pieces(group: Group, tiling: Tiling) -> list[_Piece]:
             for size, count, first in options
         ]
     return pieces
-
-
-def _flatten_external(stage: Stage, inner: frozenset[tirx.Buffer], views: Views) -> Stage:
-    """Loads from buffers outside the group through flat views; those from `inner` keep their coordinates."""
-    analyzer = analyzer_for(stage.all_axes)
-
-    def change(load: TensorLoad) -> tirx.Expr:
-        if load.source in inner:
-            return load
-        index = analyzer.simplify(flat_index(load.source, load.indices))
-        return tirx.BufferLoad(views.view(load.source), [index])
-
-    flat = with_value(stage, map_loads(stage.value, change))
-    return collapse_reduction(flat, inner) if stage.reduce else flat
 
 
 class _TileEmitter:

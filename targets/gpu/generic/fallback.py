@@ -9,9 +9,9 @@ from tvm.s_tir.schedule import ScheduleError
 from tvm.tirx import Stmt
 
 from ...shared.loops import seq
+from ...shared.rules import finished
 from ..launch import launch
 from ..spec import GpuSpec
-from .rules import finished
 
 _BLOCK = 128
 

@@ -17,10 +17,10 @@ from tvm import tirx
 from tvm.ir import TensorLoad
 from tvm.tirx import Stmt
 
-from ...shared.access import Views, analyzer_for, collapse_reduction, flat_index, stride
+from ...shared.access import Views, analyzer_for, flat_index, flatten_group_stage, stride
 from ...shared.groups import Group
 from ...shared.loops import Index, ceildiv, i64, loop, minimum, product, seq, static, unravel, unrolled, when
-from ...shared.program import COMBINERS, Axis, Stage, loads, map_loads, substitute, with_value
+from ...shared.program import COMBINERS, Axis, Stage, loads, map_loads, substitute
 from ..launch import allocated, allreduce, barrier, launch_rows, registers, shared
 from ..spec import GpuSpec
 
@@ -105,7 +105,7 @@ def emit_group(group: Group, inner: frozenset[tirx.Buffer], views: Views, spec: 
 
     Buffers in `inner` are needed by nobody else and kept by the team.
     """
-    flat = [_flatten_external(s, inner, views) for s in group.stages]
+    flat = [flatten_group_stage(s, inner, views) for s in group.stages]
     for number, stage in enumerate(flat):
         if stage.flat_copy or (stage.reduce and len(stage.axes) != len(group.shared)):
             return None
@@ -119,20 +119,6 @@ def _fits(stage: Stage, group: Group, number: int) -> bool:
     """Whether a row of what `stage` computes may be kept in shared memory."""
     length = product([a.extent for a in _own_axes(stage, group, number)])
     return static(length) and length * 8 <= _SCRATCH
-
-
-def _flatten_external(stage: Stage, inner: frozenset[tirx.Buffer], views: Views) -> Stage:
-    """`stage` with loads of anything but the group's own results through flat views."""
-    analyzer = analyzer_for(stage.all_axes)
-
-    def change(load: TensorLoad) -> tirx.Expr:
-        if load.source in inner:
-            return load
-        index = analyzer.simplify(flat_index(load.source, load.indices))
-        return tirx.BufferLoad(views.view(load.source), [index])
-
-    flat = with_value(stage, map_loads(stage.value, change))
-    return collapse_reduction(flat, inner) if stage.reduce else flat
 
 
 class _Emitter:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from tvm import tirx
-from tvm.s_tir import SBlock, SBlockRealize
 from tvm.tirx import Stmt
 
 from ...shared.access import Views
-from ...shared.groups import Group, group_stages
+from ...shared.groups import Group, group_stages, private_buffers
 from ...shared.inline import inline_maps
 from ...shared.loops import seq
-from ...shared.program import Program, Stage, loads, read_program
+from ...shared.program import Program, Stage, read_program
+from ...shared.rules import finished, rule_name
 from ..spec import GpuSpec
 from .maps import emit_map
 from .reductions import emit_group
@@ -26,7 +26,7 @@ def schedule_program(func: tirx.PrimFunc, spec: GpuSpec) -> tuple[tirx.PrimFunc,
     for group in group_stages(program, 1):
         emitter.add(group)
     views = emitter.views
-    return finished(func, seq([*emitter.between, *views.declarations, *emitter.kernels])), _name(program)
+    return finished(func, seq([*emitter.between, *views.declarations, *emitter.kernels])), rule_name(program)
 
 
 class _Emitter:
@@ -40,7 +40,7 @@ class _Emitter:
 
     def add(self, group: Group) -> None:
         """One kernel for `group`, or one for each of its stages."""
-        inner = _private(group, self.program)
+        inner = private_buffers(group, self.program)
         self._allocate(group, inner)
         if len(group.stages) == 1 and not group.stages[0].reduce:
             self.kernels.append(emit_map(group.stages[0], self.views, self.spec))
@@ -64,22 +64,3 @@ class _Emitter:
         kernel = emit_group(Group((stage,), stage.axes, (every,)), frozenset(), self.views, self.spec)
         assert kernel is not None, "a reduction by itself always fits"
         return kernel
-
-
-def _private(group: Group, program: Program) -> frozenset[tirx.Buffer]:
-    """Temporaries of `group` that no other stage reads."""
-    outside = [s for s in program.stages if s not in group.stages]
-    read = {load.source for s in outside for load in loads(s.value)}
-    return frozenset(s.buffer for s in group.stages if s.buffer in program.temporaries and s.buffer not in read)
-
-
-def _name(program: Program) -> str:
-    """Rule name for reports: "map", "reduction", or "chain" for reductions and maps in turn (softmax, LayerNorm)."""
-    reductions = sum(1 for s in program.stages if s.reduce)
-    return "map" if not reductions else "reduction" if reductions == 1 else "chain"
-
-
-def finished(func: tirx.PrimFunc, body: Stmt) -> tirx.PrimFunc:
-    """`func` with `body` instead of its blocks. A block remains around it: passes over Relax look for one."""
-    root = SBlockRealize([], True, SBlock([], [], [], "root", body))
-    return func.with_body(root).with_attr("tirx.is_scheduled", True)

@@ -16,6 +16,7 @@ import numpy as np
 
 from ....compiler.schedule.template import Config, Space
 from ....compiler.schedule.traits import Traits
+from ..occupancy import resident_blocks
 from ..spec import GpuSpec
 from .gemm_tile import GemmTile
 
@@ -84,14 +85,14 @@ def _runs(tile: GemmTile, spec: GpuSpec) -> bool:
     if tile.bk * max(tile.bm, tile.bn) // 4 > 8 * threads or tile.shared_bytes > min(_SHARED, spec.shared_bytes):
         return False
     registers = min(spec.registers_per_thread, 255)
-    return tile.registers <= registers and spec.resident_blocks(threads, tile.registers, tile.shared_bytes) > 0
+    return tile.registers <= registers and resident_blocks(spec, threads, tile.registers, tile.shared_bytes) > 0
 
 
 def estimate(problem: Problem, tile: GemmTile, spec: GpuSpec) -> Estimate:
     """What `tile` costs for `problem`."""
     m, n, k = problem.sizes
     blocks = problem.batch * -(-m // tile.bm) * -(-n // tile.bn)
-    most = spec.resident_blocks(tile.threads, tile.registers, tile.shared_bytes)
+    most = resident_blocks(spec, tile.threads, tile.registers, tile.shared_bytes)
     resident = max(1, min(most, -(-blocks // spec.sms)))
     rounds = -(-blocks // (spec.sms * resident))
     steps = -(-k // tile.bk)

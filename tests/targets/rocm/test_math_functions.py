@@ -181,7 +181,9 @@ def test_everything_compiles_without_amds_library(name, dtype, monkeypatch):
 )
 @pytest.mark.parametrize("lanes", [1, 4])
 def test_functions_of_functions_compile(expression, arch, lanes):
-    code_object(*kernel(expression, arch, "float32", lanes=lanes))
+    (used,) = resources_of_code_object(code_object(*kernel(expression, arch, "float32", lanes=lanes))).values()
+    assert used.code_bytes > 0
+    assert used.spills_bytes == 0
 
 
 @needs_lld

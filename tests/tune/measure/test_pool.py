@@ -225,6 +225,7 @@ def test_operators_that_cannot_be_checked_fail_in_words(misbehaving_target: str)
 
 def test_a_target_whose_workers_do_not_start(misbehaving_target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with MeasurePool(misbehaving_target, workers=1) as pool:
+        assert until(lambda: bool(workers_of(os.getpid())))
         monkeypatch.setenv("PYTHONPATH", "")  # the workers to come do not know the target
         for worker in workers_of(os.getpid()):
             worker.kill()

@@ -11,7 +11,7 @@ from ...compiler.schedule.epilogue import apply_epilogue
 from ...compiler.schedule.op_spec import OpSpec, TensorType
 from ...compiler.tensor_spec import Dim
 from .conv_shape import ignores_pixels, is_column
-from .tir_loops import Index, i64, seq, store
+from .tir_loops import Index, i64, seq, size_variable, store
 
 
 class Operands:
@@ -44,7 +44,7 @@ class Operands:
         if dim == "*":
             batch, height, width, _ = (self.size(d) for d in self.op.anchor_type.shape)
             return i64(batch) * height * width
-        return self._symbols.setdefault(dim, tirx.Var(dim, "int64"))
+        return self._symbols.setdefault(dim, size_variable(dim))
 
     def define(self, name: str, value: Index) -> Dim:
         """A dimension of size `value`: an int, or `name` as the name of a symbolic one."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tvm import tirx
 
 from ...compiler.schedule.op_spec import OpSpec, TensorType
-from .tir_loops import view
+from .tir_loops import size_variable, view
 
 if TYPE_CHECKING:
     from tvm.ir import PrimExpr
@@ -102,7 +102,7 @@ class Buffers:
         symbols: dict[str, tirx.Var] = {}
 
         def extent(dim: Dim) -> Index:
-            return dim if isinstance(dim, int) else symbols.setdefault(dim, tirx.Var(dim, "int64"))
+            return dim if isinstance(dim, int) else symbols.setdefault(dim, size_variable(dim))
 
         def declare(shape: Sequence[Dim], dtype: str, name: str) -> Buffer:
             return tirx.decl_buffer([extent(d) for d in shape], dtype, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,12 @@ _KINDS = {
 def i64(value: Index) -> tirx.Expr:
     """`value` as an int64 expression."""
     return tirx.const(value, "int64") if isinstance(value, int) else value
+
+
+def size_variable(dim: str) -> tirx.Var:
+    """A variable for a symbolic dimension, named as every language allows: `dim` may be the text of a formula."""
+    plain = re.sub(r"T\.int64\((\w+)\)", r"\1", dim)
+    return tirx.Var(re.sub(r"\W+", "_", plain).strip("_") or "size", "int64")
 
 
 def loop(name: str, extent: Index, body: Callable[[tirx.Var], tirx.Stmt], kind: str = "serial") -> tirx.Stmt:

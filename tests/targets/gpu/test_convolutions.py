@@ -29,6 +29,10 @@ DEPTHWISE = {
     "dilated": conv2d(
         (1, 13, 12, 6), (6, 1, 3, 3), groups=6, dilation=(2, 3), padding=(2, 3, 2, 3), epilogue=("gate",)
     ),
+    "tall": conv2d(
+        (1, 13, 18, 8), (8, 1, 5, 5), groups=8, strides=(2, 1), dilation=(2, 1), padding=(4, 2, 4, 2), epilogue=()
+    ),
+    "tall_inside": conv2d((1, 9, 17, 4), (4, 1, 5, 5), groups=4, padding=(0, 2, 0, 2), epilogue=("bias",)),
     "wide": conv2d((1, 12, 30, 4), (4, 1, 9, 11), groups=4, padding=(4, 5, 4, 5)),
     "column": conv2d((1, 40, 1, 8), (8, 1, 5, 1), groups=8, padding=(2, 0, 2, 0)),
     "symbolic": conv2d(("n", "h", "w", 8), (8, 1, 3, 3), groups=8, out=("oh", "ow"), epilogue=("bias", "relu")),

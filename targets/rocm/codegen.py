@@ -28,6 +28,9 @@ from . import intrinsics, llvm_ir, toolchain
 
 _BY_NAME = ("tirx.call_llvm_intrin", "tirx.call_llvm_pure_intrin")
 _FATAL = re.compile(r"^(LLVM ERROR|error):|: error:")
+_LIBRARY_CALL = re.compile(r"^declare .*@__ocml_", re.MULTILINE)
+# TVM finds the generator of code for LLVM's target "amdgcn" by this name; it has registered it for "rocm" only.
+_GENERATOR, _KNOWN_AS = "tvm.codegen.llvm.target_amdgcn", "tvm.codegen.llvm.target_rocm"
 _LINKED = "tvm_callback_rocm_link"
 _LIBRARY = "tvm_callback_rocm_bitcode_path"
 _one_at_a_time = threading.Lock()  # the functions of these names are those of the whole process
@@ -59,18 +62,19 @@ def code_object(mod: tvm.ir.IRModule, target: tvm.target.Target, isolate: bool |
     arch = str(target.attrs["mcpu"])
     toolchain.find_lld()  # before time is spent
     if isolate is None:
-        isolate = is_risky(mod)
+        isolate = is_risky(mod, arch)
     obj = _in_own_process(mod, target, arch) if isolate else compile_object(mod, target, arch)
     return toolchain.link_code_object(obj, arch)
 
 
-def is_risky(mod: tvm.ir.IRModule) -> bool:
-    """Whether a function asks LLVM for an intrinsic that is not known to compile everywhere."""
+def is_risky(mod: tvm.ir.IRModule, arch: str = "") -> bool:
+    """Whether a function asks LLVM for an intrinsic that is not known to compile for `arch` ("": everywhere)."""
+    known = intrinsics.known_intrinsics(arch)
     found: list[bool] = []
 
     def visit(call: tvm.ir.Call) -> None:
         if getattr(call.op, "name", "") in _BY_NAME:
-            found.append(codegen.llvm_get_intrinsic_name(int(call.args[0])) not in intrinsics.SAFE)
+            found.append(codegen.llvm_get_intrinsic_name(int(call.args[0])) not in known)
 
     for func in mod.functions.values():
         if isinstance(func, tirx.PrimFunc):
@@ -80,12 +84,11 @@ def is_risky(mod: tvm.ir.IRModule) -> bool:
 
 def compile_object(mod: tvm.ir.IRModule, target: tvm.target.Target, arch: str) -> bytes:
     """LLVM's object file of `mod`, in this process, which ends if LLVM aborts. KompiloError if files have no room."""
-    with _one_at_a_time:
-        # TVM would have these link, and find AMD's library, with what it knows of the machine.
-        tvm_ffi.register_global_func(_LINKED, lambda obj: bytearray(), override=True)
-        tvm_ffi.register_global_func(_LIBRARY, lambda: tvm.runtime.convert(toolchain.bitcode(arch)), override=True)
-        built = tvm.get_global_func("target.build.rocm")(mod, target)
-    ir = llvm_ir.finished(str(built.inspect_source("llvm")), arch, _block_sizes(mod))
+    marked = marked_barriers(mod)
+    ir = _generated(marked, arch)
+    if _LIBRARY_CALL.search(ir) and toolchain.bitcode(arch):
+        ir = _with_library(marked, target, arch)
+    ir = llvm_ir.finished(ir, arch, _block_sizes(mod))
     with scratch_folder("rocm") as folder:
         text = folder / "kernels.ll"
         try:
@@ -94,6 +97,51 @@ def compile_object(mod: tvm.ir.IRModule, target: tvm.target.Target, arch: str) -
             raise no_room(error) from None
         write_object(tvm.runtime.load_module(str(text)), folder / "kernels.o")
         return (folder / "kernels.o").read_bytes()
+
+
+def _generated(mod: tvm.ir.IRModule, arch: str) -> str:
+    """Optimised LLVM IR of `mod`.
+
+    By TVM's way for CPUs with the generator for AMD's GPUs: its way for these GPUs makes machine code and assembly
+    besides, which takes twice as long as all the rest.
+    """
+    with _one_at_a_time:
+        if tvm_ffi.get_global_func(_GENERATOR, allow_missing=True) is None:
+            tvm_ffi.register_global_func(_GENERATOR, tvm.get_global_func(_KNOWN_AS))
+    target = tvm.target.Target({"kind": "llvm", "mtriple": llvm_ir.TRIPLE, "mcpu": arch})
+    return str(tvm.get_global_func("target.build.llvm")(mod, target).inspect_source("ll"))
+
+
+def _with_library(mod: tvm.ir.IRModule, target: tvm.target.Target, arch: str) -> str:
+    """As `_generated`, with the functions of AMD's device library that `mod` calls."""
+    with _one_at_a_time:
+        # TVM would have these link, and find AMD's library, with what it knows of the machine.
+        tvm_ffi.register_global_func(_LINKED, lambda obj: bytearray(), override=True)
+        tvm_ffi.register_global_func(_LIBRARY, lambda: tvm.runtime.convert(toolchain.bitcode(arch)), override=True)
+        return str(tvm.get_global_func("target.build.rocm")(mod, target).inspect_source("llvm"))
+
+
+def marked_barriers(mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
+    """Barriers between calls that `llvm_ir` makes fences of.
+
+    Before:  tvm_storage_sync("shared")                  # waves meet, but their stores may still be under way
+    After:   release(); tvm_storage_sync("shared"); acquire()
+
+    LLVM takes a barrier for something that touches no memory, and GPUs from gfx90a on wait for no stores at one. Calls
+    of functions that it does not know keep loads and stores on their sides while TVM has LLVM optimise.
+    """
+
+    def fenced(statement: tirx.Evaluate) -> tirx.Stmt:
+        call = statement.value
+        if getattr(getattr(call, "op", None), "name", "") != "tirx.tvm_storage_sync" or call.args[0].value != "shared":
+            return statement
+        marks = [tirx.Evaluate(tirx.call_extern("void", name)) for name in (llvm_ir.RELEASE, llvm_ir.ACQUIRE)]
+        return tirx.SeqStmt([marks[0], statement, marks[1]])
+
+    changed = {}
+    for gvar, func in mod.functions_items():
+        changed[gvar] = func.with_body(tvm_ffi.structural_map(func.body, (tirx.Evaluate, fenced), order="post"))
+    return tvm.IRModule(changed, attrs=mod.attrs, global_infos=mod.global_infos)
 
 
 def _block_sizes(mod: tvm.ir.IRModule) -> dict[str, int]:

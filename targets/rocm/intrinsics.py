@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from tvm import tirx
 from tvm.ir import prim
 
 from ...compiler.schedule import vector_math
+from ..gpu.templates.matrix_core import INSTRUCTIONS
 from . import math_functions as wide
 
 Function = Callable[..., Any]
@@ -88,7 +90,7 @@ FUNCTIONS: dict[str, tuple[Function, Function]] = {
     },
 }
 
-# LLVM's names that are known not to end the process; what else a kernel asks for by name may.
+# LLVM's names that are known not to end the process, whatever the GPU; what else a kernel asks for by name may.
 SAFE = frozenset(
     f"llvm.{name}"
     for name in (
@@ -96,6 +98,17 @@ SAFE = frozenset(
         "round", "nearbyint", "rint", "ctpop", "copysign", "prefetch",
     )
 )  # fmt: skip
+
+
+# Start of an architecture's name -> kind of its matrix units.
+_MATRIX_UNITS = {"gfx90a": "mfma", "gfx94": "mfma", "gfx11": "rdna_wmma"}
+
+
+@functools.cache
+def known_intrinsics(arch: str) -> frozenset[str]:
+    """LLVM's names that compile for `arch` ("gfx942"), those of its matrix instructions among them."""
+    units = {unit for start, unit in _MATRIX_UNITS.items() if arch.startswith(start)}
+    return SAFE | {i.name for unit in units for i in INSTRUCTIONS[unit]}
 
 
 def lower_math(mod: tvm.ir.IRModule) -> tvm.ir.IRModule:

@@ -44,6 +44,18 @@ def test_instructions(arch):
 
 
 @needs_lld
+@pytest.mark.parametrize("arch", ROCM_ARCHS)
+def test_waves_wait_for_their_stores_at_a_barrier(arch):
+    """From gfx90a on `s_barrier` waits for nothing but the other waves."""
+    lines = [line.split("//")[0].split() for line in gcn_of(code_object_of("reverse", arch)).splitlines()]
+    words = [line for line in lines if line]
+    (place,) = [k for k, line in enumerate(words) if line[0] == "s_barrier"]
+    assert words[place - 1] == ["s_waitcnt", "lgkmcnt(0)"]
+    assert words[place - 2][0].startswith("ds_")
+    assert any(line[0].startswith("ds_") for line in words[place + 1 :])
+
+
+@needs_lld
 def test_what_is_no_object():
     with pytest.raises(KompiloError, match=r"ROCm code for gfx942: the linker .* failed: .*(unknown file type|error)"):
         link_code_object(b"no object", "gfx942")

@@ -8,9 +8,18 @@ from ....compiler.schedule.template import Template
 from .conv2d_depthwise import DepthwiseConv2D
 from .conv2d_implicit import ImplicitConv2D
 from .matmul_simt import MatmulSimt
+from .matrix_core_conv2d import MatrixCoreConv2D
+from .matrix_core_matmul import MatrixCoreMatmul
 from .pool2d import Pool2D
 
-TEMPLATES: tuple[Template, ...] = (DepthwiseConv2D(), ImplicitConv2D(), Pool2D(), MatmulSimt())
+TEMPLATES: tuple[Template, ...] = (
+    DepthwiseConv2D(),
+    MatrixCoreConv2D(),
+    ImplicitConv2D(),
+    Pool2D(),
+    MatrixCoreMatmul(),
+    MatmulSimt(),
+)
 
 
 def templates() -> Sequence[Template]:

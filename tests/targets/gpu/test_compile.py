@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 import kompilo
 from kompilo.compiler.artifact.artifact import Artifact
@@ -48,12 +50,41 @@ def test_every_kernel_is_in_a_code_object_and_none_spills(artifact, number):
     assert not [name for name, r in found.items() if r.spills_bytes]
 
 
+def open_sizes() -> onnx.ModelProto:
+    """Convolutions of open sizes, which are formulas of the input's behind each stride."""
+    rng = np.random.default_rng(0)
+    shapes = {"w0": (8, 3, 3, 3), "w1": (8, 1, 5, 5), "w2": (16, 8, 1, 1)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["a", "w1"], ["b"], strides=[2, 2], pads=[2, 2, 2, 2], group=8),
+        helper.make_node("Conv", ["b", "w2"], ["c"], strides=[2, 1]),
+        helper.make_node("Relu", ["c"], ["y"]),
+    ]
+    weights = [numpy_helper.from_array(rng.standard_normal(s).astype("f4"), n) for n, s in shapes.items()]
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, "h", "w"])
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "open_sizes", [x], [y], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize("name", ["cuda:sm_90", "rocm:gfx1100"])
+def test_open_sizes(name):
+    target = kompilo.compile(open_sizes(), target=name).targets[0]
+    found = {}
+    for code in target.device:
+        found |= READERS[code.format](code.code)
+    assert {o.kind for o in target.operators} >= {"conv2d"}
+    assert len(found) >= 3
+    assert not [kernel for kernel, used in found.items() if used.spills_bytes]
+
+
 def test_templates_take_the_anchors(artifact):
     for target in artifact.targets[1:]:
         templates = {o.kind: o.template for o in target.operators}
-        assert templates["conv2d"] == "conv2d_implicit"
+        kind = "matrix_core" if target.name.startswith("rocm") else None  # CDNA's multiply float32
+        assert templates["conv2d"] == f"conv2d_{kind or 'implicit'}"
         assert templates["pool2d"] == "pool2d"
-        assert templates["matmul"] == "matmul_simt"
+        assert templates["matmul"] == f"matmul_{kind or 'simt'}"
 
 
 def test_device_code_survives_the_file(artifact, tmp_path):
@@ -118,6 +149,6 @@ def test_inspect_shows_the_variants(artifact, tmp_path):
     assert sum(d["kernels"] for d in cuda["device"]) >= len(cuda["operators"])
     assert cpu["problem_here"] is None
     assert "rocm runtime" in rocm["problem_here"]
-    # GPUs pack alike, the CPU packs convolutions for itself.
-    assert cuda["weights"]["own_bytes"] == 0 == rocm["weights"]["own_bytes"]
+    # Each packs for its own kernels: those of the CPU, of CUDA without tensor cores, of AMD's matrix units.
+    assert 0 < rocm["weights"]["own_bytes"] < rocm["weights"]["bytes"]
     assert 0 < cpu["weights"]["own_bytes"] < cpu["weights"]["bytes"]

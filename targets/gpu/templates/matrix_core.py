@@ -1,0 +1,133 @@
+"""The matrix instructions of AMD's GPUs: LLVM's names for them, and which lane holds what.
+
+All lanes of a wave multiply together: C (side x side) += A (side x depth) B (depth x side), with sums in float32. Which
+elements a lane holds is told by AMD's ISA guides of CDNA2, CDNA3 ("Matrix Arithmetic Instructions") and RDNA3 ("Wave
+Matrix Multiply Accumulate"), and by their matrix instruction calculator:
+- lane l has row l % side of A, and column l % side of B: `run` neighbours along k, those of (l // side) * run on. On
+  RDNA3 a lane has all of k, so that lanes 16 to 31 hold what lanes 0 to 15 do;
+- its sum number v belongs to column l % side and row v // rows * (rows * wave / side) + l // side * rows + v % rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from tvm import tirx
+
+from ..spec import GpuSpec
+from .vectors import dtype_bytes
+
+# Bytes of a row that a lane reads from shared memory at once.
+READ_BYTES = 16
+
+
+@dataclass(frozen=True)
+class MatrixInstruction:
+    """One instruction.
+
+    Attributes:
+        name: LLVM's intrinsic.
+        dtype: of A's and B's elements.
+        wave: lanes.
+        side, depth: sizes of the product.
+        run: neighbours along k that a lane has of A, and of B.
+        rows: neighbouring rows of sums in a lane.
+        carrier: what kernels keep elements as: LLVM takes bfloat16 as int16.
+        flags: zeros behind the operands: how lanes are exchanged.
+    """
+
+    name: str
+    dtype: str
+    wave: int
+    side: int
+    depth: int
+    run: int
+    rows: int
+    carrier: str
+    flags: int
+
+    @property
+    def sums(self) -> int:
+        """Sums in a lane."""
+        return self.side * self.side // self.wave
+
+    @property
+    def groups(self) -> int:
+        """Parts of k that the lanes of one row hold."""
+        return self.depth // self.run
+
+    @property
+    def pack(self) -> int:
+        """Neighbours along k that a lane reads together: as many as make up a whole read, for several instructions."""
+        return max(self.run, READ_BYTES // dtype_bytes(self.dtype))
+
+    @property
+    def chunk(self) -> int:
+        """k of the instructions that one pack of each lane serves.
+
+        Lanes of a row hold packs side by side. The instructions take each pack's runs in turn: the order in which they
+        go through k is another one than memory's, but the same for A and B.
+        """
+        return self.pack * self.groups
+
+    def row(self, lane: Any, number: int) -> Any:
+        """The row of a lane's sum `number` (the column where the operands are exchanged)."""
+        per = self.rows * self.wave // self.side
+        return tirx.truncdiv(lane, tirx.const(self.side, "int32")) * self.rows + (
+            number // self.rows * per + number % self.rows
+        )
+
+    def multiply(self, a: tuple[tirx.Buffer, int], b: tuple[tirx.Buffer, int], c: tuple[tirx.Buffer, int]) -> tirx.Stmt:
+        """c += a b, each a buffer of a thread's registers with the place of its first element."""
+        zeros = [tirx.const(0, "int32")] * self.flags
+        left, right = _lanes(*a, self.run), _lanes(*b, self.run)
+        total = tirx.call_llvm_pure_intrin(
+            f"float32x{self.sums}", self.name, left, right, _lanes(*c, self.sums), *zeros
+        )
+        return tirx.BufferStore(c[0], total, [_ramp(c[1], self.sums)])
+
+
+def _ramp(first: int, lanes: int) -> tirx.Expr:
+    start = tirx.const(first, "int32")
+    return tirx.Ramp(start, tirx.const(1, "int32"), lanes) if lanes > 1 else start
+
+
+def _lanes(buffer: tirx.Buffer, first: int, lanes: int) -> tirx.Expr:
+    return tirx.BufferLoad(buffer, [_ramp(first, lanes)])
+
+
+def _cdna(name: str, dtype: str, side: int, depth: int, carrier: str | None = None) -> MatrixInstruction:
+    name = f"llvm.amdgcn.mfma.f32.{side}x{side}x{depth}{name}"
+    return MatrixInstruction(name, dtype, 64, side, depth, depth * side // 64, 4, carrier or dtype, flags=3)
+
+
+def _rdna(name: str, dtype: str, carrier: str | None = None) -> MatrixInstruction:
+    return MatrixInstruction(
+        f"llvm.amdgcn.wmma.f32.16x16x16.{name}", dtype, 32, 16, 16, 16, 1, carrier or dtype, flags=0
+    )
+
+
+# Kind of matrix unit (GpuSpec.matrix) -> its instructions.
+INSTRUCTIONS: Mapping[str, tuple[MatrixInstruction, ...]] = MappingProxyType(
+    {
+        "mfma": (
+            _cdna("f32", "float32", 32, 2),
+            _cdna("f32", "float32", 16, 4),
+            _cdna("f16", "float16", 32, 8),
+            _cdna("f16", "float16", 16, 16),
+            _cdna("bf16.1k", "bfloat16", 32, 8, carrier="int16"),
+            _cdna("bf16.1k", "bfloat16", 16, 16, carrier="int16"),
+        ),
+        "rdna_wmma": (_rdna("f16", "float16"), _rdna("bf16", "bfloat16", carrier="int16")),
+    }
+)
+
+
+def instructions_for(spec: GpuSpec, a: str, b: str) -> tuple[MatrixInstruction, ...]:
+    """What `spec`'s matrix units have for A of type `a` and B of type `b`, perhaps nothing."""
+    if a != b or a not in spec.matrix_dtypes:
+        return ()
+    return tuple(i for i in INSTRUCTIONS.get(spec.matrix, ()) if i.dtype == a)

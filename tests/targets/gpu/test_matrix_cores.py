@@ -1,0 +1,208 @@
+"""AMD's matrix units: kernels by what AMD documents of their instructions, and those in the machine code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tvm
+from conv_cases import conv2d, random_inputs, reference
+from disassemble import count, gcn_of
+from matrix_core_emulation import bfloat16_bits, emulated, from_bfloat16
+from rocm_kernels import needs_lld
+
+from kompilo.compiler.schedule.op_spec import OpSpec, Step, TensorType
+from kompilo.compiler.schedule.template import Config
+from kompilo.targets.gpu.lowering import lowering_context, split
+from kompilo.targets.gpu.resources import resources_of_code_object
+from kompilo.targets.gpu.target import gpu_module
+from kompilo.targets.gpu.templates.matrix_core_conv2d import MatrixCoreConv2D
+from kompilo.targets.gpu.templates.matrix_core_matmul import MatrixCoreMatmul
+from kompilo.targets.rocm.codegen import code_object, is_risky
+from kompilo.targets.rocm.target import RocmTarget
+
+from gpu.cuda import run_cuda
+from gpu.cuda_shim import Options
+from gpu.shim_support import needs_shim
+from gpu_support import matmul, relative_error
+
+# Rounding of the operands, and of results of that type, relative to the largest result.
+ROUNDING = {"float32": 3e-6, "float16": 2e-3, "bfloat16": 1.6e-2}
+BIAS_RELU = (Step("add", ("anchor", "i2"), "float32"), Step("nn.relu", ("s0",), "float32"))
+
+
+def typed(op: OpSpec, operands: str, result: str = "float32") -> OpSpec:
+    """`op` on operands of one type, with sums and epilogue of another."""
+
+    def of(tensor: TensorType, dtype: str) -> TensorType:
+        return TensorType(tensor.shape, dtype)
+
+    return replace(
+        op,
+        inputs=(*(of(t, operands) for t in op.inputs[:2]), *(of(t, result) for t in op.inputs[2:])),
+        anchor_type=of(op.anchor_type, result),
+        output=of(op.output, result),
+        epilogue=tuple(replace(s, dtype=result) for s in op.epilogue),
+    )
+
+
+def stored(values: np.ndarray, dtype: str) -> np.ndarray:
+    return bfloat16_bits(values) if dtype == "bfloat16" else values.astype(dtype)
+
+
+def read(array: np.ndarray, dtype: str) -> np.ndarray:
+    return from_bfloat16(array) if dtype == "bfloat16" else array
+
+
+def emulate(template, op, inputs, shape, arch, config=None, options=None) -> np.ndarray:
+    """What the template's kernel makes of `inputs` (float32) by documented instructions; NaN where it wrote nothing."""
+    target = RocmTarget.from_preset(arch)
+    candidate = template.build(op, target.spec, config or template.match(op, target.spec).default)
+    arrays = [candidate.packers.get(k, lambda a: a)(a) for k, a in enumerate(inputs)]
+    arrays = [stored(a, t.dtype) for a, t in zip(arrays, op.inputs, strict=True)]
+    out = stored(np.full(tuple(shape), np.nan, "float32"), op.output.dtype)
+    func = emulated(candidate.func).with_attr("tirx.is_scheduled", True)
+    with lowering_context():
+        done = run_cuda(gpu_module(tvm.IRModule({"main": func}), target), [*arrays, out], options=options)
+    return read(done[-1], op.output.dtype)
+
+
+def compile_op(template, op, arch, config=None) -> bytes:
+    """The code object of the template's kernel."""
+    target = RocmTarget.from_preset(arch)
+    candidate = template.build(op, target.spec, config or template.match(op, target.spec).default)
+    mod = tvm.IRModule({"main": candidate.func.with_attr("tirx.is_scheduled", True)})
+    device = split(gpu_module(mod, target), target.tvm_target()).device
+    assert not is_risky(device, arch)
+    return code_object(device, target.tvm_target())
+
+
+SIZES = {"m": 45, "k": 19, "n": 33, "b": 2, "h": 9, "w": 11}
+MATMULS = {
+    "whole": (matmul((64, 64), (64, 96), (64, 96)), lambda a, b: a @ b),
+    "odd": (matmul((33, 17), (17, 65), (33, 65)), lambda a, b: a @ b),
+    "packed": (
+        matmul((50, 72), (72, 43), (50, 43), True, steps=BIAS_RELU, extra=((43,),)),
+        lambda a, b, c: np.maximum(a @ b + c, 0),
+    ),
+    "scores": (
+        matmul((2, 37, 2, 24), (2, 40, 2, 24), (2, 2, 37, 40), lhs=(0, 2, 1, 3), rhs=(0, 2, 3, 1)),
+        lambda a, b: a.transpose(0, 2, 1, 3) @ b.transpose(0, 2, 3, 1),
+    ),
+    "context": (
+        matmul((2, 2, 37, 40), (2, 40, 2, 24), (2, 2, 37, 24), rhs=(0, 2, 1, 3), out=(0, 2, 1, 3)),
+        lambda a, b: (a @ b.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3),
+    ),
+    "transposed": (matmul((36, 48), (36, 20), (48, 20), lhs=(1, 0)), lambda a, b: a.T @ b),
+    "symbolic": (matmul(("b", "m", "k"), ("b", "k", "n"), ("b", "m", "n")), lambda a, b: a @ b),
+}
+CONVS = {
+    "3x3": conv2d((1, 9, 10, 16), (24, 16, 3, 3), padding=(1, 1, 1, 1)),
+    "rgb": conv2d((1, 13, 15, 3), (18, 3, 5, 5), strides=(2, 2), padding=(2, 2, 2, 2)),
+    "1x1": conv2d((2, 7, 5, 24), (40, 24, 1, 1), epilogue=("bias", "residual", "relu")),
+    "grouped": conv2d((1, 8, 8, 24), (36, 6, 3, 3), groups=4, padding=(1, 1, 1, 1), epilogue=("bias4", "hardswish")),
+    "symbolic": conv2d(("b", "h", "w", 8), (12, 8, 3, 3), dilation=(2, 1), padding=(2, 1, 2, 1), out=("h", "w")),
+}
+# Architecture, operands, side of the instruction.
+KINDS = [
+    ("gfx90a", "float16", 32),
+    ("gfx942", "float16", 16),
+    ("gfx90a", "float32", 32),
+    ("gfx942", "float32", 16),
+    ("gfx942", "bfloat16", 32),
+    ("gfx90a", "bfloat16", 16),
+    ("gfx1100", "float16", 16),
+    ("gfx1100", "bfloat16", 16),
+]
+
+
+def small(side: int, wm: int = 1, wn: int = 2) -> Config:
+    """Two waves, or four, that each multiply two fragments by one."""
+    return Config.of(bm=2 * side * wm, bn=side * wn, bk=32, wm=wm, wn=wn, side=side)
+
+
+def check_matmul(name, arch, dtype, config=None, result="float32", options=None) -> None:
+    op, compute = MATMULS[name]
+    op = typed(op, dtype, result)
+    rng = np.random.default_rng(0)
+    shapes = [[SIZES[d] if isinstance(d, str) else d for d in t.shape] for t in op.inputs]
+    inputs = [rng.standard_normal(s).astype("float32") for s in shapes]
+    inputs = [read(stored(x, t.dtype), t.dtype).astype("float32") for x, t in zip(inputs, op.inputs, strict=True)]
+    want = compute(*(x.astype("float64") for x in inputs))
+    found = emulate(MatrixCoreMatmul(), op, inputs, want.shape, arch, config, options)
+    assert relative_error(found, want) < (3e-6 if result == "float32" else ROUNDING[result])
+
+
+@needs_shim
+@pytest.mark.parametrize("name", MATMULS)
+def test_matmul(name):
+    check_matmul(name, "gfx90a", "float16", small(32))
+
+
+@needs_shim
+@pytest.mark.parametrize(("arch", "dtype", "side"), KINDS)
+def test_every_instruction(arch, dtype, side):
+    check_matmul("odd", arch, dtype, small(side))
+    check_matmul("packed", arch, dtype, small(side, 2, 2), options=Options(order="shuffled"))
+
+
+@needs_shim
+@pytest.mark.parametrize(("arch", "dtype"), [("gfx942", "float16"), ("gfx1100", "float16"), ("gfx1100", "bfloat16")])
+def test_results_of_the_operands_type(arch, dtype):
+    check_matmul("packed", arch, dtype, result=dtype)
+
+
+@needs_shim
+@pytest.mark.parametrize(("arch", "side"), [("gfx90a", 32), ("gfx1100", 16)])
+def test_races(arch, side):
+    check_matmul("context", arch, "float16", small(side), options=Options(races=True, order="backward"))
+
+
+@needs_shim
+@pytest.mark.parametrize(("arch", "side"), [("gfx942", 16), ("gfx1100", 16)])
+@pytest.mark.parametrize("name", CONVS)
+def test_convolutions(name, arch, side):
+    op = typed(CONVS[name], "float16")
+    inputs = random_inputs(op, **SIZES)
+    inputs = [x.astype(t.dtype).astype("float32") for x, t in zip(inputs, op.inputs, strict=True)]
+    expected = reference(op, inputs)
+    found = emulate(MatrixCoreConv2D(), op, inputs, expected.shape, arch, small(side))
+    assert relative_error(found, expected) < 3e-6
+
+
+LARGE = {
+    "matmul": typed(matmul((512, 512), (512, 1024), (512, 1024)), "float16"),
+    "packed": typed(matmul((1000, 768), (768, 1000), (1000, 1000), True, steps=BIAS_RELU, extra=((1000,),)), "float16"),
+    "3x3": typed(conv2d((8, 28, 28, 128), (128, 128, 3, 3), padding=(1, 1, 1, 1)), "float16"),
+    "rgb": typed(conv2d((1, 224, 224, 3), (64, 3, 7, 7), strides=(2, 2), padding=(3, 3, 3, 3)), "float16"),
+    "symbolic": typed(conv2d(("n", "h", "w", 64), (64, 64, 3, 3), padding=(1, 1, 1, 1), out=("h", "w")), "float16"),
+    "float32": conv2d((1, 56, 56, 64), (64, 64, 3, 3), padding=(1, 1, 1, 1), epilogue=("bias", "residual", "relu")),
+    "bfloat16": typed(matmul((256, 512), (512, 512), (256, 512), True), "bfloat16"),
+}
+
+
+@needs_lld
+@pytest.mark.parametrize("arch", ["gfx90a", "gfx942", "gfx1100"])
+@pytest.mark.parametrize("name", LARGE)
+def test_instructions_and_no_spills(name, arch):
+    op = LARGE[name]
+    if name == "float32" and arch == "gfx1100":
+        pytest.skip("WMMA has no float32")
+    template = MatrixCoreConv2D() if op.kind == "conv2d" else MatrixCoreMatmul()
+    code = compile_op(template, op, arch)
+    text = gcn_of(code)
+    assert count(text, "v_wmma_f32_16x16x16" if arch == "gfx1100" else "v_mfma_f32_") > 0
+    (used,) = resources_of_code_object(code).values()
+    assert used.spills_bytes == 0
+    config = template.match(op, RocmTarget.from_preset(arch).spec).default
+    assert count(text, "ds_read_b128" if arch != "gfx1100" else "ds_load_b128") > 0, config
+
+
+def test_what_matrix_units_do_not_multiply():
+    spec = RocmTarget.from_preset("gfx1100").spec
+    op = matmul((64, 64), (64, 64), (64, 64))
+    assert MatrixCoreMatmul().match(op, spec) is None  # WMMA has no float32
+    assert MatrixCoreMatmul().match(typed(op, "int8", "int32"), spec) is None
+    assert MatrixCoreMatmul().match(typed(matmul((1, 64), (64, 64), (1, 64)), "float16"), spec) is None
+    assert MatrixCoreConv2D().match(typed(conv2d((1, 8, 8, 16), (16, 1, 3, 3), groups=16), "float16"), spec) is None

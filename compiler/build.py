@@ -17,6 +17,7 @@ from .artifact.artifact import MemoryPlan, Operator
 from .device_code import DeviceCode
 from .object_files import write_object
 from .passes.anchors import op_name
+from .passes.capture_graphs import capture_graphs
 from .schedule.target import Target
 from .scratch import scratch_folder
 
@@ -35,16 +36,30 @@ class Built:
     device: tuple[DeviceCode, ...] = ()
 
 
-def vm_lowering() -> list[tvm.ir.transform.Pass]:
-    """Relax's passes from call_tir to virtual-machine instructions, memory planned statically where shapes allow."""
+def vm_lowering(graphs: bool = False) -> list[tvm.ir.transform.Pass]:
+    """Relax's passes from call_tir to virtual-machine instructions, memory planned statically where shapes allow.
+
+    With `graphs` there is a second form of `main`, see `capture_graphs`.
+    """
     return [
         transform.ToNonDataflow(),
         transform.RemovePurityChecking(),
         transform.CallTIRRewrite(),
         transform.StaticPlanBlockMemory(),
+        *([_capture_graphs()] if graphs else []),
         transform.LowerAllocTensor(),
         transform.KillAfterLastUse(),
     ]
+
+
+def _capture_graphs() -> tvm.ir.transform.Pass:
+    """The pass of that name among TVM's."""
+
+    @tvm.ir.transform.module_pass(opt_level=0, name="CaptureGraphs")
+    def run(mod: tvm.ir.IRModule, _: tvm.transform.PassContext) -> tvm.ir.IRModule:
+        return capture_graphs(mod)
+
+    return run
 
 
 def vm_finalize() -> list[tvm.ir.transform.Pass]:
@@ -64,7 +79,7 @@ def build(mod: tvm.ir.IRModule, target: Target) -> Built:
     """
     operators = describe_operators(mod)
     with target.tvm_target(), tvm.transform.PassContext(opt_level=3):
-        planned = tvm.transform.Sequential(vm_lowering())(mod)
+        planned = tvm.transform.Sequential(vm_lowering(target.captures_graphs))(mod)
         memory = describe_memory(planned)
         final = tvm.transform.Sequential(vm_finalize())(planned)
     with scratch_folder("build") as folder:

@@ -23,6 +23,7 @@ class Knobs:
     `threads` (KOMPILO_THREADS=N): threads a model runs with when the caller names none; None means all cores.
     `debug` (KOMPILO_DEBUG=0|1): full tracebacks and pass times on standard error.
     `tvm_runtime` (KOMPILO_TVM_RUNTIME=file): TVM's runtime library, where it is not found by itself.
+    `cuda_graphs` (KOMPILO_CUDA_GRAPHS=0|1): whether kernels on NVIDIA's GPUs are launched as graphs (on unless off).
 
     `records` changes which configs are chosen: the artifact names each record that did. No other knob changes the code
     that is generated, so none of them is part of a cache key.
@@ -37,6 +38,7 @@ class Knobs:
     records: Path = field(
         default_factory=lambda: _default_folder(".local/share/kompilo/autotune_logs", "autotune_logs")
     )
+    cuda_graphs: bool = True
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Knobs:
@@ -92,4 +94,5 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "debug": _flag,
     "tvm_runtime": _path,
     "records": _path,
+    "cuda_graphs": _flag,
 }

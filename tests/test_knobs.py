@@ -26,9 +26,10 @@ def test_all_variables():
         "KOMPILO_DEBUG": "1",
         "KOMPILO_TVM_RUNTIME": "/opt/lib.so",
         "KOMPILO_RECORDS": "~/records",
+        "KOMPILO_CUDA_GRAPHS": "0",
     }
     home = Path.home()
-    expected = Knobs(Path("/tmp/ir"), home / "models", False, 3, True, Path("/opt/lib.so"), home / "records")
+    expected = Knobs(Path("/tmp/ir"), home / "models", False, 3, True, Path("/opt/lib.so"), home / "records", False)
     assert Knobs.from_environment(environment) == expected
 
 

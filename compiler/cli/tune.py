@@ -73,8 +73,8 @@ def tune(
     _check_html(html)
     hardware = _find_target(target)
     if bundle is not None:
-        if html is not None or exhaustive or isinstance(places, str):
-            raise UsageError("expected --bundle without --html, --exhaustive and a cluster.")
+        if html is not None or isinstance(places, str):
+            raise UsageError("expected --bundle without --html and without a cluster.")
         from .tune_bundle import make
 
         make(model, target, bundle, limit, trials, shapes or None, records, seed, places, as_json)

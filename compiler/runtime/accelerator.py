@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 from ..artifact.records import TargetCode
 from ..device_code import DeviceCode
 from ..errors import ArtifactError, InputError, KompiloError
+from ..knobs import Knobs
 from .devices import Kind, kind_of, load_runtime
 
 _CPU, _POOLED = 1, 2  # kDLCPU, and TVM's allocator that keeps freed buffers for the next call
@@ -33,9 +36,29 @@ _FAILURES = {
     "ecc_uncorrectable": "the GPU's memory is damaged (an uncorrectable error).",
 }
 
+# Larger arrays are copied from and to pageable memory, by the driver's own way.
+_MOST_PINNED = 256 << 20
+
+
+class Pinned:
+    """Host memory that stays where it is: a `tensor`, and the same memory as an `array`."""
+
+    def __init__(self, tensor: Any, shape: Sequence[int], dtype: np.dtype) -> None:
+        self.tensor = tensor
+        size = math.prod(shape) * dtype.itemsize
+        memory = (ctypes.c_ubyte * size).from_address(tensor.data_ptr())
+        self.array = np.ctypeslib.as_array(memory).view(dtype).reshape(tuple(shape))
+
 
 class Accelerator:
-    """GPU `number` of a kind, ready for use; `hint` tells users what to do where it fails."""
+    """GPU `number` of a kind, ready for use; `hint` tells users what to do where it fails.
+
+    All work goes to the GPU's default stream, in the order in which it was asked for. `turn` is held while a call asks:
+    TVM gives buffers back for others to use when their last kernel is queued, and no other work may be queued while the
+    kernels of a graph are captured.
+    """
+
+    turn = threading.Lock()  # one for all models: they share the stream and TVM's memory
 
     def __init__(self, tvm_ffi: Any, kind: Kind, number: int = 0, hint: str | None = None) -> None:
         self.kind, self.number, self.hint = kind, number, hint
@@ -45,6 +68,11 @@ class Accelerator:
         self._allocate = lookup("runtime.TVMTensorAllocWithScope")
         self._upload = lookup("runtime.TVMTensorCopyFromBytes")
         self._download = lookup("runtime.TVMTensorCopyToBytes")
+        self._copy = lookup("runtime.TVMTensorCopyFromTo")
+        self._synchronize = lookup("runtime.Device_StreamSync")
+        self._host = tvm_ffi.device(kind.host_type, number) if kind.host_type else None
+        # Whether graphs of kernels are used where an artifact has them.
+        self.captures = kind.name == "cuda" and Knobs.from_environment().cuda_graphs
 
     @property
     def devices(self) -> tuple[int, ...]:
@@ -63,12 +91,27 @@ class Accelerator:
             self._upload(tensor, array.ctypes.data_as(ctypes.c_void_p), array.nbytes)
         return tensor
 
+    def pinned(self, shape: Sequence[int], dtype: np.dtype) -> Pinned | None:
+        """Host memory that copies need no detour for; None where there is none, or where it would be too much."""
+        if self._host is None or not 0 < math.prod(shape) * dtype.itemsize <= _MOST_PINNED:
+            return None
+        return Pinned(self._allocate(self._shape(shape), self._dtype(dtype.name), self._host, None), shape, dtype)
+
+    def copy(self, source: Any, target: Any) -> None:
+        """Copy from one tensor to another of the same size, in the order of the GPU's work; returns at once."""
+        self._copy(source, target)
+
+    def synchronize(self) -> None:
+        """Wait for the GPU; errors of its kernels are raised here."""
+        self._synchronize(self.device, 0)
+
     def upload_weights(self, weights: Sequence[np.ndarray]) -> list[Any]:
         """Tensors of a model's weights; ArtifactError if the GPU has no room for them."""
         try:
             return [self.upload(weight) for weight in weights]
         except Exception as error:  # tvm_ffi raises the type that the C++ side names
-            what = f"the model's {sum(weight.nbytes for weight in weights) / 2**20:.0f} MiB of weights"
+            size = sum(weight.nbytes for weight in weights)
+            what = f"the model's {f'{size / 2**20:.0f} MiB' if size >= 2**20 else f'{size} bytes'} of weights"
             failure = self.failure(error)
             if isinstance(failure, InputError):
                 raise ArtifactError(f"the GPU has not enough memory for {what}.", self.hint) from None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from .tensors import InputSlot, as_tensor, check_shapes, to_array, to_numpy
 Call = Callable[[Sequence[Any]], Any]
 
 _CPU, _DEVICE, _POOLED = 1, 0, 2  # kDLCPU, its number, and TVM's allocator that keeps freed buffers for the next call
-_BOUND = "kompilo.bound"
+_BOUND = "kompilo.bound."
+# Behind an entry's name: the same program, whose kernels are captured as a graph in the first run (CUDA).
+CAPTURED = "_captured"
 _SHAPES_POOLED = 16
 # What the virtual machine says of a size that the model's operators fix, though its signature leaves it open.
 _FIXED_SIZE = re.compile(r"Check failed: .*\((\d+) vs\. (\d+)\).*match_cast error,\s+shape\[(\d+)\] mismatch")
@@ -58,6 +61,7 @@ class Program:
         self.low = min((start for start, _ in addresses), default=0)
         self.high = max((start + size for start, size in addresses), default=0)
         self._executable, self._entry = executable, entry
+        self._captures = accelerator is not None and accelerator.captures
         self._clear_pool = tvm_ffi.get_global_func("vm.builtin.memory_manager.clear")
         self._shapes: set[tuple[tuple[int, ...], ...]] | None = set() if is_dynamic(inputs) else None
 
@@ -67,6 +71,13 @@ class Program:
         Raises:
             ArtifactError: the library holds no VM executable, or no such function.
         """
+        return self.functions()[-1]
+
+    def functions(self) -> list[Any]:
+        """The same for each form of the entry that is there: the one whose kernels are captured as a graph first.
+
+        Errors as for `function`.
+        """
         try:
             create = self._executable["vm_load_executable"]
         except AttributeError:
@@ -74,14 +85,22 @@ class Program:
         vm = create()
         vm["vm_initialization"](*self.devices)
         try:
-            entry = vm[self._entry]
+            _ = vm[self._entry]
         except Exception:  # tvm_ffi raises the type that the C++ side names
             raise ArtifactError(f"the artifact's code has no function {self._entry!r}.") from None
+        entries = [self._entry]
+        if self._captures:
+            with suppress(Exception):  # artifacts may have no such form
+                _ = vm[self._entry + CAPTURED]
+                entries.insert(0, self._entry + CAPTURED)
+        return [self._bound(vm, entry) for entry in entries]
+
+    def _bound(self, vm: Any, entry: str) -> Any:
         if not self.weights:
-            return entry
+            return vm[entry]
         # Arguments bound by the VM are not converted again at each call: 10 us less for ResNet-50's hundred weights.
-        vm["save_function"](self._entry, _BOUND, True, *self.weights)
-        return vm[_BOUND]
+        vm["save_function"](entry, _BOUND + entry, True, *self.weights)
+        return vm[_BOUND + entry]
 
     def note_shapes(self, arrays: Sequence[np.ndarray]) -> None:
         """Keeps TVM's pool of freed buffers, which never shrinks by itself, from growing with every new size."""

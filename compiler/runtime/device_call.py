@@ -1,4 +1,9 @@
-"""One execution of a program on a GPU: inputs go there, results come back."""
+"""One execution of a program on a GPU: inputs go there, results come back, unless both are there already.
+
+Inputs that lie on the GPU (objects with `__dlpack__`, as torch and cupy have them) are used where they lie. If all
+inputs do, so do the results. Host arrays travel through pinned memory: all copies and kernels of a call are queued,
+then waited for once. Checked against a stand-in for the driver, not yet on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from .accelerator import Accelerator
+from ..errors import InputError
+from ..tensor_spec import TensorSpec
+from .accelerator import Accelerator, Pinned
 from .call import Call, Program, runtime_error
 from .tensors import check_shapes, to_array
+
+# Of the DLPack protocol: CUDA's default stream, which all work of a model goes to.
+_DEFAULT_STREAM = 1
+_ALIGNMENT = 64
+# Sizes of results whose pinned memory is kept.
+_KEPT = 64
 
 
 class DeviceExecution:
@@ -17,35 +30,136 @@ class DeviceExecution:
 
     def __init__(self, program: Program, accelerator: Accelerator) -> None:
         self._program, self._accelerator = program, accelerator
-        self._function = program.function()
-        self._dtypes = [np.dtype(spec.dtype) for spec in program.inputs]
-        self._staged: list[Any] = [None] * len(self._dtypes)
-        self._shapes: list[tuple[int, ...] | None] = [None] * len(self._dtypes)
+        self._functions = program.functions()
+        self._slots = [_Slot(spec, accelerator) for spec in program.inputs]
+        self._landing: dict[tuple[int, tuple[int, ...], str], Pinned] = {}
 
     def bind(self) -> Call:
-        """A function from one value per input, in order, to the model's result in host memory."""
+        """A function from one value per input, in order, to the model's result: arrays, or tensors on the GPU."""
         return self._call
 
     def _call(self, values: Sequence[Any]) -> Any:
-        program = self._program
-        arrays = [to_array(x, s, d) for x, s, d in zip(values, program.inputs, self._dtypes, strict=True)]
-        check_shapes(program.inputs, arrays)
-        program.note_shapes(arrays)
+        program, accelerator = self._program, self._accelerator
+        given = [self._take(x, slot) for x, slot in zip(values, self._slots, strict=True)]
+        shaped: list[Any] = [g if isinstance(g, np.ndarray) else _Shaped(g) for g in given]
+        check_shapes(program.inputs, shaped)
+        stays = bool(given) and not any(isinstance(g, np.ndarray) for g in given)
         try:
-            for index, array in enumerate(arrays):
-                self._stage(index, array)
-            result = self._function(*self._staged)
-            if isinstance(result, program.tensor_type):
-                return self._accelerator.download(result)
-            return tuple(self._accelerator.download(tensor) for tensor in result)
+            with accelerator.turn:
+                program.note_shapes(shaped)
+                staged = zip(given, self._slots, strict=True)
+                result = self._run([slot.stage(g) if isinstance(g, np.ndarray) else g for g, slot in staged])
+                results = [result] if isinstance(result, program.tensor_type) else list(result)
+                if stays:
+                    accelerator.synchronize()
+                else:
+                    results = self._export(results)
         except Exception as error:  # tvm_ffi raises the type that the C++ side names
-            failure = self._accelerator.failure(error)
+            failure = accelerator.failure(error)
             raise failure or runtime_error(error, program.inputs, values) from error
+        return results[0] if isinstance(result, program.tensor_type) else tuple(results)
 
-    def _stage(self, index: int, array: np.ndarray) -> None:
-        """Copy an input into device memory that is kept for inputs of the same shape."""
-        native = np.ascontiguousarray(array, self._dtypes[index])
-        kept = self._staged[index] if self._shapes[index] == native.shape else None
-        self._shapes[index] = None
-        self._staged[index] = self._accelerator.upload(native, kept)
-        self._shapes[index] = native.shape
+    def _take(self, value: Any, slot: _Slot) -> Any:
+        """`value` as a tensor of the GPU's where it lies there, else as an array; InputError if it is neither."""
+        tensor = self._resident(value, slot)
+        return to_array(value, slot.spec, slot.dtype) if tensor is None else tensor
+
+    def _run(self, tensors: Sequence[Any]) -> Any:
+        """The program's result. If no graph can be captured, kernels are launched one by one from then on."""
+        try:
+            return self._functions[0](*tensors)
+        except Exception as error:
+            if len(self._functions) == 1 or "captur" not in str(error).lower():
+                raise
+            del self._functions[0]
+            return self._functions[0](*tensors)
+
+    def _resident(self, value: Any, slot: _Slot) -> Any:
+        """`value` as a tensor if it lies on this GPU, else None; InputError for one that cannot be used as it lies."""
+        kind = self._accelerator.kind
+        where = getattr(value, "__dlpack_device__", None)
+        if where is None or isinstance(value, np.ndarray):
+            return None
+        device_type, number = (int(part) for part in where())
+        if device_type != kind.device_type:
+            return None
+        if number != self._accelerator.number:
+            place = f"{kind.name}:{number}, but the model is on {kind.name}:{self._accelerator.number}"
+            raise InputError(f"input {slot.spec.name!r} lies on {place}.")
+        tensor = _tensor_of(self._program, value, slot.spec)
+        if str(tensor.dtype) != slot.spec.dtype:
+            raise InputError(f"input {slot.spec.name!r}: expected {slot.spec.dtype}, found {tensor.dtype}.")
+        return tensor
+
+    def _export(self, results: Sequence[Any]) -> list[np.ndarray]:
+        """Arrays of the results: copies of all are queued before the first is waited for."""
+        accelerator = self._accelerator
+        landings = [self._land(k, tensor) for k, tensor in enumerate(results)]
+        for tensor, landing in zip(results, landings, strict=True):
+            if landing is not None:
+                accelerator.copy(tensor, landing.tensor)
+        accelerator.synchronize()
+        return [
+            accelerator.download(tensor) if landing is None else landing.array.copy()
+            for tensor, landing in zip(results, landings, strict=True)
+        ]
+
+    def _land(self, number: int, tensor: Any) -> Pinned | None:
+        """Pinned memory for result `number`, kept for further results of that size."""
+        key = number, tuple(tensor.shape), str(tensor.dtype)
+        if key not in self._landing:
+            pinned = self._accelerator.pinned(key[1], np.dtype(key[2]))
+            if pinned is None:
+                return None
+            if len(self._landing) >= _KEPT:
+                self._landing.clear()
+            self._landing[key] = pinned
+        return self._landing[key]
+
+
+class _Slot:
+    """The place of one input: memory on the GPU, and pinned memory to come from, for the shape seen last."""
+
+    def __init__(self, spec: TensorSpec, accelerator: Accelerator) -> None:
+        self.spec, self.dtype = spec, np.dtype(spec.dtype)
+        self._accelerator = accelerator
+        self._shape: tuple[int, ...] | None = None
+        self._tensor: Any = None
+        self._pinned: Pinned | None = None
+
+    def stage(self, array: np.ndarray) -> Any:
+        """`array` as a tensor on the GPU, valid until the next call."""
+        accelerator = self._accelerator
+        if self._shape != array.shape:
+            self._shape = None
+            self._tensor = accelerator.empty(array.shape, self.dtype)
+            self._pinned = accelerator.pinned(array.shape, self.dtype)
+            self._shape = array.shape
+        if self._pinned is None:
+            return accelerator.upload(np.ascontiguousarray(array, self.dtype), self._tensor)
+        self._pinned.array[...] = array
+        accelerator.copy(self._pinned.tensor, self._tensor)
+        return self._tensor
+
+
+class _Shaped:
+    """What checks of shapes ask of a tensor on the GPU."""
+
+    def __init__(self, tensor: Any) -> None:
+        self.shape = tuple(int(d) for d in tensor.shape)
+        self.ndim, self.dtype = len(self.shape), np.dtype(str(tensor.dtype))
+
+
+def _tensor_of(program: Program, value: Any, spec: TensorSpec) -> Any:
+    """A tensor of the same memory as `value`, whose own work the model's then waits for."""
+    if isinstance(value, program.tensor_type):
+        return value
+    try:
+        capsule = value.__dlpack__(stream=_DEFAULT_STREAM)
+        return program.from_dlpack(capsule, require_alignment=_ALIGNMENT, require_contiguous=True)
+    except Exception as error:  # other libraries' objects raise what they like
+        reason = (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
+        raise InputError(
+            f"input {spec.name!r}: the tensor on the GPU cannot be used as it lies ({reason}).",
+            "make it contiguous, and aligned to 64 bytes.",
+        ) from None

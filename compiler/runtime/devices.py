@@ -34,6 +34,7 @@ class Device:
 class Kind:
     """A maker's GPUs as TVM sees them; `device_type` is DLPack's number, `driver` the library that comes with it.
 
+    `host_type` is DLPack's number of host memory that its copies need no detour for, 0 where there is none.
     `support` are libraries that TVM's own one needs besides, which may lie in wheels; `least_driver` is the oldest
     version of CUDA whose driver those work with (13000 for 13.0).
     """
@@ -45,10 +46,11 @@ class Kind:
     driver: str
     support: tuple[str, ...] = ()
     least_driver: int = 0
+    host_type: int = 0
 
 
 KINDS = {
-    "cubin": Kind("cuda", 2, "cubin", "libtvm_runtime_cuda.so", "libcuda.so.1", ("libcudart.so.13",), 13000),
+    "cubin": Kind("cuda", 2, "cubin", "libtvm_runtime_cuda.so", "libcuda.so.1", ("libcudart.so.13",), 13000, 3),
     "hsaco": Kind("rocm", 10, "hsaco", "libtvm_runtime_rocm.so", "libamdhip64.so"),
 }
 _SUPPORT_FOLDERS = ("nvidia/cu13/lib", "nvidia/cuda_runtime/lib")

@@ -61,6 +61,9 @@ class Module:
         `__dlpack__`, or a Python list or scalar. The result is an array, or a tuple of them for several outputs; it
         belongs to the caller: no later call writes to it, and it shares no memory with an input or a weight.
 
+        On a GPU values may also be tensors that lie there, which are used without a copy. If all are, so is the result:
+        an object for `torch.from_dlpack` and the like.
+
         Raises:
             InputError: a missing or unknown input, a wrong dtype, shape or size, or too large a size for the memory.
             KompiloError: the model cannot run on these inputs.

@@ -30,6 +30,8 @@ class Target(ABC):
     timed_on_one_core: ClassVar[bool] = False
     # Whether kernels run on a device of their own rather than on the CPU that calls them.
     drives_device: ClassVar[bool] = False
+    # Whether kernels of a run can be captured as a graph, which is launched as one (CUDA).
+    captures_graphs: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod

@@ -16,6 +16,7 @@ class CudaTarget(GpuTarget):
     """One kind of NVIDIA GPU."""
 
     kind = "cuda"
+    captures_graphs = True
 
     @classmethod
     def from_preset(cls, preset: str | None) -> CudaTarget:
@@ -45,9 +46,7 @@ class CudaTarget(GpuTarget):
 
     def source(self, mod: tvm.ir.IRModule) -> str:
         """CUDA C++ of the lowered kernels of `mod`."""
-        import tvm
-
         from ..gpu.lowering import nan_keeping_extremes
+        from .source import generate
 
-        generated = tvm.get_global_func("target.build.cuda")(nan_keeping_extremes(mod), self.tvm_target())
-        return str(generated.inspect_source("cuda"))
+        return generate(nan_keeping_extremes(mod), self.tvm_target())

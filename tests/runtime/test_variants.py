@@ -188,5 +188,5 @@ def test_weights_that_the_gpu_has_no_room_for():
         raise RuntimeError("CUDA: out of memory")
 
     accelerator.upload = full  # type: ignore[method-assign]
-    with pytest.raises(ArtifactError, match=r"not enough memory for the model's \d+ MiB of weights. Hint: use the CPU"):
+    with pytest.raises(ArtifactError, match="not enough memory for the model's 256 bytes of weights. Hint: use"):
         accelerator.upload_weights(affine().weights)

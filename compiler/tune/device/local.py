@@ -7,7 +7,7 @@ from typing import Any
 from ...device_code import runs_on
 from ...errors import TargetError
 from ...runtime.cuda_driver import NO_DEVICE, CudaError, Driver, Load
-from ...schedule.target import Target
+from ...schedule.target import Target, find_target
 
 _HINT = "tune with --bundle DIR, and measure on a machine that has it."
 
@@ -31,3 +31,7 @@ def check_local(target: Target, *load: Load) -> None:
     if not runs_on(spec.arch, version):
         found = f"this machine's GPU ({name}) has the version {version}"
         raise TargetError(f"tuning for {spec.key}: expected a GPU that runs {spec.arch}; {found}.", _HINT)
+    here = find_target(spec.kind).spec.key
+    if here != spec.key:
+        hint = f"tune with --target {spec.kind}, whose records are for this GPU."
+        raise TargetError(f"tuning for {spec.key}: expected that GPU, this machine's is {here}.", hint)

@@ -7,8 +7,11 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import tvm
+from onnx import TensorProto, helper, numpy_helper
 
 from kompilo.compiler.schedule.op_spec import OpSpec, TensorType
 from kompilo.compiler.schedule.target_spec import TargetSpec
@@ -93,3 +96,19 @@ def install_shim_targets(place: Path, patch: pytest.MonkeyPatch) -> None:
         patch.syspath_prepend(folder)
     old = os.environ.get("PYTHONPATH")
     patch.setenv("PYTHONPATH", os.pathsep.join([*folders, *([old] if old else [])]))
+
+
+def model_of(rows: int = 5, depth: int = 29, columns: int = 17) -> bytes:
+    """y = x w."""
+    weight = np.random.default_rng(0).standard_normal((depth, columns)).astype("f4")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, depth])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, columns])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    model.ir_version = 10
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())

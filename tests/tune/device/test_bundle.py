@@ -7,10 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from kompilo.compiler.errors import TargetError, UsageError
 from kompilo.compiler.tune.device.bundle import MOST_BYTES, Bundle, make_bundle
@@ -22,7 +19,7 @@ from kompilo.targets.cuda.target import CudaTarget
 
 from gpu.fake_cuda import environment
 from gpu.shim_support import needs_shim
-from shim_target import ACTS, BUILDS, install_shim_targets
+from shim_target import ACTS, BUILDS, install_shim_targets, model_of
 
 pytestmark = needs_shim
 
@@ -34,22 +31,6 @@ for name in ("kompilo", "tvm", "tvm_ffi", "onnx"):
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-
-
-def model_of(rows: int = 5, depth: int = 29, columns: int = 17) -> bytes:
-    """y = x w."""
-    weight = np.random.default_rng(0).standard_normal((depth, columns)).astype("f4")
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, depth])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, columns])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-    model.ir_version = 10
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
 
 
 def play(folder: Path, *arguments: str, alone: bool = True, **settings: object) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import tvm
 from tvm import relax, tirx
 
-from ..schedule.epilogue import STEP_OPS
+from ..schedule.epilogue import CAST, STEP_OPS
 from ..schedule.op_spec import OpSpec, Step
 from .anchors import ANCHORS, Anchor, op_name, tensor_type
 
@@ -132,7 +132,7 @@ def _extend(graph: GraphUses, growth: _Growth, anchor: relax.Var, binding: relax
 
 def _step_args(growth: _Growth, anchor: relax.Var, binding: relax.VarBinding) -> tuple[str | float, ...] | None:
     call = binding.value
-    if op_name(call) not in STEP_OPS or not _same_type(binding.var, anchor):
+    if op_name(call) not in (CAST, *STEP_OPS) or not _fits(growth, anchor, binding):
         return None
     new_operands: list[relax.Expr] = []
     refs: list[str | float] = []
@@ -147,7 +147,7 @@ def _step_args(growth: _Growth, anchor: relax.Var, binding: relax.VarBinding) ->
             literal = _scalar_constant(arg)
             if literal is not None:
                 refs.append(literal)
-            elif str(arg.ty.dtype) != str(anchor.ty.dtype) or len(arg.ty.shape) > len(anchor.ty.shape):
+            elif str(arg.ty.dtype) != str(binding.var.ty.dtype) or len(arg.ty.shape) > len(anchor.ty.shape):
                 return None
             else:
                 refs.append(_operand(growth, new_operands, arg))
@@ -175,8 +175,14 @@ def _scalar_constant(expr: relax.Expr) -> float | None:
     return None
 
 
-def _same_type(a: relax.Var, b: relax.Var) -> bool:
-    return str(a.ty.dtype) == str(b.ty.dtype) and tensor_type(a).shape == tensor_type(b).shape
+def _fits(growth: _Growth, anchor: relax.Var, binding: relax.VarBinding) -> bool:
+    """Whether a step's result has the anchor's shape, and its type or the one that sums of narrower operands become."""
+    if tensor_type(binding.var).shape != tensor_type(anchor).shape:
+        return False
+    operands = {str(x.ty.dtype) for x in growth.anchor.operands}
+    if str(anchor.ty.dtype) in operands:
+        return op_name(binding.value) != CAST and str(binding.var.ty.dtype) == str(anchor.ty.dtype)
+    return True
 
 
 def _sole_escape(graph: GraphUses, growth: _Growth) -> relax.Var | None:

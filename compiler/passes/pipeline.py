@@ -18,6 +18,7 @@ from .fuse_layer_norm import FuseLayerNorm
 from .legalize import Legalize
 from .legalize_layouts import LegalizeLayouts
 from .lookup_tables import LookupTables
+from .narrow_operands import NarrowOperands
 from .own_outputs import OwnOutputs
 from .schedule_functions import ScheduleFunctions
 from .select_templates import SelectTemplates
@@ -62,7 +63,7 @@ PHASES: tuple[Phase, ...] = (
         ],
     ),
     # Anchors with their epilogues become kernels of the target's templates.
-    ("select", lambda selector: [SelectTemplates(selector), LegalizeLayouts()]),
+    ("select", lambda selector: [NarrowOperands(selector), SelectTemplates(selector), LegalizeLayouts()]),
     # Everything else becomes TIR, fused along elementwise and reduction chains, then scheduled by generic rules.
     ("legalize", lambda selector: [Legalize(selector.target), ViewReshapes()]),
     ("schedule", lambda selector: [ScheduleFunctions(selector.target), CheckSizes(), UnsignedDivisions()]),

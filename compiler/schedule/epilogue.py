@@ -32,6 +32,9 @@ def _leaky_relu(x: PrimExpr, alpha: PrimExpr) -> PrimExpr:
     return tirx.Select(x >= tirx.const(0, x.ty.dtype), x, x * alpha)
 
 
+# The step that changes the type, to its own; only anchors that sum in a wider type than their operands' have it.
+CAST = "astype"
+
 # Relax's operator name without "relax." -> the scalar expression. Literal arguments arrive as constants of x's dtype.
 STEP_OPS: dict[str, Callable[..., Any]] = {
     "add": lambda x, y: x + y,
@@ -76,7 +79,7 @@ def apply_epilogue(op: OpSpec, anchor: PrimExpr, indices: Sequence[PrimExpr], re
         args = [_argument(op, a, anchor, values, indices, read) for a in step.args]
         dtype = next(a.ty.dtype for a in args if not isinstance(a, float))
         args = [tirx.const(a, dtype) if isinstance(a, float) else a for a in args]
-        value = STEP_OPS[step.op](*args)
+        value = tirx.Cast(step.dtype, args[0]) if step.op == CAST else STEP_OPS[step.op](*args)
         if _used_again(op, k):
             # Expressions are trees: a value that several later steps read would be computed once for each.
             name = tirx.Var(f"s{k}", value.ty.dtype)

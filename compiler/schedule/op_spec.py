@@ -29,8 +29,9 @@ class TensorType:
 class Step:
     """One elementwise operator of an epilogue.
 
-    `op` is a key of `epilogue.STEP_OPS` (Relax's name without its prefix: "add", "relu", "clip", ...). Each argument is
-    "anchor" (the anchor's result), "sK" (result of step K), "iK" (operand K of the OpSpec) or a float literal.
+    `op` is a key of `epilogue.STEP_OPS` (Relax's name without its prefix: "add", "relu", "clip", ...), or "astype" to
+    cast to `dtype`. Each argument is "anchor" (the anchor's result), "sK" (result of step K), "iK" (operand K of the
+    OpSpec) or a float literal.
     Steps compute with numpy broadcasting; the result of every step has the anchor's shape.
     """
 
@@ -39,7 +40,8 @@ class Step:
     dtype: str
 
     def __str__(self) -> str:
-        return f"{self.op}({','.join(str(a) for a in self.args)})"
+        args = [*self.args, self.dtype] if self.op == "astype" else self.args
+        return f"{self.op}({','.join(str(a) for a in args)})"
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from tvm.tirx import PrimFunc, Stmt
 from ....compiler.schedule.op_spec import OpSpec
 from ...shared.conv_operands import Operands
 from ...shared.conv_shape import ConvShape
-from ...shared.index_math import split_index
 from ...shared.tir_loops import Index, i64, seq
 from .gemm_costs import Problem
+from .gemm_index import Bound, Indices
 from .gemm_matmul import VECTOR_BYTES
 from .vectors import dtype_bytes, store_vector
 
@@ -78,31 +78,50 @@ class _Image:
         self.lanes = VECTOR_BYTES // dtype_bytes(str(memory.operands.data.dtype))
         while self.conv.group_in % self.lanes:
             self.lanes //= 2
-        self._places: dict[int, tuple[tirx.Var, tirx.Var, tirx.Var]] = {}
+        self._places: dict[int, list[Index]] = {}
+        self._depths: dict[int, list[Index]] = {}
 
     def prepare(self, slot: int, position: Index) -> list[Stmt]:
         """The window's first row and column in the image, and where its first channel lies in memory."""
         conv, memory = self.conv, self.memory
-        n, oh, ow = split_index(position, memory.pixels)
+        if conv.is_pointwise:
+            self._places[slot] = [0, 0, position * conv.channels + self.group * conv.group_in]
+            return []
+        n, oh, ow = memory.indices.split(position, memory.pixels)
         top, left = (o * s - p for o, s, p in zip((oh, ow), conv.stride, conv.pad, strict=True))
         height, width = memory.size
         base = ((n * height + top) * width + left) * conv.channels + self.group * conv.group_in
-        names = tuple(tirx.Var(f"{name}{slot}", "int64") for name in ("top", "left", "base"))
-        self._places[slot] = names
-        return [tirx.Bind(var, i64(value)) for var, value in zip(names, (top, left, base), strict=True)]
+        name = memory.indices.name
+        found = [name(f"top{slot}", top), name(f"left{slot}", left), name(f"base{slot}", base, self.lanes)]
+        self._places[slot] = [value for _, value in found]
+        return [s for statements, _ in found for s in statements]
 
-    def fetch(self, slot: int, position: Index, k: Index) -> tuple[tirx.Expr | bool, tirx.Buffer, Index]:
+    def enter(self, number: int, k: Index) -> list[Stmt]:
+        """The kernel's row and column, scaled, and what they and the channel add to an address."""
+        down, right, offset = self._kernel_place(k)
+        name = self.memory.indices.name
+        found = [name("down", down), name("right", right), name("offset", offset, self.lanes)]
+        self._depths[number] = [value for _, value in found]
+        return [s for statements, _ in found for s in statements]
+
+    def _kernel_place(self, k: Index) -> tuple[Index, Index, Index]:
+        conv = self.conv
+        kh, kw, channel = self.memory.indices.split(k, [*conv.kernel, conv.group_in])
+        down, right = kh * conv.dilation[0], kw * conv.dilation[1]
+        return down, right, (down * self.memory.size[1] + right) * conv.channels + channel
+
+    def fetch(
+        self, slot: int, position: Index, k: Index, entered: int | None = None
+    ) -> tuple[tirx.Expr | bool, tirx.Buffer, Index]:
         """Whether that element lies inside the image, and where."""
         conv, memory = self.conv, self.memory
         top, left, base = self._places[slot]
-        kh, kw, channel = split_index(k, [*conv.kernel, conv.group_in])
-        down, right = kh * conv.dilation[0], kw * conv.dilation[1]
+        down, right, offset = self._kernel_place(k) if entered is None else self._depths[entered]
         conditions = [] if memory.whole_tiles else [position < memory.count]
         for padded, start, step, extent in zip(conv.padded, (top, left), (down, right), memory.size, strict=True):
             if padded:
                 conditions += [start + step >= 0, start + step < extent]
-        exists = tirx.all(*conditions) if conditions else True
-        return exists, memory.operands.data, base + (down * memory.size[1] + right) * conv.channels + channel
+        return tirx.all(*conditions) if conditions else True, memory.operands.data, base + offset
 
 
 class _Weights:
@@ -118,7 +137,13 @@ class _Weights:
         """Nothing: addresses are linear."""
         return []
 
-    def fetch(self, slot: int, position: Index, k: Index) -> tuple[tirx.Expr | bool, tirx.Buffer, Index]:
+    def enter(self, number: int, k: Index) -> list[Stmt]:
+        """Nothing."""
+        return []
+
+    def fetch(
+        self, slot: int, position: Index, k: Index, entered: int | None = None
+    ) -> tuple[tirx.Expr | bool, tirx.Buffer, Index]:
         """Whether that channel exists, and where it is."""
         packing = self.packing
         line, rest = (position, k) if packing.turned else (k, position)
@@ -130,8 +155,10 @@ class _Weights:
 class ConvMemory:
     """The parameters of a convolution's kernel for tiles of rows x columns, and the matrices of each group in them."""
 
-    def __init__(self, op: OpSpec, packing: WeightPacking, rows: int, columns: int) -> None:
-        self.packing, self.columns = packing, columns
+    def __init__(
+        self, op: OpSpec, packing: WeightPacking, rows: int, columns: int, indices: Indices | None = None
+    ) -> None:
+        self.packing, self.columns, self.indices = packing, columns, indices or Bound()
         conv = self.conv = packing.conv
         self.operands = Operands(op, {1: packing.size})
         size = self.operands.size
@@ -150,7 +177,7 @@ class ConvMemory:
         return _Image(self, group), _Weights(self, group), lambda *what: self._write(group, *what)
 
     def _write(self, group: Index, pixel: Index, columns: Sequence[Index], values: Sequence[tirx.Expr]) -> Stmt:
-        n, row, col = split_index(pixel, self.pixels)
+        n, row, col = self.indices.split(pixel, self.pixels)
         channels = [group * self.conv.group_out + c for c in columns]
         results = [self.operands.result(v, n, row, col, c) for v, c in zip(values, channels, strict=True)]
         out = self.operands.flat(-1)

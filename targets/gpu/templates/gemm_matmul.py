@@ -12,10 +12,10 @@ from tvm.tirx import PrimFunc, Stmt
 from ....compiler.schedule.epilogue import apply_epilogue
 from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.template import Packer
-from ...shared.index_math import split_index
 from ...shared.matmul_problem import Buffers, Dim, MatmulProblem
 from ...shared.tir_loops import Index, i64, seq
 from .gemm_costs import Problem
+from .gemm_index import Bound, Indices
 from .vectors import dtype_bytes, store_vector
 
 # Bytes that a thread fetches at once, at most.
@@ -100,7 +100,13 @@ class Matrix:
         """Nothing: addresses are linear."""
         return []
 
-    def fetch(self, slot: int, position: Index, k: Index) -> tuple[tirx.Expr | bool, tirx.Buffer, Index]:
+    def enter(self, number: int, k: Index) -> list[Stmt]:
+        """Nothing."""
+        return []
+
+    def fetch(
+        self, slot: int, position: Index, k: Index, entered: int | None = None
+    ) -> tuple[tirx.Expr | bool, tirx.Buffer, Index]:
         """Whether `position` is inside, and where the element is."""
         return position < self.limit, self.buffer, self.origin + position * self.stride + k * self.depth_stride
 
@@ -122,8 +128,10 @@ def multiple(value: Index, of: int) -> bool:
 class MatmulMemory:
     """The parameters of a matmul kernel, and the matrices of each batch in them."""
 
-    def __init__(self, op: OpSpec, problem: MatmulProblem, packing: Packing | None) -> None:
-        self.problem, self.packing = problem, packing
+    def __init__(
+        self, op: OpSpec, problem: MatmulProblem, packing: Packing | None, indices: Indices | None = None
+    ) -> None:
+        self.problem, self.packing, self.indices = problem, packing, indices or Bound()
         self.buffers = Buffers(op, problem, packing.shape if packing is not None else None)
         self.batches: Index = 1
         for extent in self.buffers.batch:
@@ -136,7 +144,7 @@ class MatmulMemory:
 
     def operands(self, batch: Index) -> tuple[Matrix, Matrix, object]:
         """A, B, and what writes results, of one batch."""
-        at = split_index(batch, list(self.buffers.batch)) if self.buffers.batch else []
+        at = self.indices.split(batch, list(self.buffers.batch)) if self.buffers.batch else []
         return self._left(at), self._right(at), lambda row, cols, values: self._write(at, row, cols, values)
 
     def _left(self, at: list[Index]) -> Matrix:

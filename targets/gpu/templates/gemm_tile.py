@@ -75,7 +75,12 @@ class Operand(Protocol):
     def prepare(self, slot: int, position: Index) -> list[Stmt]:
         """Statements before the loop over K that compute what depends on the row of A (column of B) only."""
 
-    def fetch(self, slot: int, position: Index, k: Index) -> tuple[tirx.Expr | bool, tirx.Buffer, Index]:
+    def enter(self, number: int, k: Index) -> list[Stmt]:
+        """Statements that compute what depends on k only, for a `fetch` that is told the same number."""
+
+    def fetch(
+        self, slot: int, position: Index, k: Index, entered: int | None = None
+    ) -> tuple[tirx.Expr | bool, tirx.Buffer, Index]:
         """When the element (position, k) exists, and where it is in which flat buffer."""
 
 

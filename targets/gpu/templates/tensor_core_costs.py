@@ -1,0 +1,179 @@
+"""Which tiles tensor cores may compute for a problem, what they cost, and which is taken where nothing was measured.
+
+The estimate counts cycles of one SM: multiplications, fragments read from shared memory, operands from the second-level
+cache, and how much of their latency the copies under way hide. Its constants are round numbers for current hardware,
+not measurements: it ranks tiles, it does not predict times.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from ....compiler.schedule.template import Config, Space
+from ....compiler.schedule.traits import Traits
+from ..occupancy import resident_blocks
+from ..spec import GpuSpec
+from .gemm_costs import Problem
+from .tensor_core_ptx import Multiply
+from .tensor_core_tile import TensorTile, config_of, tile_of
+
+# Configs offered to the tuner.
+_OFFERED = 48
+# Bytes a cycle that one SM reads from the second-level cache when all do, and from its shared memory.
+_L2_RATE, _SHARED_RATE = 40.0, 128.0
+# Bytes that one SM must have under way to read at that rate: about 800 cycles of latency.
+_UNDER_WAY = 800 * _L2_RATE
+# Multiplications by all warps of an SM that keep its four tensor cores busy: each takes about 16 cycles to its result,
+# and may begin every second one.
+_IN_FLIGHT = 4 * 8
+# Cycles of a step that nothing overlaps (barrier, first fragments), and of a block (launch, first copies, results).
+_STEP_CYCLES, _BLOCK_CYCLES = 60.0, 2000.0
+# Registers for the place of a fetch in an image.
+_PLACE = 4
+# Fragments that are rounded are held twice for a while.
+_ROUNDED = 32
+# Elements that a thread may fetch ahead through registers.
+_MOST_AHEAD = 32
+
+
+@dataclass(frozen=True)
+class Product:
+    """How A and B are multiplied and come to shared memory.
+
+    Attributes:
+        rate: the type that names the rate.
+        through_registers: whether A and B pass through registers.
+        lanes: elements of A and of B that are fetched at once.
+        window: whether A is an image, of which each fetch needs its place.
+    """
+
+    how: Multiply
+    rate: str
+    through_registers: tuple[bool, bool]
+    lanes: tuple[int, int]
+    window: bool = False
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Numbers of stages worth trying: what passes through registers comes one step ahead only."""
+        return (2,) if all(self.through_registers) else (2, 3) if any(self.through_registers) else (2, 3, 4, 5)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cycles of the parts of a block's work, and of the kernel on the busiest SM."""
+
+    blocks: int
+    rounds: int
+    resident: int
+    multiply: float
+    shared: float
+    global_: float
+    edge: float
+    total: float
+
+
+@cache
+def tiles(spec: GpuSpec, product: Product) -> tuple[TensorTile, ...]:
+    """All tiles that run on `spec` without spilling registers."""
+    found = []
+    for bm in (16, 32, 64, 128, 256):
+        for bn in (16, 32, 64, 128, 256):
+            for wm, wn in ((1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (2, 4), (4, 2)):
+                for depth in (1, 2, 4):
+                    for stages in product.stages:
+                        tile = TensorTile(bm, bn, depth * product.how.depth, wm, wn, stages)
+                        if _runs(tile, spec, product):
+                            found.append(tile)
+    return tuple(found)
+
+
+def _runs(tile: TensorTile, spec: GpuSpec, product: Product) -> bool:
+    if not tile.divides(product.how) or tile.threads > spec.threads_per_block:
+        return False
+    registers = _registers(tile, product)
+    fits = _ahead(tile, product) <= _MOST_AHEAD and registers <= spec.registers_per_thread
+    return fits and resident_blocks(spec, tile.threads, registers, tile.shared_bytes(product.how.size)) > 0
+
+
+def _ahead(tile: TensorTile, product: Product) -> int:
+    """Elements that a thread fetches through registers."""
+    rows = sum(extent for extent, held in zip((tile.bm, tile.bn), product.through_registers, strict=True) if held)
+    return -(-rows * tile.bk // tile.threads)
+
+
+def _registers(tile: TensorTile, product: Product) -> int:
+    """Registers of a thread. One that is fetched into holds a vector, or a single element of whatever size."""
+    besides = _ROUNDED if product.how.rounding else 0
+    for extent, held, lanes in zip((tile.bm, tile.bn), product.through_registers, product.lanes, strict=True):
+        fetches = -(-extent * tile.bk // (lanes * tile.threads))
+        besides += fetches * -(-lanes * product.how.size // 4) if held else 0
+    if product.window:
+        besides += _PLACE * -(-tile.bm * tile.bk // (product.lanes[0] * tile.threads))
+    return tile.registers(besides)
+
+
+def estimate(problem: Problem, tile: TensorTile, spec: GpuSpec, product: Product) -> Estimate:
+    """What `tile` costs for `problem`."""
+    m, n, k = problem.sizes
+    blocks = problem.batch * -(-m // tile.bm) * -(-n // tile.bn)
+    size = product.how.size
+    most = resident_blocks(spec, tile.threads, _registers(tile, product), tile.shared_bytes(size))
+    resident = max(1, min(most, -(-blocks // spec.sms)))
+    rounds = -(-blocks // (spec.sms * resident))
+    steps = -(-k // tile.bk)
+    depth = steps * tile.bk
+    rate = spec.peak_flops(product.rate) / (2 * spec.sms * spec.clock_hz)
+    multiply = tile.bm * tile.bn * depth / rate
+    down, along = tile.bm // tile.wm, tile.bn // tile.wn
+    copied = (tile.bm + tile.bn) * depth * size
+    shared = (tile.warps * (down + along) * depth * size + copied) / _SHARED_RATE
+    under_way = resident * (tile.stages - 1) * (tile.bm + tile.bn) * tile.bk * size
+    global_ = copied / _L2_RATE / min(1.0, under_way / _UNDER_WAY)
+    busy = min(1.0, resident * tile.warps * tile.rows * tile.columns / _IN_FLIGHT)
+    work = resident * max(multiply / busy, shared, global_) + 0.25 * resident * min(multiply, shared + global_)
+    edge = _BLOCK_CYCLES + steps * _STEP_CYCLES + tile.bm * tile.bn * 4 * 3 / _SHARED_RATE
+    return Estimate(blocks, rounds, resident, multiply, shared, global_, edge, rounds * (work + edge))
+
+
+def tensor_space(problem: Problem, spec: GpuSpec, product: Product) -> Space | None:
+    """The likeliest tiles, best first; None if none runs on `spec`."""
+    ranked = sorted(
+        tiles(spec, product),
+        key=lambda t: (estimate(problem, t, spec, product).total, t.shared_bytes(product.how.size), t.threads),
+    )
+    configs = tuple(config_of(t) for t in ranked[:_OFFERED])
+    return Space(configs[0], configs) if configs else None
+
+
+def tensor_traits(problem: Problem, spec: GpuSpec, product: Product, configs: Sequence[Config]) -> Traits:
+    """Traits of `configs`; cycles are those of one SM, a tile is a warp's."""
+    chosen = [tile_of(c) for c in configs]
+    pairs = [(t, estimate(problem, t, spec, product)) for t in chosen]
+    m, n, k = problem.sizes
+    wanted, size = problem.batch * m * n, product.how.size
+
+    def column(values: Sequence[float]) -> np.ndarray:
+        return np.asarray(values, dtype=np.float64)
+
+    return {
+        "tile_rows": column([t.rows for t in chosen]),
+        "tile_vectors": column([t.columns for t in chosen]),
+        "tiles": column([e.blocks * t.warps for t, e in pairs]),
+        "inner_trip": column([t.bk for t in chosen]),
+        "tile_steps": column([math.ceil(k / t.bk) * t.bk for t in chosen]),
+        "fma_cycles": column([e.multiply * e.blocks for _, e in pairs]),
+        "load_cycles": column([e.shared * e.blocks for _, e in pairs]),
+        "edge_cycles": column([e.edge * e.blocks for _, e in pairs]),
+        "lane_use": column([wanted / (e.blocks * t.bm * t.bn) for t, e in pairs]),
+        "items": column([e.blocks for _, e in pairs]),
+        "imbalance": column([e.rounds * e.resident * spec.sms / e.blocks for _, e in pairs]),
+        "scratch_bytes": column([t.shared_bytes(size) for t in chosen]),
+        "input_traffic": column([e.blocks * t.bm * k * size for t, e in pairs]),
+        "weight_traffic": column([e.blocks * t.bn * k * size for t, e in pairs]),
+    }

@@ -1,0 +1,85 @@
+"""Sizes of a tile that tensor cores compute, and what it takes of an SM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ....compiler.schedule.template import Config
+from .tensor_core_ptx import A_REGISTERS, B_REGISTERS, COLUMNS, ROWS, Multiply
+
+# Shared memory is swizzled by pieces of this many bytes: a row of an 8x8 matrix.
+CHUNK_BYTES = 16
+# Columns between the rows of a slab of results in shared memory beyond the slab's own: spreads them over the banks.
+SKEW = 8
+# Registers for addresses, predicates and counters: NVRTC's cubins need 40 to 70 besides sums and fragments.
+_OTHER_REGISTERS = 64
+
+_KNOBS = ("bm", "bn", "bk", "wm", "wn", "stages")
+
+
+@dataclass(frozen=True)
+class TensorTile:
+    """A block computes bm x bn results by steps of bk along K: wm x wn warps, `stages` steps in shared memory."""
+
+    bm: int
+    bn: int
+    bk: int
+    wm: int
+    wn: int
+    stages: int
+
+    @property
+    def warps(self) -> int:
+        """Warps of a block."""
+        return self.wm * self.wn
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * self.warps
+
+    @property
+    def rows(self) -> int:
+        """Fragments of A that a warp multiplies."""
+        return self.bm // self.wm // ROWS
+
+    @property
+    def columns(self) -> int:
+        """Fragments of B that a warp multiplies."""
+        return self.bn // self.wn // COLUMNS
+
+    @property
+    def slab(self) -> int:
+        """Elements of the shared memory in which a warp turns 16 rows of results."""
+        return ROWS * (self.bn // self.wn + SKEW)
+
+    def shared_bytes(self, size: int) -> int:
+        """Shared memory for operands of `size` bytes an element; results pass through the same place."""
+        return max(self.stages * (self.bm + self.bn) * self.bk * size, self.warps * self.slab * 4)
+
+    def registers(self, besides: int) -> int:
+        """Registers of a thread that needs so many `besides` to fetch what is multiplied."""
+        sums = self.rows * self.columns * 4
+        fragments = self.rows * A_REGISTERS + self.columns * B_REGISTERS
+        return sums + fragments + besides + _OTHER_REGISTERS
+
+    def divides(self, how: Multiply) -> bool:
+        """Whether warps and multiplications of that kind make up the tile, and all threads share in its copies."""
+        down, along = self.bm // self.wm, self.bn // self.wn
+        return (
+            down * self.wm == self.bm
+            and along * self.wn == self.bn
+            and down % ROWS == 0
+            and along % (2 * COLUMNS) == 0
+            and self.bk % how.depth == 0
+        )
+
+
+def config_of(tile: TensorTile) -> Config:
+    """`tile` as a config."""
+    return Config.of(**{name: getattr(tile, name) for name in _KNOBS})
+
+
+def tile_of(config: Config) -> TensorTile:
+    """The tile of a config."""
+    return TensorTile(*(config.int(name) for name in _KNOBS))

@@ -8,13 +8,14 @@ import os
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...compiler.errors import KompiloError
 from ...compiler.scratch import no_room, scratch_folder
 from ..gpu.programs import Answer, programs_on, run, toolkit_folders
+from .short_headers import SHORT_HEADERS
 
 # What both compilers are told. No fast-math: its exp, log and division are wrong in the fifth digit.
 _COMMON = ("--std=c++17",)
@@ -127,10 +128,18 @@ class Nvrtc(Compiler):
 
     def compile(self, source: str, arch: str, options: Sequence[str]) -> bytes:
         """See Compiler. A crash in the library ends its process only, and is a KompiloError here."""
+        if not any(f"<{name}>" in source for name in SHORT_HEADERS):
+            return self._compile(source, arch, options, _NVRTC_HEADERS)
+        try:
+            return self._compile(source, arch, options, {**_NVRTC_HEADERS, **SHORT_HEADERS})
+        except (KompiloError, Unusable):  # perhaps the source needs more of those headers: theirs has the last word
+            return self._compile(source, arch, options, _NVRTC_HEADERS)
+
+    def _compile(self, source: str, arch: str, options: Sequence[str], headers: Mapping[str, str]) -> bytes:
         request = {
             "library": str(self.library),
             "source": source,
-            "headers": _NVRTC_HEADERS,
+            "headers": dict(headers),
             "options": [
                 f"--gpu-architecture={arch}",
                 *_COMMON,

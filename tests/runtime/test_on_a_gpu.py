@@ -58,9 +58,9 @@ def model_of(rows: int | str) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def artifact_of(rows: int | str, path: Path) -> Path:
+def artifact_of(model: bytes | str, path: Path, **inputs: tuple[int, ...]) -> Path:
     """An artifact for the CPU, and for a GPU as the stand-in has it."""
-    made = kompilo.compile(model_of(rows), target=["cpu", "shim:a100"], records=False)
+    made = kompilo.compile(model, target=["cpu", "shim:a100"], inputs=inputs or None, records=False)
     cpu, gpu = made.targets
     targets = (dataclasses.replace(gpu, name="cuda:sm_80"), cpu)
     Artifact(made.inputs, made.outputs, targets, made.weights, {}).save(path)
@@ -72,7 +72,8 @@ def files(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("artifacts")
     with pytest.MonkeyPatch.context() as patch:
         install_shim_targets(folder / "path", patch)
-        return {name: artifact_of(rows, folder / f"{name}.kpo") for name, rows in (("fixed", 5), ("open", "n"))}
+        files = {n: artifact_of(model_of(rows), folder / f"{n}.kpo") for n, rows in (("fixed", 5), ("open", "n"))}
+        return {**files, "mnist": artifact_of("zoo:mnist", folder / "mnist.kpo", image=(3, 1, 28, 28))}
 
 
 _HEAD = """
@@ -129,6 +130,18 @@ def test_a_model_runs(files, tmp_path, monkeypatch, graphs):
     assert said[3] == f"3 {graphs} 1 {copies}\n"
     captured = logged(tmp_path, "captured")
     assert captured == (["captured 1"] if graphs == "1" else [])
+
+
+def test_a_network_gives_what_it_gives_on_the_cpu(files, tmp_path):
+    script = """
+gpu, cpu = kompilo.load(path), kompilo.load(path, device="cpu")
+for seed in (1, 2):
+    image = np.random.default_rng(seed).standard_normal((3, 1, 28, 28)).astype("f4")
+    say(gpu.target.name, np.abs(gpu(image) - cpu(image)).max() < 1e-5)
+"""
+    assert on_gpu(files["mnist"], script, tmp_path) == "cuda:sm_80 True\n" * 2
+    assert len(logged(tmp_path, "captured")) == 1
+    assert len(logged(tmp_path, "graph")) == 1
 
 
 def test_open_sizes(files, tmp_path):

@@ -140,6 +140,7 @@ def make_bundle(
     library = RecordLibrary.of([records] if records is not None and RecordStore(records).folder.exists() else None)
     searches = searches_for(found, hardware, library, CostModel.pretrained(hardware))
     plan = list(_plan(searches, trials, seed))
+    _make_folder(folder)
     with scratch_folder("bundle") as scratch, BuildPool(target, scratch, workers) as pool:
         writer = _Writer(folder, scratch)
         for job, answer in pool.build((job for job in plan if not writer.full), until):
@@ -158,6 +159,9 @@ def make_bundle(
 def _check_folder(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--bundle: expected a new or empty folder, found {str(folder)!r}.")
+
+
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

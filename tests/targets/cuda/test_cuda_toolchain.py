@@ -192,3 +192,61 @@ def test_the_child_needs_the_standard_library_alone():
     child = str(compilers.Path(compilers.__file__).with_name("nvrtc_child.py"))
     done = subprocess.run([sys.executable, "-I", "-S", child], input=b"{}", capture_output=True, check=False)
     assert b"KeyError: 'library'" in done.stderr
+
+
+# The head of every source that TVM generates, as far as NVRTC sees it.
+TVM_HEAD = """
+#include <cuda/std/cstdint>
+using cuda::std::int64_t;
+using cuda::std::uint8_t;
+#include <cuda/std/type_traits>
+namespace std {
+    using cuda::std::conditional;
+    using cuda::std::enable_if;
+    using cuda::std::is_floating_point;
+    using cuda::std::is_integral;
+    using cuda::std::is_same;
+    using cuda::std::is_same_v;
+    using cuda::std::is_signed;
+    using cuda::std::is_unsigned;
+}
+"""
+TRAITS = """
+static_assert(std::is_same_v<std::conditional<sizeof(int64_t) == 8, int, float>::type, int>);
+static_assert(std::is_integral<const uint8_t>::value && std::is_integral<bool>::value);
+static_assert(!std::is_integral<float>::value && !std::is_integral<const double>::value);
+static_assert(std::is_floating_point<double>::value && !std::is_floating_point<int>::value);
+static_assert(std::is_signed<int>::value && std::is_signed<float>::value && !std::is_signed<unsigned>::value);
+static_assert(std::is_unsigned<uint8_t>::value && std::is_unsigned<bool>::value && !std::is_unsigned<double>::value);
+static_assert(!std::is_signed<int*>::value && !std::is_integral<int*>::value);
+template <class T, typename std::enable_if<std::is_integral<T>::value, int>::type = 0>
+__device__ T twice(T x) { return x + x; }
+template <class T, typename std::enable_if<!std::is_integral<T>::value, int>::type = 0>
+__device__ T twice(T x) { return 2 * x; }
+extern "C" __global__ void scale(float* x, int n) {
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) x[i] = twice(x[i]) + twice((int)i);
+}
+"""
+
+
+@pytest.mark.skipif("NVRTC" not in FOUND, reason=HOW["NVRTC"])
+def test_short_headers_give_the_same_code():
+    compiler = FOUND["NVRTC"]
+    source = TVM_HEAD + TRAITS
+    short = compiler.compile(source, "sm_80", ())
+    whole = compiler._compile(source, "sm_80", (), compilers._NVRTC_HEADERS)
+    texts = []
+    for cubin in (short, whole):
+        elf = ElfFile(cubin, "cubin")
+        texts.append(elf.content(elf.section(".text.scale")))
+    assert texts[0] == texts[1]
+    assert len(texts[0]) > 0
+
+
+@pytest.mark.skipif("NVRTC" not in FOUND, reason=HOW["NVRTC"])
+def test_what_the_short_headers_lack_comes_from_the_real_ones():
+    source = TVM_HEAD + 'static_assert(cuda::std::is_pointer<int*>::value);\nextern "C" __global__ void k() {}\n'
+    assert FOUND["NVRTC"].compile(source, "sm_80", ()).startswith(b"\x7fELF")
+    with pytest.raises(KompiloError, match="CUDA C\\+\\+ for sm_80: .*no_such_name"):
+        FOUND["NVRTC"].compile(TVM_HEAD + "__device__ int x = no_such_name;", "sm_80", ())

@@ -7,6 +7,7 @@ has to be there: the callback `tvm_callback_cuda_compile`. Without a driver it s
 from __future__ import annotations
 
 import functools
+import re
 import threading
 from typing import Any
 
@@ -14,6 +15,9 @@ import tvm
 import tvm_ffi
 
 _CALLBACK = "tvm_callback_cuda_compile"
+# Threads of a block, which are said together with how many blocks an SM must hold: one. Unless told, NVIDIA's assembler
+# spills a few registers where one more block runs for that.
+_BOUNDS = re.compile(r"\b__launch_bounds__\((\d+)\)")
 _generating = threading.local()
 
 
@@ -25,7 +29,7 @@ def generate(mod: tvm.ir.IRModule, target: tvm.target.Target) -> str:
         generated = tvm.get_global_func("target.build.cuda")(mod, target)
     finally:
         _generating.here = False
-    return str(generated.inspect_source("cuda"))
+    return _BOUNDS.sub(r"__launch_bounds__(\1, 1)", str(generated.inspect_source("cuda")))
 
 
 @functools.cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from tvm import tirx
 
 from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import TargetSpec
@@ -13,7 +12,6 @@ from ....compiler.schedule.template import Candidate, Config, Space, Template
 from ....compiler.schedule.traits import Traits
 from ...shared.conv_operands import Operands
 from ...shared.conv_shape import ConvShape, conv_shape
-from ...shared.tir_loops import Index, i64
 from ..spec import GpuSpec
 from .window_traits import window_traits
 from .windows import Window, WindowNest, window_space
@@ -42,10 +40,6 @@ class DepthwiseConv2D(Template):
         assert conv is not None, "match accepts only such operators"
         operands = Operands(op, {1: conv.channels * conv.kernel[0] * conv.kernel[1]})
 
-        def tap(acc: tirx.Expr, value: tirx.Expr, kh: Index, kw: Index, channel: Index) -> tirx.Expr:
-            place = (kh * conv.kernel[1] + kw) * conv.channels + channel
-            return acc + value * tirx.BufferLoad(operands.weights, [i64(place)])
-
         size = operands.size
         nest = WindowNest(
             op=op,
@@ -55,7 +49,8 @@ class DepthwiseConv2D(Template):
             outputs=[size(d) for d in (conv.batch, *conv.out_size)],
             pixels=config.int("pixels"),
             start=0.0,
-            tap=tap,
+            tap=lambda acc, value, weight: acc + value * weight,
+            weights=lambda kh, kw: (kh * conv.kernel[1] + kw) * conv.channels,
         )
         return Candidate(operands.function(nest.kernel()), {1: lambda weight: pack(conv, weight)})
 

@@ -12,7 +12,6 @@ from ....compiler.schedule.target_spec import TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
 from ....compiler.schedule.traits import Traits
 from ...shared.conv_operands import Operands
-from ...shared.tir_loops import Index
 from ..spec import GpuSpec
 from .window_traits import window_traits
 from .windows import Window, WindowNest, window_space
@@ -45,7 +44,7 @@ class Pool2D(Template):
         largest = op.attr("mode") == "max"
         whole = bool(op.attr("count_include_pad")) or not any(op.ints("padding"))
 
-        def tap(acc: tirx.Expr, value: tirx.Expr, kh: Index, kw: Index, channel: Index) -> tirx.Expr:
+        def tap(acc: tirx.Expr, value: tirx.Expr, weight: tirx.Expr) -> tirx.Expr:
             return tirx.max(acc, value) if largest else acc + value
 
         nest = WindowNest(

@@ -26,6 +26,8 @@ from .vectors import load_vector, store_vector
 
 # Taps of a window that are unrolled at most.
 _UNROLLED = 64
+# Columns of such a window: their weights are kept in registers.
+_WIDEST = 16
 # Multiply-adds of a thread that are unrolled at most; beyond, those rows of the window that lie inside of the image are
 # walked by a loop. (Unrolled kernels of 5 x 5 taps, 8 pixels, 4 channels take NVRTC 4 s each, LLVM for AMD's GPUs 8 s.)
 _STRAIGHT = 512
@@ -53,7 +55,7 @@ class Window:
     @property
     def is_small(self) -> bool:
         """Whether the window is unrolled."""
-        return self.kernel[0] * self.kernel[1] <= _UNROLLED
+        return self.kernel[0] * self.kernel[1] <= _UNROLLED and self.kernel[1] <= _WIDEST
 
 
 def window_space(window: Window, outputs: tuple[int | str, ...], spec: GpuSpec) -> Space:
@@ -69,8 +71,11 @@ def window_space(window: Window, outputs: tuple[int | str, ...], spec: GpuSpec) 
 
 @dataclass
 class WindowNest:
-    """The kernel. `tap(acc, at, value, kh, kw, channel)` takes one element of the window into the accumulator
-    `acc[at]`; `finish(value, pixel)` makes the anchor's result of it."""
+    """The kernel. `tap(acc, value, weight)` is the accumulator after one element of the window.
+
+    `weights(kh, kw)` says where the weights of one place in the window begin, a vector for all channels; None: there
+    are none, and `tap` gets 1.
+    """
 
     op: OpSpec
     operands: Operands
@@ -79,7 +84,8 @@ class WindowNest:
     outputs: list[Index]
     pixels: int
     start: float
-    tap: Callable[[tirx.Expr, tirx.Expr, Index, Index, Index], tirx.Expr]
+    tap: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr]
+    weights: Callable[[Index, Index], Index] | None = None
     counted: bool = False
     scale: float | None = None
 
@@ -108,18 +114,29 @@ class WindowNest:
         acc = registers(pixels * lanes, "float32", "acc")
         seen = registers(lanes, "float32", "seen")
         count = registers(pixels, "float32", "count")
+        factors = registers(lanes * (window.kernel[1] if window.is_small else 1), "float32", "factors")
         top, left = row * window.stride[0] - window.pad[0], column * window.stride[1] - window.pad[1]
         clear = unrolled("i", 0, pixels * lanes, lambda i: store(acc, [i], tirx.const(self.start, "float32")))
         none = unrolled("i", 0, pixels, lambda i: store(count, [i], tirx.const(0.0, "float32")))
 
         def line(kh: Index, at: Index) -> Stmt:
-            across = self._columns if window.is_small else self._each_column
-            return across((acc, seen, count), (n, at, left, channel), kh)
+            buffers = (acc, seen, count, factors)
+            start = tirx.Var("line", "int64")
+            bound = tirx.Bind(start, i64(((n * self.size[0] + at) * self.size[1]) * window.channels + channel))
+            if not window.is_small:
+                return seq(bound, self._each_column(buffers, (start, left, channel), kh))
+            # A row's weights serve all pixels, and are not loaded again within each column's condition.
+            fetch = [self._weight(factors, kw, kh, kw, channel) for kw in range(window.kernel[1])]
+            return seq(bound, *fetch, self._columns(buffers, (start, left)))
 
         walk = self._rows(top, line)
         writes = [self._write(acc, count, p, (n, row, column + p, channel)) for p in range(pixels)]
         return allocated(
-            [acc, seen, *([count] if self.counted else [])], clear, none if self.counted else None, walk, *writes
+            [acc, seen, *([count] if self.counted else []), *([factors] if self.weights else [])],
+            clear,
+            none if self.counted else None,
+            walk,
+            *writes,
         )
 
     def _rows(self, top: Index, line: Callable[[Index, Index], Stmt]) -> Stmt:
@@ -144,15 +161,14 @@ class WindowNest:
         inside = tirx.all(i64(position) >= 0, i64(position) < self.size[axis])
         return tirx.IfThenElse(inside, body(position), None)
 
-    def _load(self, seen: tirx.Buffer, at: tuple[Index, ...]) -> Stmt:
-        n, row, column, channel = at
-        place = ((n * self.size[0] + row) * self.size[1] + column) * self.window.channels + channel
-        return load_vector(seen, 0, self.operands.data, place, self.window.lanes)
+    def _load(self, seen: tirx.Buffer, start: Index, column: Index) -> Stmt:
+        """The channels at `column` of the line that begins at `start`."""
+        return load_vector(seen, 0, self.operands.data, start + column * self.window.channels, self.window.lanes)
 
-    def _columns(self, buffers: tuple[tirx.Buffer, ...], at: tuple[Index, ...], kh: Index) -> Stmt:
+    def _columns(self, buffers: tuple[tirx.Buffer, ...], at: tuple[Index, Index]) -> Stmt:
         """One row of the window: each column of the image that any pixel needs."""
         window = self.window
-        n, row, left, channel = at
+        start, left = at
         reach = (self.pixels - 1) * window.stride[1] + (window.kernel[1] - 1) * window.dilation[1]
         statements = []
         for offset in range(reach + 1):
@@ -166,8 +182,8 @@ class WindowNest:
                 continue
 
             def visit(column: Index, uses: list[tuple[int, int]] = uses) -> Stmt:
-                taps = [self._tap(buffers, p, kh, kw, channel) for p, kw in uses]
-                return seq(self._load(buffers[1], (n, row, column, channel)), *taps)
+                taps = [self._tap(buffers, p, kw) for p, kw in uses]
+                return seq(self._load(buffers[1], start, column), *taps)
 
             statements.append(self._if_read(offset, left + offset, visit))
         return seq(*statements)
@@ -180,27 +196,36 @@ class WindowNest:
         return tirx.IfThenElse(i64(column) < self.size[1], visit(column), None)
 
     def _each_column(self, buffers: tuple[tirx.Buffer, ...], at: tuple[Index, ...], kh: Index) -> Stmt:
-        n, row, left, channel = at
+        start, left, channel = at
 
         def tap(kw: Index) -> Stmt:
             def visit(column: Index) -> Stmt:
-                return seq(self._load(buffers[1], (n, row, column, channel)), self._tap(buffers, 0, kh, kw, channel))
+                fetch = self._weight(buffers[3], 0, kh, kw, channel)
+                return seq(fetch, self._load(buffers[1], start, column), self._tap(buffers, 0, 0))
 
             return self._if_inside(1, left + kw * self.window.dilation[1], visit)
 
         return loop("kw", self.window.kernel[1], tap)
 
-    def _tap(self, buffers: tuple[tirx.Buffer, ...], pixel: int, kh: Index, kw: Index, channel: Index) -> Stmt:
-        acc, seen, count = buffers
+    def _weight(self, factors: tirx.Buffer, number: int, kh: Index, kw: Index, channel: Index) -> Stmt | None:
+        """Load the weights at (kh, kw) as vector `number` of `factors`."""
         lanes = self.window.lanes
+        if self.weights is None:
+            return None
+        return load_vector(factors, number * lanes, self.operands.weights, self.weights(kh, kw) + channel, lanes)
+
+    def _tap(self, buffers: tuple[tirx.Buffer, ...], pixel: int, number: int) -> Stmt:
+        acc, seen, count, factors = buffers
+        lanes = self.window.lanes
+        one = tirx.const(1.0, "float32")
         statements = []
         for k in range(lanes):
             place = [i64(pixel * lanes + k)]
-            value = self.tap(tirx.BufferLoad(acc, place), tirx.BufferLoad(seen, [i64(k)]), kh, kw, channel + k)
+            weight = tirx.BufferLoad(factors, [i64(number * lanes + k)]) if self.weights else one
+            value = self.tap(tirx.BufferLoad(acc, place), tirx.BufferLoad(seen, [i64(k)]), weight)
             statements.append(store(acc, place, value))
         if self.counted:
-            one = tirx.BufferLoad(count, [i64(pixel)]) + tirx.const(1.0, "float32")
-            statements.append(store(count, [pixel], one))
+            statements.append(store(count, [pixel], tirx.BufferLoad(count, [i64(pixel)]) + one))
         return seq(*statements)
 
     def _write(self, acc: tirx.Buffer, count: tirx.Buffer, pixel: int, at: tuple[Index, ...]) -> Stmt:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import pytest
+import tvm
 from onnx import helper, numpy_helper
+from tvm import te
 
 import kompilo
 from kompilo.compiler.artifact.artifact import Artifact
@@ -17,7 +21,10 @@ from kompilo.compiler.runtime.call import Program
 from kompilo.compiler.runtime.device_call import DeviceExecution
 from kompilo.compiler.runtime.devices import Kind
 from kompilo.compiler.runtime.library import ensure_runtime, load_executable
+from kompilo.targets.cuda.target import CudaTarget
+from kompilo.targets.gpu.lowering import split
 from kompilo.targets.gpu.resources import resources_of_code_object, resources_of_cubin
+from kompilo.targets.gpu.target import gpu_module
 
 READERS = {"cubin": resources_of_cubin, "hsaco": resources_of_code_object}
 
@@ -152,3 +159,13 @@ def test_inspect_shows_the_variants(artifact, tmp_path):
     # Each packs for its own kernels: those of the CPU, of CUDA without tensor cores, of AMD's matrix units.
     assert 0 < rocm["weights"]["own_bytes"] < rocm["weights"]["bytes"]
     assert 0 < cpu["weights"]["own_bytes"] < cpu["weights"]["bytes"]
+
+
+def test_kernels_of_cuda_say_that_one_block_of_an_sm_will_do():
+    """Or NVIDIA's assembler spills for a second one."""
+    target = CudaTarget.from_preset("sm_80")
+    x = te.placeholder((512,), "float32", "x")
+    func = te.create_prim_func([x, te.compute((512,), lambda i: x[i] * 2.0)])
+    mod = gpu_module(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), target)
+    source = target.source(split(mod, target.tvm_target()).device)
+    assert re.search(r"__launch_bounds__\(\d+, 1\)", source)

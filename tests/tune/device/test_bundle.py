@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kompilo.compiler.errors import TargetError, UsageError
+from kompilo.compiler.tune.device import bundle
 from kompilo.compiler.tune.device.bundle import MOST_BYTES, Bundle, make_bundle
 from kompilo.compiler.tune.device.local import check_local
 from kompilo.compiler.tune.record import Record
@@ -40,6 +41,11 @@ def play(folder: Path, *arguments: str, alone: bool = True, **settings: object) 
     start = ["-c", _ALONE] if alone else []
     command = [sys.executable, "-P", *start, str(folder / "measure.py"), *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, cwd="/")
+
+
+def kompilo(*words: str) -> subprocess.CompletedProcess[str]:
+    """The command line."""
+    return subprocess.run([sys.executable, "-P", "-m", "kompilo", *words], capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -161,16 +167,35 @@ def test_records_are_filed_by_the_gpu_that_was_there(conduct, tmp_path):
 
 def test_real_cubins_in_a_bundle(tmp_path):
     """Real machine code, whose kernels the stand-in does not run: each result is wrong, and told so."""
-    folder = tmp_path / "b"
-    made = make_bundle(model_of(), "cuda:sm_80", folder, trials=3, workers=1)
-    assert (made.candidates, made.failed) == (3, 0)
-    assert made.left_out > 0
-    results = tmp_path / "r.jsonl"
+    folder, model, results = tmp_path / "b", tmp_path / "m.onnx", tmp_path / "r.jsonl"
+    model.write_bytes(model_of())
+    made = kompilo("tune", str(model), "--target", "cuda:sm_80", "--bundle", str(folder), "--trials", "3", "--json")
+    facts = json.loads(made.stdout)
+    assert (facts["target"], facts["candidates"], facts["failed"]) == ("cuda-a100", 3, 0)
+    assert facts["left_out"] > 0
     done = play(folder, "--results", str(results))
     assert done.returncode == 0, done.stderr
     measured = [Record.from_line(line).measurement for line in results.read_text().splitlines()]
     assert [m.status for m in measured] == ["wrong_result"] * 3
     assert all("found nan" in m.reason for m in measured)
+    taken = kompilo("records", "import", str(results), "--records", str(tmp_path / "mine"))
+    assert "3 records added" in taken.stdout
+
+
+def test_a_bundle_stays_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle, "MOST_BYTES", 5000)
+    made = make_bundle(model_of(), "cuda:sm_80", tmp_path / "b", trials=20, workers=1)
+    assert made.stopped == "the bundle is full"
+    assert 1 <= made.candidates < 5
+
+
+def test_what_goes_badly_with_a_bundle(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(model_of())
+    words = ("tune", str(tmp_path / "m.onnx"), "--target", "cuda:sm_80", "--bundle", str(tmp_path / "b"))
+    done = kompilo(*words, "--workers", "1", "--html", str(tmp_path / "report.html"))
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2, "kompilo: error: expected --bundle without --html and without a cluster."
+    )  # fmt: skip
 
 
 def test_a_folder_that_is_not_empty(tmp_path):

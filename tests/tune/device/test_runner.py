@@ -6,20 +6,23 @@ import ctypes
 import dataclasses
 
 import numpy as np
+import operators
 import pytest
 
 from kompilo.compiler.launches import DeviceProgram, Launch, Number, Place, Tiles
 from kompilo.compiler.runtime.cuda_driver import Context, CudaError, Driver
 from kompilo.compiler.tune.device.candidate import build_device_kernel
+from kompilo.compiler.tune.device.parts import pack, read_program, write_parts
 from kompilo.compiler.tune.device.runner import DeviceRun, RunFailure
 from kompilo.compiler.tune.measure.operands import random_operands
 from kompilo.compiler.tune.measure.timing import Sampling
 from kompilo.compiler.tune.reference import Expected, evaluate
+from kompilo.compiler.tune.task import points_of
 
 import shim_target
 from gpu.fake_cuda import folder, shim_code
 from gpu.shim_support import needs_shim
-from shim_target import ConductTarget, matmul, point
+from shim_target import ConductTarget, ShimTarget, matmul, point
 
 pytestmark = needs_shim
 CACHE = 1 << 16
@@ -61,6 +64,24 @@ def test_a_right_candidate_is_checked_and_timed(gpu):
     # The stand-in's clock: 5 us a launch and 1 ns a thread, of which there are 2 x 64.
     assert cold.seconds == warm.seconds == pytest.approx(5.128e-6, rel=1e-3)
     assert cold.samples >= 1
+
+
+@pytest.mark.parametrize(
+    "op",
+    [operators.conv2d(9, 5, 12, 3, 2), operators.conv2d(7, 6, 6, 3, 1, 6), operators.pool2d(9, 6)],
+    ids=["conv2d", "depthwise", "pool2d"],
+)
+def test_operators_travel_as_parts(gpu, tmp_path, op):
+    """Each operator's default candidate, written as a bundle has it, read back and run: weights packed by tables."""
+    target = ShimTarget.from_preset("a100")
+    parts = write_parts(op, build_device_kernel(op, points_of(op, target)[0], target), tmp_path)
+    read = lambda name: (tmp_path / name).read_bytes()  # noqa: E731
+    inputs = random_operands(op, 0)
+    packed = [pack(parts, k, array, read) for k, array in enumerate(inputs)]
+    assert [name.endswith(".gather") for name in parts["packed"].values()] == [True] * ("conv" in op.kind)
+    output = tuple(int(d) for d in op.output.shape), op.output.dtype
+    with DeviceRun(gpu, read_program(parts, read), packed, output, [0], CACHE) as run:
+        assert run.check(evaluate(op, inputs)) < 1e-5
 
 
 def test_memory_is_given_back(gpu, driver, monkeypatch, tmp_path):

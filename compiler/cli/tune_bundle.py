@@ -61,6 +61,8 @@ def _print(made: Bundle) -> None:
         for reason in made.reasons[:_SHOWN_REASONS]:
             console.note(reason)
     if made.skipped:
-        console.say(f"{len(made.skipped)} operators are left out: only a run tells their sizes")
+        console.say(
+            f"{len(made.skipped)} operators are left out: only a run tells their sizes, or numpy lacks their type"
+        )
     console.say("next: copy it to the machine with the GPU, python3 measure.py, bring back results.jsonl")
     console.say("      and here: kompilo records import results.jsonl")

@@ -11,13 +11,14 @@ import json
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import TargetError, UsageError
+from ...schedule.op_spec import OpSpec
 from ...schedule.op_words import distinct_words
 from ...schedule.target import Target, find_target
 from ...scratch import scratch_folder
@@ -27,6 +28,7 @@ from ..cost_model import CostModel
 from ..library import RecordLibrary
 from ..measure.job import Job
 from ..op_json import op_to_json
+from ..reference import supported
 from ..search import TaskSearch
 from ..store import RecordStore
 from ..task import extract_tasks
@@ -43,6 +45,7 @@ MOST_BYTES = 58 * 10**6
 # Candidates of an operator come in blocks, so that a run that is stopped early has some of each.
 _BLOCK = 8
 _PACKAGE = "kompilo_measure"
+_NUMPY_FLOATS = ("float16", "float32", "float64")
 # Of the manifest, for the operator of a candidate and its config.
 _MANIFEST_BYTES = 1000
 
@@ -95,7 +98,10 @@ Bring results.jsonl back to a machine with Kompilo:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What was made: `operators` and their `candidates`, of which `failed` could not be built; why no more came in."""
+    """What was made: `operators` and their `candidates`, of which `failed` could not be built; why no more came in.
+
+    `skipped` are operators whose sizes only a run tells, or of types that numpy does not have.
+    """
 
     folder: Path
     target: str
@@ -138,6 +144,8 @@ def make_bundle(
     until = None if seconds is None else began + seconds
     found = extract_tasks(model, hardware, inputs)
     library = RecordLibrary.of([records] if records is not None and RecordStore(records).folder.exists() else None)
+    unmeasurable = tuple(str(t.op) for t in found.tasks if not _measurable(t.op))
+    found = replace(found, tasks=tuple(t for t in found.tasks if _measurable(t.op)))
     searches = searches_for(found, hardware, library, CostModel.pretrained(hardware))
     plan = list(_plan(searches, trials, seed))
     _make_folder(folder)
@@ -151,9 +159,15 @@ def make_bundle(
     size = writer.finish(str(model), target, hardware, plan)
     return Bundle(
         folder, hardware.spec.key, size, len(searches), writer.count - writer.failed, writer.failed,
-        sum(len(s.task.points) - len(s.results) for s in searches) - writer.count, stopped, found.unsized,
+        sum(len(s.task.points) - len(s.results) for s in searches) - writer.count, stopped,
+        (*found.unsized, *unmeasurable),
         tuple(sorted(writer.reasons)),
     )  # fmt: skip
+
+
+def _measurable(op: OpSpec) -> bool:
+    """Whether numpy alone can make operands of `op` and its result."""
+    return supported(op) and all(t.dtype in _NUMPY_FLOATS for t in (*op.inputs, op.output))
 
 
 def _check_folder(folder: Path) -> None:

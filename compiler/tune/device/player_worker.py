@@ -63,6 +63,8 @@ class _Player:
             }
         except MemoryError:
             return {"status": "out_of_memory", "reason": "this machine's memory is too small for the operands."}
+        except Exception as error:
+            return {"status": "run_failed", "reason": f"{type(error).__name__}: {error}"}
 
     def _measure(self, op: OpSpec, parts: dict[str, Any]) -> dict[str, Any]:
         arrays, expected = self._operands_of(op)

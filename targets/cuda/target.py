@@ -42,7 +42,7 @@ class CudaTarget(GpuTarget):
 
     def device_code(self, mod: tvm.ir.IRModule) -> tuple[str, bytes]:
         """A cubin with the kernels of `mod`."""
-        return "cubin", toolchain.compile_cubin(self.source(mod), self.spec.arch)
+        return "cubin", toolchain.compile_cubin(self.source(mod), self.spec.code_arch)
 
     def source(self, mod: tvm.ir.IRModule) -> str:
         """CUDA C++ of the lowered kernels of `mod`."""

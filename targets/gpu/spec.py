@@ -81,6 +81,11 @@ class GpuSpec(TargetSpec):
         """Streaming multiprocessors, or compute units."""
         return self.cores
 
+    @property
+    def code_arch(self) -> str:
+        """The architecture that code is compiled for: wgmma exists only in code for one generation ("sm_90a")."""
+        return f"{self.arch}a" if self.matrix == "wgmma" else self.arch
+
     def peak_flops(self, dtype: str) -> float:
         """Peak FLOP/s for operands of `dtype`; that of float32 where nothing else is known."""
         rates = dict(self.peak)

@@ -99,7 +99,7 @@ class GpuTarget(Target):
         if parts.device is None:
             return host, ()
         form, code = self.device_code(parts.device)
-        return host, (DeviceCode(form, self.spec.arch, code, parts.kernels),)
+        return host, (DeviceCode(form, self.spec.code_arch, code, parts.kernels),)
 
     def device_program(self, func: tvm.tirx.PrimFunc) -> DeviceProgram:
         """The scheduled `func`, whose sizes are known, as a code object and the launches that run it.
@@ -118,7 +118,7 @@ class GpuTarget(Target):
             raise KompiloError("measuring on a GPU: expected a kernel, found a function that launches none.")
         form, code = self.device_code(parts.device)
         walk = HostWalk(capture.functions["main"], {k.name: k for k in parts.kernels})
-        return DeviceProgram(form, self.spec.arch, code, tuple(walk.launches), tuple(walk.scratch))
+        return DeviceProgram(form, self.spec.code_arch, code, tuple(walk.launches), tuple(walk.scratch))
 
     def export(
         self, executable: tvm.runtime.Executable, path: Path, more_objects: Callable[[], Sequence[str]] = list

@@ -7,6 +7,7 @@ channels, K), K rounded up to whole vectors.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import TargetSpec
@@ -17,21 +18,26 @@ from ..spec import GpuSpec
 from .gemm_conv import ConvMemory, WeightPacking, is_depthwise, sizes_of
 from .gemm_index import Held
 from .gemm_matmul import VECTOR_BYTES
-from .tensor_core_costs import Product, tensor_space, tensor_traits
+from .tensor_core_costs import Product, fills_warpgroups, tensor_space, tensor_traits
 from .tensor_core_gemm import TensorNest
-from .tensor_core_operands import Operands, read_operands
+from .tensor_core_operands import MultiplyOf, Operands, read_operands
 from .tensor_core_piece import passes_registers
+from .tensor_core_ptx import multiply_of
 from .tensor_core_tile import TensorTile, tile_of
+from .tensor_core_wgmma import warpgroup_multiply_of
+
+_Found = tuple[ConvShape, Operands, GpuSpec]
 
 
 class TensorCoreConv2D(Template):
     """Any 2-D convolution with constant weights, grouped or not, by mma.sync, with cp.async where the GPU has it."""
 
     name = "conv2d_tensor_core"
+    multiply: ClassVar[MultiplyOf] = staticmethod(multiply_of)
 
     def match(self, op: OpSpec, target: TargetSpec) -> Space | None:
         """NHWC with constant weights of types that the tensor cores multiply; not depthwise."""
-        found = _read(op, target)
+        found = self._read(op, target)
         if found is None or is_depthwise(found[0]):
             return None
         conv, _, spec = found
@@ -39,7 +45,7 @@ class TensorCoreConv2D(Template):
 
     def build(self, op: OpSpec, target: TargetSpec, config: Config) -> Candidate:
         """The kernel, and the packer of the weights."""
-        found = _read(op, target)
+        found = self._read(op, target)
         assert found is not None, "match accepts only such operators"
         conv, operands, spec = found
         tile = tile_of(config)
@@ -61,21 +67,31 @@ class TensorCoreConv2D(Template):
 
     def traits(self, op: OpSpec, target: TargetSpec, configs: Sequence[Config]) -> Traits:
         """Traits of `configs`."""
-        found = _read(op, target)
+        found = self._read(op, target)
         assert found is not None, "match accepts only such operators"
         conv, _, spec = found
         return tensor_traits(sizes_of(conv), spec, _product(op, found), configs)
 
+    def _read(self, op: OpSpec, target: TargetSpec) -> _Found | None:
+        operands = read_operands(op, target, self.multiply)
+        conv = conv_sizes(op) if operands is not None else None
+        if conv is None or operands is None or not isinstance(target, GpuSpec):
+            return None
+        return conv, operands, target
 
-_Found = tuple[ConvShape, Operands, GpuSpec]
 
+class WarpgroupConv2D(TensorCoreConv2D):
+    """The same by Hopper's wgmma, which reads both operands from shared memory; not worth while for few rows."""
 
-def _read(op: OpSpec, target: TargetSpec) -> _Found | None:
-    operands = read_operands(op, target)
-    conv = conv_sizes(op) if operands is not None else None
-    if conv is None or operands is None or not isinstance(target, GpuSpec):
-        return None
-    return conv, operands, target
+    name = "conv2d_warpgroup"
+    multiply: ClassVar[MultiplyOf] = staticmethod(warpgroup_multiply_of)
+
+    def match(self, op: OpSpec, target: TargetSpec) -> Space | None:
+        """As the other template, but for results of less than half a warpgroup's rows, or fewer columns."""
+        found = self._read(op, target)
+        if found is None or not fills_warpgroups(sizes_of(found[0])):
+            return None
+        return super().match(op, target)
 
 
 def _memory(op: OpSpec, conv: ConvShape, operands: Operands, tile: TensorTile) -> ConvMemory:

@@ -21,17 +21,25 @@ from ..spec import GpuSpec
 from .gemm_costs import Problem
 from .tensor_core_ptx import Multiply
 from .tensor_core_tile import TensorTile, config_of, tile_of
+from .tensor_core_wgmma import ROWS
 
+# Warps of a block, down and along its tile.
+_WARPS = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (2, 4), (4, 2))
+_WARPGROUPS = ((4, 1), (8, 1))
+# Least rows and columns of a result for warpgroups, which multiply 64 x 64 and more.
+_LEAST = 40
 # Configs offered to the tuner.
 _OFFERED = 48
 # Bytes a cycle that one SM reads from the second-level cache when all do, and from its shared memory.
 _L2_RATE, _SHARED_RATE = 40.0, 128.0
-# Bytes that one SM must have under way to read at that rate: about 800 cycles of latency.
-_UNDER_WAY = 800 * _L2_RATE
+# Cycles until what is fetched is there, and bytes that one SM must have under way to read at that rate.
+_LATENCY = 800
+_UNDER_WAY = _LATENCY * _L2_RATE
 # Multiplications by all warps of an SM that keep its four tensor cores busy: each takes about 16 cycles to its result,
 # and may begin every second one.
 _IN_FLIGHT = 4 * 8
-# Cycles of a step that nothing overlaps (barrier, first fragments), and of a block (launch, first copies, results).
+# Cycles of a step that nothing overlaps (barrier, first fragments; about as many again where one step is fetched
+# ahead, less where more are), and of a block (launch, first copies, results).
 _STEP_CYCLES, _BLOCK_CYCLES = 60.0, 2000.0
 # Registers for the place of a fetch in an image.
 _PLACE = 4
@@ -61,7 +69,9 @@ class Product:
     @property
     def stages(self) -> tuple[int, ...]:
         """Numbers of stages worth trying: what passes through registers comes one step ahead only."""
-        return (2,) if all(self.through_registers) else (2, 3) if any(self.through_registers) else (2, 3, 4, 5)
+        more = 0 if self.how.warps == 1 else 1
+        most = 2 if all(self.through_registers) else 3 if any(self.through_registers) else 5
+        return tuple(range(2 + more, most + more + 1))
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ def tiles(spec: GpuSpec, product: Product) -> tuple[TensorTile, ...]:
     found = []
     for bm in (16, 32, 64, 128, 256):
         for bn in (16, 32, 64, 128, 256):
-            for wm, wn in ((1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (2, 4), (4, 2)):
+            for wm, wn in _WARPS if product.how.warps == 1 else _WARPGROUPS:
                 for depth in (1, 2, 4):
                     for stages in product.stages:
                         tile = TensorTile(bm, bn, depth * product.how.depth, wm, wn, stages)
@@ -93,7 +103,14 @@ def tiles(spec: GpuSpec, product: Product) -> tuple[TensorTile, ...]:
     return tuple(found)
 
 
+def fills_warpgroups(problem: Problem) -> bool:
+    """Whether results are not much smaller than what a warpgroup multiplies at once."""
+    return all(d >= _LEAST for d in problem.sizes[:2])
+
+
 def _runs(tile: TensorTile, spec: GpuSpec, product: Product) -> bool:
+    if product.how.warps > 1 and tile.bn < ROWS:  # segments of columns
+        return False
     if not tile.divides(product.how) or tile.threads > spec.threads_per_block:
         return False
     registers = _registers(tile, product)
@@ -132,12 +149,19 @@ def estimate(problem: Problem, tile: TensorTile, spec: GpuSpec, product: Product
     multiply = tile.bm * tile.bn * depth / rate
     down, along = tile.bm // tile.wm, tile.bn // tile.wn
     copied = (tile.bm + tile.bn) * depth * size
-    shared = (tile.warps * (down + along) * depth * size + copied) / _SHARED_RATE
-    under_way = resident * (tile.stages - 1) * (tile.bm + tile.bn) * tile.bk * size
+    together = product.how.warps
+    shared = (tile.warps // together * (down * together + along) * depth * size + copied) / _SHARED_RATE
+    under_way = resident * tile.ahead(product.how) * (tile.bm + tile.bn) * tile.bk * size
     global_ = copied / _L2_RATE / min(1.0, under_way / _UNDER_WAY)
     busy = min(1.0, resident * tile.warps * tile.rows * tile.columns / _IN_FLIGHT)
     work = resident * max(multiply / busy, shared, global_) + 0.25 * resident * min(multiply, shared + global_)
-    edge = _BLOCK_CYCLES + steps * _STEP_CYCLES + tile.bm * tile.bn * 4 * 3 / _SHARED_RATE
+    # What is fetched ahead arrives after a while, whatever else there is to do.
+    work = max(work, steps * _LATENCY / tile.ahead(product.how))
+    edge = (
+        _BLOCK_CYCLES
+        + steps * _STEP_CYCLES * (1 + 1 / tile.ahead(product.how))
+        + tile.bm * tile.bn * 4 * 3 / _SHARED_RATE
+    )
     return Estimate(blocks, rounds, resident, multiply, shared, global_, edge, rounds * (work + edge))
 
 

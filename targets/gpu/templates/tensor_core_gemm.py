@@ -23,6 +23,7 @@ from ...shared.index_math import ceil_div, unrolled, when
 from ...shared.tir_loops import Index, i64, seq, store
 from ..launch import allocated, barrier, bound_to, registers
 from . import tensor_core_ptx as ptx
+from . import tensor_core_wgmma as wgmma
 from .gemm_index import Held
 from .gemm_tile import Operand, Write
 from .tensor_core_piece import SHARED, Piece, i32
@@ -119,7 +120,11 @@ class _Block:
             tirx.truncdiv(self.warp, i32(tile.wn)) * (tile.bm // tile.wm),
             tirx.truncmod(self.warp, i32(tile.wn)) * (tile.bn // tile.wn),
         )
-        self.memory = tirx.decl_buffer((tile.shared_bytes(size),), "uint8", "memory", scope="shared.dyn")
+        self.grouped = nest.how.warps > 1
+        # The swizzle that warpgroups read by counts from multiples of 1024 bytes.
+        self.memory = tirx.decl_buffer(
+            (tile.shared_bytes(size),), "uint8", "memory", scope="shared.dyn", data_alignment=1024
+        )
         self.a = Piece(nest, a, tile.bm, row, thread, self._view(nest.dtypes[0], "a_piece"), 0, "a")
         start = tile.stages * tile.bm * tile.bk
         self.b = Piece(nest, b, tile.bn, column, thread, self._view(nest.dtypes[1], "b_piece"), start, "b")
@@ -142,8 +147,11 @@ class _Block:
         clear = unrolled("i", 0, self.sums.shape[0].value, lambda i: store(self.sums, [i], zero))
         views = [DeclBuffer(v, data=self.memory.data) for v in (self.a.buffer, self.b.buffer, self.results)]
         prepare = [s for p in self.pieces for s in p.prepare()]
-        buffers = [self.memory, self.sums, self.left, self.right, *(p.ahead for p in self.pieces if not p.direct)]
-        drained = [ptx.wait_copies(0)] if self.direct else []
+        fragments = [] if self.grouped else [self.left, self.right]
+        buffers = [self.memory, self.sums, *fragments, *(p.ahead for p in self.pieces if not p.direct)]
+        sums, number = ptx.address(self.sums, i32(0)), int(self.sums.shape[0])
+        drained = [wgmma.wait_multiplies(self.nest.how, 0, sums, number)] if self.grouped else []
+        drained += [ptx.wait_copies(0)] if self.direct else []
         return allocated(
             buffers,
             *views,
@@ -159,7 +167,7 @@ class _Block:
 
     def _first(self) -> Stmt:
         """Bring the pieces of the first steps before the loop over K begins."""
-        ahead, bk = self.tile.stages - 1, self.tile.bk
+        ahead, bk = self.tile.ahead(self.nest.how), self.tile.bk
         if isinstance(self.steps, int):
             count: Index = ptx.hidden(min(ahead, self.steps)) if ahead > 1 else 1
             empty = max(0, ahead - self.steps)
@@ -187,7 +195,7 @@ class _Block:
 
     def _steps(self) -> Stmt:
         """The loop over K."""
-        tile, ahead = self.tile, self.tile.stages - 1
+        tile, ahead = self.tile, self.tile.ahead(self.nest.how)
         count = i32(self.steps) if isinstance(self.steps, int) else self.steps.astype("int32")
         step = tirx.Var("step", "int32")
         following, stages = step + ahead, i32(tile.stages)
@@ -202,12 +210,15 @@ class _Block:
             copies = [s for p in self.pieces for s in (*p.enter(start), p.fetch(stage))]
             fetch = [when(more, seq(*copies))]
             keep = [when(more, p.keep(stage)) for p in self.pieces if not p.direct]
-        arrived = ptx.wait_copies(tile.stages - 2) if self.direct else None
-        body = seq(arrived, barrier(), *places, *fetch, self._commit(), self._multiply(current), *keep)
+        arrived = [ptx.wait_copies(ahead - 1)] if self.direct else []
+        arrived += [wgmma.fence_copies()] if self.grouped else []
+        body = seq(*arrived, barrier(), *places, *fetch, self._commit(), self._multiply(current), *keep)
         return For(step, i32(0), _count(self.steps), ForKind.SERIAL, body)
 
     def _multiply(self, stage: tirx.Expr) -> Stmt:
         """One step of K."""
+        if self.grouped:
+            return self._begin_multiply(stage)
         tile, how = self.tile, self.nest.how
         pointers = [ptx.address(b, i32(0)) for b in (self.sums, self.left, self.right)]
 
@@ -219,6 +230,24 @@ class _Block:
             return seq(left, right, *rounded, ptx.multiply_tile(how, tile.rows, tile.columns, *pointers))
 
         return seq(*(part(k) for k in range(0, tile.bk, how.depth)))
+
+    def _begin_multiply(self, stage: tirx.Expr) -> Stmt:
+        """One step of K by warpgroups, and the end of the step before: its stage is filled again after the barrier."""
+        tile, how = self.tile, self.nest.how
+        rows = tirx.truncdiv(self.warp, i32(how.warps)) * (tile.rows * wgmma.ROWS)
+        sums = ptx.address(self.sums, i32(0))
+        pieces = (self.a.shared_operand, self.b.shared_operand)
+        starts = (self.a.beginning(stage, rows), self.b.beginning(stage))
+        begin = wgmma.multiply_step(how, tile.rows, tile.columns, *pieces, sums, *starts)
+        return seq(begin, wgmma.wait_multiplies(how, 1, sums, 0))
+
+    def _row(self, i: int) -> tirx.Expr:
+        """The first row of the warp's fragment i within the tile."""
+        warps = self.nest.how.warps
+        if warps == 1:
+            return self.down + i * ptx.ROWS
+        group, member = tirx.truncdiv(self.warp, i32(warps)), tirx.truncmod(self.warp, i32(warps))
+        return group * (self.tile.rows * wgmma.ROWS) + i * wgmma.ROWS + member * ptx.ROWS
 
     def _results(self) -> Stmt:
         """Store what exists of the warp's results, slab by slab."""
@@ -238,7 +267,7 @@ class _Block:
             per_row = width // lanes
             line, rest = tirx.truncdiv(place, i32(per_row)), tirx.truncmod(place, i32(per_row)) * lanes
             read = _read(values, self.results, base + line * pitch + rest, lanes)
-            down, along = self.down + i * ptx.ROWS + line, self.along + rest
+            down, along = self._row(i) + line, self.along + rest
             lining, row = nest.indices.name("row", self.row + nest.indices.const(down))
             ranging, column = nest.indices.name("column", self.column + nest.indices.const(along), lanes)
             results = [tirx.BufferLoad(values, [i64(j)]) for j in range(lanes)]

@@ -7,6 +7,7 @@ with K rounded up to whole vectors.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import TargetSpec
@@ -16,21 +17,26 @@ from ...shared.matmul_problem import MatmulProblem, read_matrices
 from ..spec import GpuSpec
 from .gemm_index import Held
 from .gemm_matmul import VECTOR_BYTES, MatmulMemory, is_thin, packing_of, sizes_of
-from .tensor_core_costs import Product, tensor_space, tensor_traits
+from .tensor_core_costs import Product, fills_warpgroups, tensor_space, tensor_traits
 from .tensor_core_gemm import TensorNest
-from .tensor_core_operands import Operands, read_operands
+from .tensor_core_operands import MultiplyOf, Operands, read_operands
 from .tensor_core_piece import passes_registers
+from .tensor_core_ptx import multiply_of
 from .tensor_core_tile import tile_of
+from .tensor_core_wgmma import warpgroup_multiply_of
+
+_Found = tuple[MatmulProblem, Operands, GpuSpec]
 
 
 class TensorCoreMatmul(Template):
     """Matmul by mma.sync, with copies by cp.async where the GPU has them."""
 
     name = "matmul_tensor_core"
+    multiply: ClassVar[MultiplyOf] = staticmethod(multiply_of)
 
     def match(self, op: OpSpec, target: TargetSpec) -> Space | None:
         """Operands that the tensor cores multiply; thin matrices are left to the generic reductions."""
-        found = _read(op, target)
+        found = self._read(op, target)
         if found is None or is_thin(found[0]):
             return None
         problem, _, spec = found
@@ -38,7 +44,7 @@ class TensorCoreMatmul(Template):
 
     def build(self, op: OpSpec, target: TargetSpec, config: Config) -> Candidate:
         """The kernel; a constant right operand is packed."""
-        found = _read(op, target)
+        found = self._read(op, target)
         assert found is not None, "match accepts only such operators"
         problem, operands, spec = found
         memory = _memory(op, problem, operands)
@@ -60,21 +66,31 @@ class TensorCoreMatmul(Template):
 
     def traits(self, op: OpSpec, target: TargetSpec, configs: Sequence[Config]) -> Traits:
         """Traits of `configs`."""
-        found = _read(op, target)
+        found = self._read(op, target)
         assert found is not None, "match accepts only such operators"
         problem, _, spec = found
         return tensor_traits(sizes_of(problem), spec, _product(op, found), configs)
 
+    def _read(self, op: OpSpec, target: TargetSpec) -> _Found | None:
+        operands = read_operands(op, target, self.multiply)
+        problem = read_matrices(op) if operands is not None else None
+        if problem is None or operands is None or not isinstance(target, GpuSpec):
+            return None
+        return problem, operands, target
 
-_Found = tuple[MatmulProblem, Operands, GpuSpec]
 
+class WarpgroupMatmul(TensorCoreMatmul):
+    """The same by Hopper's wgmma, which reads both operands from shared memory; not worth while for few rows."""
 
-def _read(op: OpSpec, target: TargetSpec) -> _Found | None:
-    operands = read_operands(op, target)
-    problem = read_matrices(op) if operands is not None else None
-    if problem is None or operands is None or not isinstance(target, GpuSpec):
-        return None
-    return problem, operands, target
+    name = "matmul_warpgroup"
+    multiply: ClassVar[MultiplyOf] = staticmethod(warpgroup_multiply_of)
+
+    def match(self, op: OpSpec, target: TargetSpec) -> Space | None:
+        """As the other template, but for results of less than half a warpgroup's rows, or fewer columns."""
+        found = self._read(op, target)
+        if found is None or not fills_warpgroups(sizes_of(found[0])):
+            return None
+        return super().match(op, target)
 
 
 def _memory(op: OpSpec, problem: MatmulProblem, operands: Operands) -> MatmulMemory:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import TargetSpec
 from ..spec import GpuSpec
 from .gemm_matmul import VECTOR_BYTES
-from .tensor_core_ptx import Multiply, multiply_of
+from .tensor_core_ptx import Multiply
 from .vectors import dtype_bytes
 
 # An operator's attribute, with which a compile allows float32 operands to be rounded to tfloat32.
 PRECISION, TFLOAT32 = "precision", "tf32"
+# How a GPU multiplies operands of two types; None where it does not.
+MultiplyOf = Callable[[GpuSpec, str, str], Multiply | None]
 _FLOATS = ("float32", "float16", "bfloat16")
 
 
@@ -26,8 +29,8 @@ class Operands:
     store_lanes: int
 
 
-def read_operands(op: OpSpec, target: TargetSpec) -> Operands | None:
-    """What tensor cores do for `op`, a product of two operands; None where `target`'s have nothing for its types.
+def read_operands(op: OpSpec, target: TargetSpec, multiply_of: MultiplyOf) -> Operands | None:
+    """What tensor cores do for `op`, a product of two operands; None where `multiply_of` has nothing for its types.
 
     float32 operands are rounded to tfloat32 only where the operator's attribute `precision` is "tf32".
     """

@@ -15,6 +15,7 @@ from . import tensor_core_ptx as ptx
 from .gemm_index import Held
 from .gemm_tile import Operand
 from .tensor_core_tile import CHUNK_BYTES
+from .tensor_core_wgmma import ROW_BYTES, SharedOperand
 from .vectors import load_vector, vector
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class Piece:
         self.buffer, self.start = buffer, start
         tile, size = nest.tile, nest.how.size
         self.along_k = lies_along_k(operand, size)
-        self.width = tile.bk if self.along_k else extent
+        # Warpgroups want segments of rows of 128 bytes.
+        self.width = tile.bk if self.along_k else extent if nest.how.warps == 1 else ROW_BYTES // size
         lanes = operand.lanes
         self.direct = not passes_registers(operand, size, nest.async_copy)
         self.vectors = tile.bk * extent // lanes
@@ -117,10 +119,14 @@ class Piece:
         per = CHUNK_BYTES // self.nest.how.size
         row, column = map(_int32, (position, k) if self.along_k else (k, position))
         chunks = self.width // per
+        segment: Index = 0
+        if not self.along_k and self.width < self.extent:
+            segment = tirx.truncdiv(column, i32(self.width)) * (self.nest.tile.bk * self.width)
+            column = tirx.truncmod(column, i32(self.width))
         chunk, within = tirx.truncdiv(column, i32(per)), tirx.truncmod(column, i32(per))
         eighth = tirx.truncmod(row, i32(8))
         mask = eighth if chunks >= 8 else tirx.truncdiv(eighth, i32(8 // chunks))
-        return self.start + row * self.width + tirx.bitwise_xor(chunk, mask) * per + within
+        return self.start + segment + row * self.width + tirx.bitwise_xor(chunk, mask) * per + within
 
     def enter(self, start: Index) -> list[Stmt]:
         """What is computed once for the piece that begins at k = `start`."""
@@ -197,6 +203,17 @@ class Piece:
         if (slot + 1) * threads <= self.vectors:
             return statement
         return tirx.IfThenElse(self.thread + slot * threads < i32(self.vectors), statement, None)
+
+    @property
+    def shared_operand(self) -> SharedOperand:
+        """How warpgroups find the piece."""
+        return SharedOperand(self.along_k, self.nest.tile.bk, self.nest.how.size)
+
+    def beginning(self, stage: tirx.Expr, rows: tirx.Expr | None = None) -> tirx.Expr:
+        """The address of a stage's piece from its `rows`, a multiple of 64, on."""
+        place = self.start + stage * (self.extent * self.nest.tile.bk)
+        # 64 rows take bk times 64 elements, along k or not.
+        return ptx.address(self.buffer, place if rows is None else place + rows * self.nest.tile.bk)
 
     def load(
         self, into: tirx.Expr, stage: tirx.Expr, first: tirx.Expr, k: int, lane: tirx.Expr, count: int, columns: bool

@@ -33,6 +33,7 @@ class Multiply:
         size: bytes of an operand's element.
         accumulator: type of sums.
         steps: PTX instructions, each with the numbers of the lane's registers of the result, of A and of B.
+        warps: warps that multiply together; each has 16 rows of A.
         rounding: instruction that rounds a register of A or B to what the unit multiplies; it would cut off the rest.
     """
 
@@ -40,6 +41,7 @@ class Multiply:
     accumulator: str
     steps: tuple[tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...]], ...]
     rounding: str = ""
+    warps: int = 1
 
     @property
     def depth(self) -> int:
@@ -118,7 +120,7 @@ def multiply_tile(how: Multiply, rows: int, columns: int, sums: Any, a: Any, b: 
   }}
 }}
 """
-    return _call(name, body, sums, a, b)
+    return call(name, body, sums, a, b)
 
 
 def round_registers(how: Multiply, registers: Any, count: int) -> Stmt | None:
@@ -132,7 +134,7 @@ def round_registers(how: Multiply, registers: Any, count: int) -> Stmt | None:
   for (int i = 0; i < {count}; ++i) asm("{how.rounding} %0, %1;" : "=r"(r[i]) : "r"(r[i]));
 }}
 """
-    return _call(name, body, registers)
+    return call(name, body, registers)
 
 
 def _instruction(letter: str, name: str, d: Sequence[int], a: Sequence[int], b: Sequence[int]) -> str:
@@ -165,7 +167,7 @@ def load_fragments(
   }}
 }}
 """
-    return _call(name, body, into, row, chunk, mask)
+    return call(name, body, into, row, chunk, mask)
 
 
 def keep_results(how: Multiply, slab: Any, sums: Any, columns: int, pitch: int) -> Stmt:
@@ -184,7 +186,7 @@ def keep_results(how: Multiply, slab: Any, sums: Any, columns: int, pitch: int) 
   }}
 }}
 """
-    return _call(name, body, slab, sums)
+    return call(name, body, slab, sums)
 
 
 def hidden(value: int) -> tirx.Expr:
@@ -214,26 +216,26 @@ def copy_async(size: int, to: Any, source: Any, exists: Any) -> Stmt:
   asm volatile("cp.async.{cache}.shared.global [%0], [%1], {size}, %2;" :: "r"(at), "l"(from), "r"(bytes) : "memory");
 }}
 """
-    return _call(name, body, to, source, exists)
+    return call(name, body, to, source, exists)
 
 
 def commit_copies() -> Stmt:
     """The copies of this thread since the last commit become a group."""
     name = "kompilo_commit_copies"
-    return _call(name, f'\n{_INLINE} void {name}() {{ asm volatile("cp.async.commit_group;" ::: "memory"); }}\n')
+    return call(name, f'\n{_INLINE} void {name}() {{ asm volatile("cp.async.commit_group;" ::: "memory"); }}\n')
 
 
 def wait_copies(pending: int) -> Stmt:
     """Waits until all but the latest `pending` groups of this thread have arrived."""
     name = f"kompilo_wait_copies_{pending}"
     text = f'asm volatile("cp.async.wait_group %0;" :: "n"({pending}) : "memory");'
-    return _call(name, f"\n{_INLINE} void {name}() {{ {text} }}\n")
+    return call(name, f"\n{_INLINE} void {name}() {{ {text} }}\n")
 
 
 def sync_warp() -> Stmt:
     """The lanes of a warp wait for each other and see what they wrote to shared memory."""
     name = "kompilo_sync_warp"
-    return _call(name, f"\n{_INLINE} void {name}() {{ __syncwarp(); }}\n")
+    return call(name, f"\n{_INLINE} void {name}() {{ __syncwarp(); }}\n")
 
 
 def address(buffer: tirx.Buffer, index: Any) -> tirx.Expr:
@@ -241,5 +243,6 @@ def address(buffer: tirx.Buffer, index: Any) -> tirx.Expr:
     return tirx.address_of(tirx.BufferLoad(buffer, [index]))
 
 
-def _call(name: str, source: str, *arguments: Any) -> Stmt:
+def call(name: str, source: str, *arguments: Any) -> Stmt:
+    """A call of the CUDA function `name`, whose text is `source`."""
     return tirx.Evaluate(tirx.call_intrin("void", "tirx.cuda.func_call", name, *arguments, source))

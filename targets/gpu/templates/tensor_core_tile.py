@@ -48,6 +48,10 @@ class TensorTile:
         """Fragments of B that a warp multiplies."""
         return self.bn // self.wn // COLUMNS
 
+    def ahead(self, how: Multiply) -> int:
+        """Steps that are fetched ahead. Warpgroups leave a step behind that still reads its pieces."""
+        return self.stages - (1 if how.warps == 1 else 2)
+
     @property
     def slab(self) -> int:
         """Elements of the shared memory in which a warp turns 16 rows of results."""
@@ -64,8 +68,10 @@ class TensorTile:
         return sums + fragments + besides + _OTHER_REGISTERS
 
     def divides(self, how: Multiply) -> bool:
-        """Whether warps and multiplications of that kind make up the tile, and all threads share in its copies."""
+        """Whether warps and multiplications of that kind make up the tile."""
         down, along = self.bm // self.wm, self.bn // self.wn
+        if how.warps > 1 and not (self.wm % how.warps == 0 and self.wn == 1 and self.bk == 4 * how.depth):
+            return False
         return (
             down * self.wm == self.bm
             and along * self.wn == self.bn

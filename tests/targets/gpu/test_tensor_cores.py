@@ -9,9 +9,10 @@ from tensor_core_cases import TILE, Typed, random_operands, run
 
 from kompilo.compiler.schedule.op_spec import Step
 from kompilo.targets.cuda.target import CudaTarget
-from kompilo.targets.gpu.templates.tensor_core_conv2d import TensorCoreConv2D
-from kompilo.targets.gpu.templates.tensor_core_matmul import TensorCoreMatmul
+from kompilo.targets.gpu.templates.tensor_core_conv2d import TensorCoreConv2D, WarpgroupConv2D
+from kompilo.targets.gpu.templates.tensor_core_matmul import TensorCoreMatmul, WarpgroupMatmul
 from kompilo.targets.gpu.templates.tensor_core_tile import TensorTile, config_of
+from kompilo.targets.gpu.templates.vectors import dtype_bytes
 from kompilo.targets.rocm.target import RocmTarget
 
 from gpu.shim_support import needs_shim
@@ -25,6 +26,10 @@ OPEN = matmul((40, 100), (100, 36), (40, 36))
 
 def product(a, b):
     return a @ b
+
+
+def transposed(a, b):
+    return a.T @ b
 
 
 MATMULS = {
@@ -46,7 +51,7 @@ MATMULS = {
         ),
         lambda a, b: (a @ b.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3),
     ),
-    "transposed_left": (Typed(matmul((72, 48), (72, 20), (48, 20), lhs=(1, 0))), lambda a, b: a.T @ b),
+    "transposed_left": (Typed(matmul((72, 48), (72, 20), (48, 20), lhs=(1, 0))), transposed),
     "open": (Typed(matmul(("b", 2, "m", "k"), ("b", 1, "k", "n"), ("b", 2, "m", "n"))), product),
     "open_rows": (Typed(matmul(("m", 72), (72, 24), ("m", 24), True), result="float16"), product),
     "bfloat16": (Typed(PLAIN, "bfloat16", result="bfloat16"), product),
@@ -94,8 +99,7 @@ def test_matmul(name):
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_convolution(name):
     typed = CONVOLUTIONS[name]
-    plain = Typed(typed.op, "float64").op  # the reference knows the epilogue without casts
-    check(TensorCoreConv2D(), typed, lambda *operands: reference(plain, operands), **OPEN_SIZES)
+    check(TensorCoreConv2D(), typed, lambda *operands: reference(typed.op, operands), **OPEN_SIZES)
 
 
 @needs_shim
@@ -121,6 +125,37 @@ def test_turing_copies_through_registers(dtype):
     check(TensorCoreMatmul(), Typed(PLAIN, dtype), product, preset="sm_75")
 
 
+WARPGROUPS = {
+    "packed": Typed(matmul((128, 200), (200, 72), (128, 72), True), result="float16"),
+    "from_outside": Typed(matmul((100, 136), (136, 72), (100, 72))),
+    "odd": Typed(matmul((67, 139), (139, 69), (67, 69), True), result="float16"),
+    "bfloat16": Typed(matmul((64, 192), (192, 64), (64, 64), True), "bfloat16"),
+    "int8": Typed(matmul((70, 272), (272, 72), (70, 72), True), "int8"),
+    "uint8": Typed(matmul((64, 148), (148, 64), (64, 64), True), "uint8", "int8"),
+}
+
+
+@needs_shim
+@pytest.mark.parametrize("name", WARPGROUPS)
+def test_warpgroups(name):
+    typed = WARPGROUPS[name]
+    tile = TensorTile(64, 64, 64 // dtype_bytes(typed.a) * 2, 4, 1, 3)
+    check(WarpgroupMatmul(), typed, product, config_of(tile), "sm_90")
+
+
+@needs_shim
+def test_two_warpgroups_of_128_rows():
+    op = matmul((136, 300), (136, 200), (300, 200), lhs=(1, 0))
+    check(WarpgroupMatmul(), Typed(op), transposed, config_of(TensorTile(256, 128, 64, 8, 1, 4)), "sm_90")
+
+
+@needs_shim
+def test_convolution_by_warpgroups():
+    typed = Typed(conv2d((1, 9, 9, 32), (48, 32, 3, 3), padding=(1, 1, 1, 1), epilogue=("bias", "residual")))
+    tile = config_of(TensorTile(64, 64, 64, 4, 1, 3))
+    check(WarpgroupConv2D(), typed, lambda *x: reference(typed.op, x), tile, "sm_90")
+
+
 def test_who_is_refused():
     a100, turing = (CudaTarget.from_preset(name).spec for name in ("sm_80", "sm_75"))
     template = TensorCoreMatmul()
@@ -129,5 +164,6 @@ def test_who_is_refused():
     assert template.match(Typed(PLAIN, "bfloat16").spec, turing) is None
     assert template.match(Typed(PLAIN, "float64").spec, a100) is None
     assert template.match(Typed(PLAIN).spec, RocmTarget.from_preset("gfx942").spec) is None
+    assert WarpgroupMatmul().match(Typed(PLAIN).spec, a100) is None
     thin = matmul((1, 64), (64, 1000), (1, 1000), True)
     assert template.match(Typed(thin).spec, a100) is None

@@ -14,8 +14,8 @@ import kompilo
 from kompilo.targets.cuda.compilers import find_compilers
 from kompilo.targets.cuda.target import CudaTarget
 from kompilo.targets.gpu.resources import resources_of_cubin
-from kompilo.targets.gpu.templates.tensor_core_conv2d import TensorCoreConv2D
-from kompilo.targets.gpu.templates.tensor_core_matmul import TensorCoreMatmul
+from kompilo.targets.gpu.templates.tensor_core_conv2d import TensorCoreConv2D, WarpgroupConv2D
+from kompilo.targets.gpu.templates.tensor_core_matmul import TensorCoreMatmul, WarpgroupMatmul
 from kompilo.targets.gpu.templates.tensor_core_tile import tile_of
 
 from gpu_support import matmul
@@ -37,7 +37,13 @@ OPERATORS = {
         Typed(conv2d((1, 224, 224, 3), (64, 3, 7, 7), strides=(2, 2), padding=(3, 3, 3, 3)), result="float16"),
     ),
 }
-ARCHS = [("sm_80", name) for name in OPERATORS] + [("sm_75", "float16"), ("sm_86", "3x3"), ("sm_90", "float16")]
+ARCHS = [("sm_80", name) for name in OPERATORS] + [("sm_75", "float16"), ("sm_86", "3x3")]
+WARPGROUPS = {
+    "float16": (WarpgroupMatmul(), OPERATORS["float16"][1], "HGMMA"),
+    "from_outside": (WarpgroupMatmul(), Typed(matmul((1000, 1000), (1000, 520), (1000, 520))), "HGMMA"),
+    "int8": (WarpgroupMatmul(), OPERATORS["int8"][1], "IGMMA"),
+    "3x3": (WarpgroupConv2D(), OPERATORS["3x3"][1], "HGMMA"),
+}
 
 
 @pytest.mark.parametrize(("arch", "name"), ARCHS)
@@ -54,6 +60,27 @@ def test_default_configs(arch, name):
     assert (count(text, "LDGSTS") > 0) == (spec.async_copy and name != "odd")
     tile = tile_of(template.match(op, spec).default)
     assert used.threads == tile.threads
+
+
+@pytest.mark.parametrize("name", WARPGROUPS)
+def test_default_configs_of_warpgroups(name):
+    template, typed, instruction = WARPGROUPS[name]
+    code = cubin(template, typed.spec, None, "sm_90")
+    (used,) = resources_of_cubin(code).values()
+    text = sass_of(code)
+    assert used.spills_bytes == 0
+    # Where the compiler had to wait for each multiplication, there is such an instruction for each.
+    assert count(text, instruction) >= 4
+    assert count(text, "WARPGROUP.DEPBAR") <= 2
+    assert count(text, "LDGSTS") > 0
+
+
+def test_warpgroups_come_first():
+    h100 = CudaTarget.from_preset("sm_90")
+    first = next(t for t in h100.templates if t.match(OPERATORS["float16"][1].spec, h100.spec) is not None)
+    assert first.name == "matmul_warpgroup"
+    small = Typed(matmul((16, 256), (256, 256), (16, 256), True)).spec
+    assert WarpgroupMatmul().match(small, h100.spec) is None
 
 
 def test_configs_fit_the_gpu():

@@ -49,7 +49,7 @@ class NarrowOperands(Pass):
         dtype = next((d for d in (_narrow_type(graph, x) for x in node.args[:2]) if d is not None), None)
         if dtype is None or not all(_can_be(graph, x, dtype) for x in node.args[:2]):
             return None
-        op = _spec(node, dtype)
+        op = _spec(graph, node, dtype)
         if op is None or not matches(op, self.selector.target):
             return None
         operands = [_narrow(graph, x, dtype) for x in node.args[:2]]
@@ -95,7 +95,13 @@ def _narrow(graph: Graph, expr: Expr, dtype: str) -> Expr:
     return graph.emit(relax.op.permute_dims(data, tensors.permutation(made.attrs, tensors.rank(expr))))
 
 
-def _spec(node: Node, dtype: str) -> OpSpec | None:
+def _is_constant(graph: Graph, expr: Expr) -> bool:
+    """Whether `expr` is a constant, or the cast of one: large ones are not cast at compile time."""
+    made = graph.producer(expr, "astype")
+    return tensors.array(made.args[0] if made is not None else expr) is not None
+
+
+def _spec(graph: Graph, node: Node, dtype: str) -> OpSpec | None:
     """The anchor alone, on operands of type `dtype`; None if it is no anchor."""
     anchor = ANCHORS[node.op](node.value, {})
     if anchor is None:
@@ -104,7 +110,7 @@ def _spec(node: Node, dtype: str) -> OpSpec | None:
     return OpSpec(
         kind=anchor.kind,
         inputs=tuple(TensorType(tensor_type(x).shape, dtype) for x in anchor.operands),
-        constant=tuple(tensors.array(x) is not None for x in node.args[:2]),
+        constant=tuple(_is_constant(graph, x) for x in node.args[:2]),
         attrs=tuple(sorted(anchor.attrs.items())),
         anchor_type=result,
         output=result,

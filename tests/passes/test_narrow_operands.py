@@ -35,6 +35,7 @@ def half(*dims):
 
 NARROWED = {
     "constant weight": build([half(16, 32)], lambda x: matmul(x)),
+    "cast of a weight": build([half(16, 32)], lambda x: matmul(x, const(NUMBERS, "float16"))),
     "both from outside": build([half(16, 32), half(32, 24)], lambda x, y: matmul(x, y)),
     "behind a permutation": build([half(32, 16)], lambda x: matmul(x, move=lambda v: op.permute_dims(v, (1, 0)))),
     "behind a reshape": build([half(4, 4, 32)], lambda x: matmul(x, move=lambda v: op.reshape(v, (16, 32)))),
@@ -50,8 +51,8 @@ def test_narrowed(name):
     assert ops(changed).count("astype") == 1
 
 
-def test_convolution():
-    weight = const(np.zeros((8, 16, 3, 3)))
+@pytest.mark.parametrize("weight", [const(np.zeros((8, 16, 3, 3))), wide(const(np.zeros((8, 16, 3, 3)), "float16"))])
+def test_convolution(weight):
     layouts = {"data_layout": "NHWC", "kernel_layout": "OIHW", "out_layout": "NHWC"}
     mod = build([half(1, 6, 6, 16)], lambda x: op.astype(op.nn.conv2d(wide(x), weight, **layouts), "float16"))
     assert ops(apply(mod, NarrowOperands(GPU))) == ["nn.conv2d", "astype"]

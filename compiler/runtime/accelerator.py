@@ -9,8 +9,9 @@ import ctypes
 import json
 import math
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -53,12 +54,13 @@ class Pinned:
 class Accelerator:
     """GPU `number` of a kind, ready for use; `hint` tells users what to do where it fails.
 
-    All work goes to the GPU's default stream, in the order in which it was asked for. `turn` is held while a call asks:
-    TVM gives buffers back for others to use when their last kernel is queued, and no other work may be queued while the
-    kernels of a graph are captured.
+    `turn` is held while a call asks for work: TVM gives buffers back for others to use when their last kernel is
+    queued, and no other work may be queued while the kernels of a graph are captured. For the first reason calls on one
+    stream wait for those on another.
     """
 
-    turn = threading.Lock()  # one for all models: they share the stream and TVM's memory
+    turn = threading.Lock()  # one for all models: they share TVM's memory
+    _streams: ClassVar[dict[tuple[int, int], int]] = {}  # the stream last used by device type and number
 
     def __init__(self, tvm_ffi: Any, kind: Kind, number: int = 0, hint: str | None = None) -> None:
         self.kind, self.number, self.hint = kind, number, hint
@@ -70,6 +72,7 @@ class Accelerator:
         self._download = lookup("runtime.TVMTensorCopyToBytes")
         self._copy = lookup("runtime.TVMTensorCopyFromTo")
         self._synchronize = lookup("runtime.Device_StreamSync")
+        self._stream = tvm_ffi.use_raw_stream
         self._host = tvm_ffi.device(kind.host_type, number) if kind.host_type else None
         # Whether graphs of kernels are used where an artifact has them.
         self.captures = kind.name == "cuda" and Knobs.from_environment().cuda_graphs
@@ -101,8 +104,22 @@ class Accelerator:
         """Copy from one tensor to another of the same size, in the order of the GPU's work; returns at once."""
         self._copy(source, target)
 
+    @contextmanager
+    def on(self, stream: int) -> Iterator[None]:
+        """Work asked for in this context goes to the CUDA stream of that handle, 0 for the default one.
+
+        The caller has the turn.
+        """
+        key = self.kind.device_type, self.number
+        last = self._streams.get(key, 0)
+        if last != stream:
+            self._synchronize(self.device, last)
+            self._streams[key] = stream
+        with self._stream(self.device, stream):
+            yield
+
     def synchronize(self) -> None:
-        """Wait for the GPU; errors of its kernels are raised here."""
+        """Wait for the default stream; errors of its kernels are raised here."""
         self._synchronize(self.device, 0)
 
     def upload_weights(self, weights: Sequence[np.ndarray]) -> list[Any]:

@@ -17,7 +17,7 @@ from ..tensor_spec import TensorSpec
 from .accelerator import Accelerator
 from .tensors import InputSlot, as_tensor, check_shapes, to_array, to_numpy
 
-Call = Callable[[Sequence[Any]], Any]
+Call = Callable[..., Any]  # takes the values of the inputs; see the executions' `bind`
 
 _CPU, _DEVICE, _POOLED = 1, 0, 2  # kDLCPU, its number, and TVM's allocator that keeps freed buffers for the next call
 _BOUND = "kompilo.bound."

@@ -18,7 +18,7 @@ from .accelerator import Accelerator, Pinned
 from .call import Call, Program, runtime_error
 from .tensors import check_shapes, to_array
 
-# Of the DLPack protocol: CUDA's default stream, which all work of a model goes to.
+# CUDA's default stream as the DLPack protocol calls it.
 _DEFAULT_STREAM = 1
 _ALIGNMENT = 64
 # Sizes of results whose pinned memory is kept.
@@ -35,33 +35,39 @@ class DeviceExecution:
         self._landing: dict[tuple[int, tuple[int, ...], str], Pinned] = {}
 
     def bind(self) -> Call:
-        """A function from one value per input, in order, to the model's result: arrays, or tensors on the GPU."""
+        """A function from one value per input, in order, to the model's result: arrays, or tensors on the GPU.
+
+        With the handle of a stream as second argument it queues the work there and does not wait for it; inputs must
+        then lie on the GPU.
+        """
         return self._call
 
-    def _call(self, values: Sequence[Any]) -> Any:
+    def _call(self, values: Sequence[Any], stream: int | None = None) -> Any:
         program, accelerator = self._program, self._accelerator
-        given = [self._take(x, slot) for x, slot in zip(values, self._slots, strict=True)]
+        given = [self._take(x, slot, stream) for x, slot in zip(values, self._slots, strict=True)]
         shaped: list[Any] = [g if isinstance(g, np.ndarray) else _Shaped(g) for g in given]
         check_shapes(program.inputs, shaped)
-        stays = bool(given) and not any(isinstance(g, np.ndarray) for g in given)
+        stays = not any(isinstance(g, np.ndarray) for g in given) and (bool(given) or stream is not None)
         try:
-            with accelerator.turn:
+            with accelerator.turn, accelerator.on(stream or 0):
                 program.note_shapes(shaped)
                 staged = zip(given, self._slots, strict=True)
                 result = self._run([slot.stage(g) if isinstance(g, np.ndarray) else g for g, slot in staged])
                 results = [result] if isinstance(result, program.tensor_type) else list(result)
-                if stays:
-                    accelerator.synchronize()
-                else:
+                if not stays:
                     results = self._export(results)
+                elif stream is None:
+                    accelerator.synchronize()
         except Exception as error:  # tvm_ffi raises the type that the C++ side names
             failure = accelerator.failure(error)
             raise failure or runtime_error(error, program.inputs, values) from error
         return results[0] if isinstance(result, program.tensor_type) else tuple(results)
 
-    def _take(self, value: Any, slot: _Slot) -> Any:
+    def _take(self, value: Any, slot: _Slot, stream: int | None) -> Any:
         """`value` as a tensor of the GPU's where it lies there, else as an array; InputError if it is neither."""
-        tensor = self._resident(value, slot)
+        tensor = self._resident(value, slot, stream)
+        if tensor is None and stream is not None:
+            raise InputError(f"input {slot.spec.name!r}: expected a tensor on the GPU, found {type(value).__name__}.")
         return to_array(value, slot.spec, slot.dtype) if tensor is None else tensor
 
     def _run(self, tensors: Sequence[Any]) -> Any:
@@ -74,7 +80,7 @@ class DeviceExecution:
             del self._functions[0]
             return self._functions[0](*tensors)
 
-    def _resident(self, value: Any, slot: _Slot) -> Any:
+    def _resident(self, value: Any, slot: _Slot, stream: int | None) -> Any:
         """`value` as a tensor if it lies on this GPU, else None; InputError for one that cannot be used as it lies."""
         kind = self._accelerator.kind
         where = getattr(value, "__dlpack_device__", None)
@@ -86,7 +92,7 @@ class DeviceExecution:
         if number != self._accelerator.number:
             place = f"{kind.name}:{number}, but the model is on {kind.name}:{self._accelerator.number}"
             raise InputError(f"input {slot.spec.name!r} lies on {place}.")
-        tensor = _tensor_of(self._program, value, slot.spec)
+        tensor = _tensor_of(self._program, value, slot.spec, stream or _DEFAULT_STREAM)
         if str(tensor.dtype) != slot.spec.dtype:
             raise InputError(f"input {slot.spec.name!r}: expected {slot.spec.dtype}, found {tensor.dtype}.")
         return tensor
@@ -150,12 +156,12 @@ class _Shaped:
         self.ndim, self.dtype = len(self.shape), np.dtype(str(tensor.dtype))
 
 
-def _tensor_of(program: Program, value: Any, spec: TensorSpec) -> Any:
-    """A tensor of the same memory as `value`, whose own work the model's then waits for."""
+def _tensor_of(program: Program, value: Any, spec: TensorSpec, stream: int) -> Any:
+    """A tensor of the same memory as `value`, whose own work the work on `stream` then waits for."""
     if isinstance(value, program.tensor_type):
         return value
     try:
-        capsule = value.__dlpack__(stream=_DEFAULT_STREAM)
+        capsule = value.__dlpack__(stream=stream)
         return program.from_dlpack(capsule, require_alignment=_ALIGNMENT, require_contiguous=True)
     except Exception as error:  # other libraries' objects raise what they like
         reason = (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")

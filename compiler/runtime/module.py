@@ -86,6 +86,37 @@ class Module:
         self._make_idle(call)
         return result
 
+    def enqueue(self, *values: Any, stream: int = 0, **named: Any) -> Any:
+        """Queues the model on a GPU's stream and returns without waiting for it.
+
+        Args:
+            values, named: as for a call, all of them tensors that lie on the GPU, where they must stay meanwhile.
+            stream: handle of a CUDA stream, such as torch.cuda.current_stream().cuda_stream; 0 for the default one.
+
+        Returns:
+            The result, or a tuple of them: tensors on the GPU, which hold their values once the stream has got there.
+            Where calls before were on another stream, this one first waits for their end.
+
+        Raises:
+            UsageError: the model is on the CPU.
+            InputError: a missing or unknown input, one that is not on the GPU, a wrong dtype or shape.
+            KompiloError: the model cannot run on these inputs, or something before it on the GPU failed.
+        """
+        if self._accelerator is None:
+            raise UsageError("enqueue: expected a model that is loaded on a GPU, found one on the CPU.")
+        ordered = self._arrange(values, named)
+        try:
+            call = self._take_idle()
+        except IndexError:
+            call = self._execution()
+        try:
+            result = call(ordered, stream)
+        except InputError:
+            self._make_idle(call)
+            raise
+        self._make_idle(call)
+        return result
+
     def _execution(self) -> Call:
         """A new execution on the device that the module runs on."""
         if self._accelerator is None:

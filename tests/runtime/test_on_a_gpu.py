@@ -212,6 +212,53 @@ def test_tensors_on_the_gpu_are_used_where_they_lie(files, tmp_path):
     ]
 
 
+STREAM = """
+import tvm_ffi
+model = kompilo.load(path)
+accelerator = model._accelerator
+stream = tvm_ffi.get_global_func("runtime.Device_StreamCreate")(accelerator.device)
+given, wanted = accelerator.upload(x()), model(x())
+class Producer:
+    def __dlpack_device__(self): return given.__dlpack_device__()
+    def __dlpack__(self, stream=None):
+        self.stream = stream
+        return given.__dlpack__()
+producer = Producer()
+def did(handle, **more):
+    before = len(log())
+    result = model.enqueue(x=producer, stream=handle)
+    lines = [l.split() for l in log()[before:] if l.startswith(("launch", "graph", "synchronize", "copy"))]
+    say(producer.stream == (handle or 1), [l[0] + l[-1] * (l[-1] == "stream") for l in lines])
+    return accelerator.download(result)
+say(np.array_equal(did(stream), wanted))
+say(np.array_equal(did(stream), wanted))
+say(np.array_equal(did(0), wanted))
+try:
+    model.enqueue(x(), stream=stream)
+except KompiloError as error:
+    say(error)
+try:
+    kompilo.load(path, device="cpu").enqueue(x())
+except KompiloError as error:
+    say(error)
+"""
+
+
+def test_work_on_a_stream_is_queued_and_not_waited_for(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("KOMPILO_CUDA_GRAPHS", "0")
+    kernels = ["launchstream"] * 3
+    assert on_gpu(files["fixed"], STREAM, tmp_path).splitlines() == [
+        f"True {['synchronize', *kernels]}",  # what ran on the default stream before has to end first
+        "True",
+        f"True {kernels}",
+        "True",
+        "True ['synchronize', 'launch', 'launch', 'launch']",
+        "True",
+        "input 'x': expected a tensor on the GPU, found ndarray.",
+        "enqueue: expected a model that is loaded on a GPU, found one on the CPU.",
+    ]
+
+
 LOAD = """
 try:
     model = kompilo.load(path, device=sys.argv[2] if len(sys.argv) > 2 else "cuda")

@@ -172,8 +172,8 @@ int run(const Launch& launch) {
     const Kernel& kernel = *static_cast<Kernel*>(launch.kernel);
     const Fault wrong = fault(kernel.fault);
     const double threads = 1.0 * launch.grid[0] * launch.grid[1] * launch.grid[2] * launch.block[0] * launch.block[1];
-    note("launch %s %u %u %u %u %u %u %zu", kernel.name.c_str(), launch.grid[0], launch.grid[1], launch.grid[2],
-         launch.block[0], launch.block[1], launch.block[2], launch.shared);
+    note("launch %s %u %u %u %u %u %u %zu%s", kernel.name.c_str(), launch.grid[0], launch.grid[1], launch.grid[2],
+         launch.block[0], launch.block[1], launch.block[2], launch.shared, launch.stream ? " stream" : "");
     now += 5e-6 + threads * 1e-9;
     if (wrong.word == "crash") raise(SIGSEGV);
     if (wrong.word == "kernel") return broken = wrong.code;
@@ -246,7 +246,7 @@ int launched(void* function, const unsigned* grid, const unsigned* block, const 
     const Fault wrong = fault(kernel->fault);
     if (wrong.word == "launch") return wrong.code;
     if (shared > kernel->shared_limit) return 1;
-    Launch launch{kernel, {}, {}, {}, shared, {}};
+    Launch launch{kernel, {}, {}, {}, shared, {}, stream};
     for (int i = 0; i < 3; i++) launch.grid[i] = grid[i], launch.block[i] = block[i], launch.cluster[i] = cluster[i];
     for (size_t i = 0; i < kernel->parameters.size(); i++)
         launch.values.emplace_back(static_cast<char*>(values[i]), sizes.at(kernel->parameters[i]));

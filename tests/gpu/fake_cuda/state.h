@@ -19,6 +19,7 @@ struct Launch {
     unsigned grid[3], block[3], cluster[3];
     size_t shared;
     std::vector<std::string> values;
+    void* stream;
 };
 struct Attribute {
     unsigned id, pad, value[16];

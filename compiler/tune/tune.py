@@ -70,7 +70,7 @@ def tune(
     if trials is not None and trials < 1:
         raise UsageError(f"trials: expected at least 1, found {trials}.")
     hardware = find_target(target)
-    if hardware.drives_device:
+    if hardware.drives_device and not _is_cluster(workers):
         check_local(hardware)
     store = RecordStore(Path(records)) if records is not None else user_store()
     with store.locked(hardware.spec.key):
@@ -87,10 +87,14 @@ def tune(
     return TuneReport(_name(model), hardware.spec.key, state, str(store.folder), session.search_s, found.unsized, notes)
 
 
+def _is_cluster(workers: int | str | None) -> bool:
+    return isinstance(workers, str) and not workers.isdecimal()
+
+
 def _pool(target: str, workers: int | str | None) -> MeasurePool | RayPool:
     """Workers of this machine, or nodes of a cluster."""
-    if isinstance(workers, str) and not workers.isdecimal():
-        return RayPool(target, address_of(workers))
+    if _is_cluster(workers):
+        return RayPool(target, address_of(str(workers)))
     return MeasurePool(target, None if workers is None else int(workers))
 
 

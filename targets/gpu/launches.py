@@ -6,6 +6,7 @@ nor a compiler. Sizes must be known: an open one has no number to walk with.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -205,6 +206,6 @@ def _argument(value: Any, dtype: str) -> Argument:
 def _tiles(dtype: Any, rank: int, place: Place, *numbers: int) -> Tiles:
     """From the arguments of the packed function: sizes, strides, box, steps, then four flags."""
     ends = (0, rank, 2 * rank - 1, 3 * rank - 1, 4 * rank - 1)
-    sizes, strides, box, steps = (tuple(map(int, numbers[a:b])) for a, b in zip(ends, ends[1:], strict=False))
+    sizes, strides, box, steps = (tuple(map(int, numbers[a:b])) for a, b in itertools.pairwise(ends))
     interleave, swizzle, promotion, fill = map(int, numbers[ends[-1] :])
     return Tiles(str(dtype), place, sizes, strides, box, steps, interleave, swizzle, promotion, fill)

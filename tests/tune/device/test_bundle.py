@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -67,6 +68,23 @@ def test_a_bundle_carries_all_it_needs(conduct):
     }  # fmt: skip
     assert any("as asked" in reason for reason in made.reasons)
     assert any("SIGABRT" in reason for reason in made.reasons)
+
+
+@pytest.mark.parametrize("name", bundle.CARRIED)
+def test_carried_files_are_for_python_3_10_and_import_nothing_but_numpy_and_each_other(name):
+    tree = ast.parse((Path(bundle.__file__).parents[3] / name).read_text(), feature_version=(3, 10))
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            assert {a.name.partition(".")[0] for a in node.names} <= {*sys.stdlib_module_names, "numpy"}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            assert str(node.module).partition(".")[0] in sys.stdlib_module_names
+            assert (node.module, "UTC") not in [("datetime", a.name) for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = Path(name).parents[node.level - 1] / str(node.module or "").replace(".", "/")
+            modules = [package] if node.module else [package / a.name for a in node.names]
+            for module in modules:
+                inside = [f"{module}.py", f"{module}/__init__.py"]
+                assert any(place in bundle.CARRIED for place in inside), module
 
 
 def records_of(path: Path) -> dict[str, Record]:

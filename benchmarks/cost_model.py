@@ -19,6 +19,7 @@ import numpy as np
 
 from kompilo.compiler.knobs import Knobs
 from kompilo.compiler.schedule.target import Target, find_target
+from kompilo.compiler.tune.advisors import preferred
 from kompilo.compiler.tune.cost_model import CostModel
 from kompilo.compiler.tune.examples import Example
 from kompilo.compiler.tune.library import RecordLibrary
@@ -70,8 +71,10 @@ def default_quality(example: Example, target: Target) -> float:
 
 
 def replay(example: Example, model: CostModel, steps: Sequence[int]) -> list[float]:
-    """Quality of the best of the first n points that a session would measure, for each n of `steps`; 0 and 1 are the
-    model's first choice."""
+    """Quality of the best of the first n points that a session would measure, for each n of `steps`.
+
+    After none it is that of the model's choice.
+    """
     order: list[int] = []
     predicted = model.predict(example.op, example.points)
     while len(order) < min(max(steps), len(example.points)):
@@ -80,7 +83,8 @@ def replay(example: Example, model: CostModel, steps: Sequence[int]) -> list[flo
         untried = [k for k in range(len(example.points)) if k not in order]
         order.append(min(untried, key=lambda k: predicted[k]))
     best = example.seconds.min()
-    return [best / min(example.seconds[k] for k in order[: max(1, n)]) for n in steps]
+    chosen = preferred(model.predict(example.op, example.points), default_place(example, model.target))
+    return [best / min(example.seconds[k] for k in order[:n] or [chosen]) for n in steps]
 
 
 def _records(example: Example, places: Sequence[int], model: CostModel) -> list[Record]:

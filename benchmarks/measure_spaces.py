@@ -5,9 +5,10 @@
 A tuning session times candidates one after the other, minutes apart, and a busy machine makes some of them look better
 than they are: the best of twenty is then as much luck as merit. Here all candidates of an operator are built first and
 then called in turns, some milliseconds each, for several rounds in random order: what disturbs a round disturbs all, so
-that only ratios within rounds count. Rounds in which another program works on the core are repeated. Whatever takes
-more than 1.5 times as long as the best drops out after three rounds. Each usable core takes the next operator from the
-list in turn. An operator that DIR has records of is passed over, so that the same command goes on where it stopped.
+that only ratios within rounds count. Rounds in which another program works on the core are repeated. What took more
+than 1.5 times as long as the best in each of the first three rounds drops out. Each usable core takes the next operator
+from the list in turn. An operator that DIR has records of is passed over, so that the same command goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ import numpy as np
 from kompilo.compiler.knobs import Knobs
 from kompilo.compiler.model_source import zoo
 from kompilo.compiler.schedule.target import Target, find_target
-from kompilo.compiler.tune.measure.candidate import Bench
+from kompilo.compiler.tune.measure.candidate import Bench, Caller
 from kompilo.compiler.tune.measure.job import Job
 from kompilo.compiler.tune.measure.memory import ColdMemory
 from kompilo.compiler.tune.measure.pace import Pace, Reading, Reference
@@ -83,7 +84,7 @@ def work(records: Path, models: Sequence[str], part: int, parts: int) -> None:
     store = RecordStore(records)
     (core,) = os.sched_getaffinity(0)
     bench = Bench(Setup(os.getppid(), name, core, 16 * GIB))
-    cold: list[ColdMemory] = []
+    cold = bench.cold_memory()
     tasks = tasks_of(models, target)
     for k, task in enumerate(tasks):
         if k % parts != part or store.find(task.op, target.spec.key):
@@ -115,14 +116,18 @@ class Contender:
     """A candidate: its call, calls of a turn, and its seconds in each round that counted."""
 
     point: Point
-    call: Callable[[], object]
+    call: Caller
     error: float
     calls: int = 1
     times: list[float] = field(default_factory=list)
     dropped: bool = False
 
-    def turn(self) -> float:
-        """Seconds of a call, in a turn of one that is long, or of several after one that does not count."""
+    def turn(self, place: float = 0.0) -> float:
+        """Seconds of a call, in a turn of one that is long, or of several after one that does not count.
+
+        Weights come from `place` of the ring on.
+        """
+        self.call.go_on_at(place)
         if self.calls > 1:
             self.call()
         began = time.perf_counter()
@@ -131,8 +136,8 @@ class Contender:
         return (time.perf_counter() - began) / self.calls
 
 
-def measure_space(task: Task, bench: Bench, usual: Reading, cold: list[ColdMemory]) -> list[tuple[Point, Measurement]]:
-    """All points of `task`; `cold` grows to as many memories as there are candidates."""
+def measure_space(task: Task, bench: Bench, usual: Reading, cold: ColdMemory) -> list[tuple[Point, Measurement]]:
+    """All points of `task`. Their weights share the ring `cold`, as one piece of memory is slower than another."""
     failed, contenders = [], []
     for point in task.points:
         try:
@@ -140,9 +145,8 @@ def measure_space(task: Task, bench: Bench, usual: Reading, cold: list[ColdMemor
         except Failure as failure:
             failed.append((point, Measurement(failure.status, error=failure.error, reason=str(failure))))
             continue
-        if len(cold) == len(contenders):
-            cold.append(bench.cold_memory())
-        contenders.append(Contender(point, bench.caller(cold[len(contenders)]), bench.error))
+        cold.rewind()
+        contenders.append(Contender(point, bench.caller(cold), bench.error))
         bench.forget()
     with undisturbed():
         speeds, alone = play(contenders, Pace(bench.reference.read, usual))
@@ -156,11 +160,15 @@ def play(contenders: Sequence[Contender], pace: Pace) -> tuple[list[float], bool
         c.calls = max(1, math.ceil(TURN_S / max(c.turn(), 1e-7)))
     speeds: list[float] = []
     shared = tried = 0
+    place = 0.0
     before = pace.settle(0.4)
     while len(speeds) < ROUNDS and contenders:
         tried += 1
         playing = [contenders[k] for k in random.permutation(len(contenders)) if not contenders[k].dropped]
-        times = [c.turn() for c in playing]
+        times = []
+        for c in playing:
+            times.append(c.turn(place))
+            place = c.call.after(place, c.calls + (c.calls > 1))
         after = pace.read()
         disturbed = pace.shared(before) or pace.shared(after)
         before = pace.settle(0.1) if disturbed else after
@@ -171,9 +179,10 @@ def play(contenders: Sequence[Contender], pace: Pace) -> tuple[list[float], bool
         for c, seconds in zip(playing, times, strict=True):
             c.times.append(seconds)
         if len(speeds) == FIRST_ROUNDS:
+            # Disturbances only ever make a turn longer: the shortest tells best what is hopeless.
             best = min(statistics.median(c.times) for c in contenders)
             for c in contenders:
-                c.dropped = statistics.median(c.times) > DROPPED_ABOVE * best
+                c.dropped = min(c.times) > DROPPED_ABOVE * best
     return speeds, 2 * shared < ROUNDS
 
 

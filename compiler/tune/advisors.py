@@ -23,6 +23,8 @@ from .library import RecordLibrary, Records
 from .record import Point
 
 MODEL_SOURCE = "cost model"
+# Of operators unlike all that it has learnt from, the model knows less than this part of their times.
+LEAST_GAIN = 0.03
 
 
 class Ranker(Protocol):
@@ -67,14 +69,17 @@ class RecordAdvisor:
 
 
 class ModelAdvisor:
-    """Chooses the point that the cost model thinks fastest; `load` gives the model, or None, when first needed."""
+    """Chooses the point that the cost model thinks fastest, if the default is not about as fast.
+
+    `load` gives the model, or None, when first needed.
+    """
 
     def __init__(self, load: Callable[[], Ranker | None], records: RecordAdvisor):
         self.records = records
         self._load = functools.cache(load)
 
     def advise(self, op: OpSpec, options: Sequence[Option]) -> Choice | None:
-        """The point of the least predicted time, or None without a model, a choice, or known sizes."""
+        """What `preferred` says of the predicted times; None without a model, a choice, or known sizes."""
         points = self.records.works(op, options)
         model = self._load() if op.is_static and len(points) > 1 else None
         if model is None:
@@ -83,7 +88,7 @@ class ModelAdvisor:
             times = np.asarray(model.predict(op, points), float) * idle_factors(op, self.records.target, points)
         except KeyError:  # a template of another package, of which the model has seen nothing
             return None
-        return _choice(op, options, points[int(np.argmin(times))], MODEL_SOURCE)
+        return _choice(op, options, points[preferred(times, 0)], MODEL_SOURCE)
 
 
 class FailureAdvisor:
@@ -100,6 +105,14 @@ class FailureAdvisor:
             return None
         failed = self.records.tried(op, options)[default].record.measurement.status.replace("_", " ")
         return _choice(op, options, points[0], f"first that works; default: {failed}")
+
+
+def preferred(times: np.ndarray, default: int | None) -> int:
+    """The place of the least predicted time, or `default` where that promises less than LEAST_GAIN."""
+    best = int(np.argmin(times))
+    if default is not None and times[default] * (1 - LEAST_GAIN) < times[best]:
+        return default
+    return best
 
 
 def default_advisors(target: Target, records: Records = None) -> tuple[Advisor, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import KompiloError
 from ..schedule.target import Target
+from .advisors import preferred
 from .cost_model import CostModel
 from .evidence import Found, combine, join
 from .examples import Example, example_of
@@ -97,14 +98,14 @@ def leave_one_model_out(
 
 
 def quality(example: Example, model: CostModel) -> tuple[float, float, float]:
-    """Best time / time: of the model's first choice, of the best of its first 8, and of the default (NaN if it was
-    never measured)."""
-    order = np.argsort(model.predict(example.op, example.points), kind="stable")
+    """Best time / time: of what the model chooses, of the best of the first 8 of its ranking, and of the default (NaN
+    if that was never measured)."""
+    times = model.predict(example.op, example.points)
     best = example.seconds.min()
     default = default_place(example, model.target)
     return (
-        best / example.seconds[order[0]],
-        best / example.seconds[order[:FIRST]].min(),
+        best / example.seconds[preferred(times, default)],
+        best / example.seconds[np.argsort(times, kind="stable")[:FIRST]].min(),
         np.nan if default is None else best / example.seconds[default],
     )
 

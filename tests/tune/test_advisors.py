@@ -9,7 +9,14 @@ import pytest
 
 from kompilo.compiler.errors import UsageError
 from kompilo.compiler.schedule.template import Config
-from kompilo.compiler.tune.advisors import FailureAdvisor, ModelAdvisor, RecordAdvisor, default_advisors, time_text
+from kompilo.compiler.tune.advisors import (
+    FailureAdvisor,
+    ModelAdvisor,
+    RecordAdvisor,
+    default_advisors,
+    preferred,
+    time_text,
+)
 from kompilo.compiler.tune.library import RecordLibrary
 from kompilo.compiler.tune.record import Point
 from kompilo.compiler.tune.store import RecordStore, installed_store
@@ -162,6 +169,14 @@ def test_the_model_is_asked_where_no_record_is_and_never_about_failures(store):
     assert chosen(advisors(), op=matmul("N")) == (1, "default")
     store.append(record(2))
     assert chosen(advisors())[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("times", "default", "place"),
+    [([1.0, 0.98, 2.0], 0, 0), ([1.0, 0.9, 2.0], 0, 1), ([1.0, 0.98, 2.0], None, 1), ([3.0, 1.0, 1.02], 2, 2)],
+)
+def test_the_default_stays_unless_something_better_is_promised(times, default, place):
+    assert preferred(np.array(times), default) == place
 
 
 def test_without_a_model_the_default_is_taken(store):

@@ -51,11 +51,11 @@ def test_quality_is_the_best_time_over_the_time_of_the_choice():
         target = TARGET
 
         def predict(self, op, points):
-            return truth(op, TARGET, points)
+            return truth(op, TARGET, points) ** 20  # far enough apart for the default to be given up
 
     class Backwards(Perfect):
         def predict(self, op, points):
-            return -truth(op, TARGET, points)
+            return 1 / super().predict(op, points)
 
     assert training.quality(example, Perfect())[:2] == (1.0, 1.0)
     first, best_of_8, default = training.quality(example, Backwards())

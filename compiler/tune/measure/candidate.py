@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from ...schedule.target import find_target
 from .builder import Kernel, build_kernel
 from .job import Job
 from .limits import OUT_OF_MEMORY
-from .memory import ColdMemory, Guarded, guarded
+from .memory import ColdMemory, Guarded, cold_bytes, guarded
 from .operands import OperandCache, Operands
 from .pace import Pace, Reference
 from .protocol import Failure, Setup
@@ -27,8 +28,6 @@ from .timing import Sampling, Timing, measure, undisturbed
 _LEAST_COLD = 4096
 # Sets of arguments made for one candidate.
 _MOST_SETS = 256
-_SIZE_OF_COLD_MEMORY = 1.25  # of the last cache
-_MOST_COLD_MEMORY = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -50,15 +49,15 @@ class Bench:
         self.target = find_target(setup.target)
         self.reference = Reference()
         self._operands = OperandCache()
+        self._cold_file = setup.cold_file
         self._cold = self.cold_memory()
         self._prepared: Prepared | None = None
         self._spent: dict[str, float] = {}
         _ = self.target.templates  # loads them
 
     def cold_memory(self) -> ColdMemory:
-        """Memory larger than the last cache."""
-        last_cache = getattr(self.target.spec, "l3_bytes", 0) or getattr(self.target.spec, "l2_bytes", 0) or 32 << 20
-        return ColdMemory(min(int(last_cache * _SIZE_OF_COLD_MEMORY), _MOST_COLD_MEMORY) // 64 * 64)
+        """Memory larger than the last cache, the same for all workers of a pool."""
+        return ColdMemory(cold_bytes(self.target.spec), self._cold_file)
 
     @property
     def kept_bytes(self) -> int:
@@ -104,19 +103,13 @@ class Bench:
         how long to wait for the core to be free of other programs.
         """
         with self._part("time", "run_failed"), undisturbed():
+            self._cold.rewind()
             return measure(self.caller(self._cold), pace, Sampling(rival=rival, patience_s=patience_s))
 
-    def caller(self, cold: ColdMemory) -> Callable[[], object]:
-        """A call of the prepared candidate, which outlives `forget`; weights come from `cold`, for cold jobs."""
-        prepared = self._prepared
-        assert prepared is not None, "a candidate is prepared before it is timed"
-        function, sets = prepared.kernel.function, itertools.cycle(_argument_sets(prepared, cold))
-
-        def call() -> object:
-            return function(*next(sets))
-
-        call.keeps = prepared  # type: ignore[attr-defined] # the code and its operands
-        return call
+    def caller(self, cold: ColdMemory) -> Caller:
+        """Calls of the prepared candidate, which outlive `forget`; weights come from `cold`, for cold jobs."""
+        assert self._prepared is not None, "a candidate is prepared before it is timed"
+        return Caller(self._prepared, cold)
 
     def forget(self) -> None:
         """Let the prepared candidate go."""
@@ -138,6 +131,29 @@ class Bench:
             raise Failure("out_of_memory" if full else status, text) from None
         finally:
             self._spent[name] = self._spent.get(name, 0.0) + time.perf_counter() - began
+
+
+class Caller:
+    """Calls a prepared candidate, each time with the next copy of its weights."""
+
+    def __init__(self, prepared: Prepared, cold: ColdMemory):
+        self._prepared = prepared  # the code and its operands
+        self._function = prepared.kernel.function
+        self._sets = _argument_sets(prepared, cold)
+        self._next = itertools.cycle(self._sets)
+
+    def __call__(self) -> object:
+        """Compute the result once."""
+        return self._function(*next(self._next))
+
+    def go_on_at(self, place: float) -> None:
+        """Continue with the copy at `place`, from 0 for the first to less than 1 behind the last."""
+        first = math.ceil(place * len(self._sets)) % len(self._sets)
+        self._next = itertools.cycle(self._sets[first:] + self._sets[:first])
+
+    def after(self, place: float, calls: int) -> float:
+        """Where `calls` calls from `place` on lead to."""
+        return (math.ceil(place * len(self._sets)) + calls) / len(self._sets) % 1.0
 
 
 def _argument_sets(prepared: Prepared, memory: ColdMemory) -> list[tuple[Any, ...]]:

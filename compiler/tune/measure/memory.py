@@ -8,29 +8,36 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from math import prod
+from typing import IO
 
 import numpy as np
+
+from ...schedule.target_spec import TargetSpec
 
 # What kernels may assume of the addresses of their buffers.
 ALIGNMENT = 64
 _CANARY = 0xA5
+_RING_PER_CACHE, _LARGEST_RING = 1.25, 128 << 20
 
 
 class Guarded:
     """An uninitialised C-contiguous array between pages that may not be touched, aligned to 64 bytes.
 
-    Raises MemoryError if the system gives no more memory.
+    Its memory is that of `file`, of `guarded_bytes` bytes, if there is one. Raises MemoryError if the system gives no
+    more memory.
     """
 
-    def __init__(self, shape: Sequence[int], dtype: np.dtype):
+    def __init__(self, shape: Sequence[int], dtype: np.dtype, file: int = -1):
         page = mmap.PAGESIZE
-        size = -(-max(1, prod(shape) * dtype.itemsize) // ALIGNMENT) * ALIGNMENT
-        pages = -(-size // page) * page
+        used = prod(shape) * dtype.itemsize
+        size = -(-max(1, used) // ALIGNMENT) * ALIGNMENT
+        pages = guarded_bytes(used) - 2 * page
         try:
-            self._map = mmap.mmap(-1, pages + 2 * page)
+            self._map = mmap.mmap(file, pages + 2 * page)
         except OSError as error:
             raise MemoryError(f"{size} bytes for an array: {error.strerror}") from None
         memory = np.frombuffer(self._map, np.uint8)
@@ -38,7 +45,6 @@ class Guarded:
         _protect(memory.ctypes.data, page, 0)
         _protect(self._first + pages, page, 0)
         start = page + pages - size
-        used = prod(shape) * dtype.itemsize
         self.array = memory[start : start + used].view(dtype).reshape(shape)
         # The edges between the array and the forbidden pages.
         self._edges = (memory[page:start], memory[start + used : page + pages])
@@ -57,6 +63,12 @@ class Guarded:
     def overrun(self) -> bool:
         """Whether something wrote closely in front of or behind the array."""
         return any((edge != _CANARY).any() for edge in self._edges)
+
+
+def guarded_bytes(size: int) -> int:
+    """Bytes of memory that an array of `size` bytes takes, pages around it included."""
+    page = mmap.PAGESIZE
+    return -(-max(1, size) // page) * page + 2 * page
 
 
 def guarded(values: np.ndarray) -> Guarded:
@@ -82,12 +94,15 @@ def _mprotect() -> Callable[[int, int, int], int]:
 class ColdMemory:
     """A ring of numbers larger than the caches, from which each call of a candidate gets weights of its own.
 
-    After a round trip, and it takes many candidates to make one, a part has been pushed out of the caches by those
-    read since. What the numbers are does not matter: they are normal, and results are no longer looked at.
+    After a round trip a part has been pushed out of the caches by those read since. What the numbers are does not
+    matter: they are normal, and results are no longer looked at.
+
+    Where the system has put memory makes it up to 1.4 times slower: only candidates that read the same ring compare.
+    Float32 numbers are in `file`, as `cold_file` makes it, which several processes may share.
     """
 
-    def __init__(self, size: int):
-        self._size = size
+    def __init__(self, size: int, file: int = -1):
+        self._size, self._file = size, file
         self._rings: dict[np.dtype, np.ndarray] = {}
         self._position = 0
 
@@ -99,6 +114,10 @@ class ColdMemory:
     def copies(self, nbytes: int) -> int:
         """How many copies of `nbytes` make a round trip; 1 if what is that large pushes itself out of the caches."""
         return max(1, self._size // max(nbytes, ALIGNMENT))
+
+    def rewind(self) -> None:
+        """Begin at the first part again."""
+        self._position = 0
 
     def take(self, like: np.ndarray) -> np.ndarray:
         """The next part of the ring as an array such as `like`, or `like` itself if the ring is too small for two."""
@@ -113,10 +132,24 @@ class ColdMemory:
 
     def _ring(self, dtype: np.dtype) -> np.ndarray:
         if dtype not in self._rings:
-            memory = Guarded((self._size // dtype.itemsize,), dtype)
+            file = self._file if dtype == np.float32 else -1
+            memory = Guarded((self._size // dtype.itemsize,), dtype, file)
             block = np.random.Generator(np.random.SFC64(0)).random(1 << 18, np.float32) - np.float32(0.5)
             for start in range(0, memory.array.size, block.size):
                 part = memory.array[start : start + block.size]
                 part[...] = block[: part.size]
             self._rings[dtype] = memory.array
         return self._rings[dtype]
+
+
+def cold_bytes(spec: TargetSpec) -> int:
+    """Bytes of a ring for a target: what is read again after that many bytes has left its last cache."""
+    last_cache = getattr(spec, "l3_bytes", 0) or getattr(spec, "l2_bytes", 0) or 32 << 20
+    return min(int(last_cache * _RING_PER_CACHE), _LARGEST_RING) // ALIGNMENT * ALIGNMENT
+
+
+def cold_file(spec: TargetSpec) -> IO[bytes]:
+    """Memory for the rings of several processes, as a file without a name."""
+    file = os.fdopen(os.memfd_create("kompilo-weights"), "wb")
+    os.ftruncate(file.fileno(), guarded_bytes(cold_bytes(spec)))
+    return file

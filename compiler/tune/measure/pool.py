@@ -16,6 +16,7 @@ from ...schedule.target import find_target
 from ..record import Measurement
 from .job import CACHES, Job
 from .keeper import Keeper
+from .memory import cold_file
 from .pace_memory import remember, remembered
 from .protocol import Setup
 
@@ -60,7 +61,9 @@ class MeasurePool:
         count = min(len(cores), MOST_WORKERS) if workers is None else workers
         if not 1 <= count <= len(cores):
             raise UsageError(f"workers: expected 1 to {len(cores)} (usable cores), found {count}.")
-        setups = [Setup(os.getpid(), target_name, core, memory_limit_bytes) for core in cores[:count]]
+        self._cold = cold_file(target.spec)
+        shared = self._cold.fileno()
+        setups = [Setup(os.getpid(), target_name, core, memory_limit_bytes, cold_file=shared) for core in cores[:count]]
         self._memory = Knobs.from_environment().cache / "tune" / ("device" if target.drives_device else "")
         limit = timeout_s or (_DEVICE_TIMEOUT_S if target.drives_device else _TIMEOUT_S)
         self._keeper = Keeper(setups, limit, leak_limit_bytes, remembered(self._memory))
@@ -74,6 +77,7 @@ class MeasurePool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._keeper.stop()
+        self._cold.close()
         if self._keeper.usual is not None:
             remember(self._memory, self._keeper.usual)
 

@@ -36,7 +36,7 @@ class WorkerProcess:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            pass_fds=(request_end, reply_end),
+            pass_fds=[end for end in (request_end, reply_end, setup.cold_file) if end >= 0],
             env={**os.environ, **dict.fromkeys(("TVM_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")},
             # An interrupt at the terminal is the parent's to handle; and what a candidate starts dies with its group.
             start_new_session=True,

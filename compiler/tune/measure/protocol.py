@@ -21,7 +21,8 @@ LONGEST_LINE = 1 << 20
 class Setup:
     """What a worker is told at its start: whose child it is, the core it is pinned to, and what it may use.
 
-    `memory_limit` are bytes of address space beyond what the libraries take, `file_limit` bytes of any file written.
+    `memory_limit` are bytes of address space beyond what the libraries take, `file_limit` bytes of any file written,
+    `cold_file` the descriptor of the memory that weights are read from (see `memory.cold_file`), or -1.
     """
 
     parent: int
@@ -29,6 +30,7 @@ class Setup:
     core: int
     memory_limit: int
     file_limit: int = 64 << 20
+    cold_file: int = -1
 
     def to_text(self) -> str:
         """As a command line argument."""

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from misbehaving import matmul, point
 
+from kompilo.compiler.schedule.target import find_target
 from kompilo.compiler.tune.measure.job import Job
-from kompilo.compiler.tune.measure.memory import ColdMemory, Guarded, guarded
+from kompilo.compiler.tune.measure.memory import ColdMemory, Guarded, cold_bytes, cold_file, guarded
 from kompilo.compiler.tune.measure.operands import OperandCache
 from kompilo.compiler.tune.measure.protocol import LONGEST_LINE, Lines, Setup, encode, job_from_json, job_to_json
 from kompilo.compiler.tune.measure.queue import JobQueue
@@ -56,6 +57,23 @@ def test_cold_memory_goes_round() -> None:
     large = np.zeros(1 << 18, "float32")
     assert cold.take(large) is large
     assert cold.copies(large.nbytes) == 1
+
+
+def test_rings_of_one_file_are_one_memory() -> None:
+    spec = find_target("cpu:znver3,cores=1").spec
+    like = np.zeros((64, 100), "float32")
+    with cold_file(spec) as file:
+        rings = [ColdMemory(cold_bytes(spec), file.fileno()) for _ in range(2)]
+        one, other = (ring.take(like) for ring in rings)
+        one[3, 4] = 7
+        assert other[3, 4] == 7
+        assert rings[0].take(like)[3, 4] != 7
+        rings[0].rewind()
+        assert rings[0].take(like)[3, 4] == 7
+        integers = [ring.take(like.astype("int8")) for ring in rings]
+        integers[0][...] = 1
+        assert (integers[1] != 1).any()
+    one[0, 0] = 1  # the file's end is not the memory's
 
 
 def test_operands_are_kept_while_there_is_room() -> None:

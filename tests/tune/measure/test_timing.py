@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Callable
@@ -164,8 +165,8 @@ def test_the_usual_reading_is_that_of_an_unshared_core() -> None:
     assert usual_of([Reading(80e-6, 4.2)]) == Reading(80e-6, 4.2)
 
 
-def test_a_reading_takes_some_microseconds() -> None:
+def test_a_reading_is_of_real_work() -> None:
     with undisturbed():
         reading = Reference().usual(0.02)
-    assert 1e-6 < reading.seconds < 0.1
-    assert 0.1 < reading.ratio < 100
+    assert reading.seconds > 1e-6
+    assert 0 < reading.ratio < math.inf

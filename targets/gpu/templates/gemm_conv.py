@@ -16,12 +16,12 @@ from tvm.tirx import PrimFunc, Stmt
 
 from ....compiler.schedule.op_spec import OpSpec
 from ...shared.conv_operands import Operands
-from ...shared.conv_shape import ConvShape
+from ...shared.conv_shape import ConvShape, is_column
 from ...shared.tir_loops import Index, i64, seq
 from .gemm_costs import Problem
+from .gemm_epilogue import epilogue
 from .gemm_index import Bound, Indices
-from .gemm_matmul import VECTOR_BYTES
-from .vectors import dtype_bytes, store_vector
+from .vectors import VECTOR_BYTES, dtype_bytes, store_vector
 
 
 def sizes_of(conv: ConvShape) -> Problem:
@@ -160,6 +160,7 @@ class ConvMemory:
     ) -> None:
         self.packing, self.columns, self.indices = packing, columns, indices or Bound()
         conv = self.conv = packing.conv
+        self.op, self._lying = op, is_column(op)
         self.operands = Operands(op, {1: packing.size})
         size = self.operands.size
         self.size = (size(conv.size[0]), size(conv.size[1]))
@@ -176,12 +177,19 @@ class ConvMemory:
         group = 0 if self.conv.groups == 1 else group
         return _Image(self, group), _Weights(self, group), lambda *what: self._write(group, *what)
 
+    def _offset(self, k: int, indices: Sequence[Index]) -> Index:
+        place: Index = 0
+        for index, dim in zip(indices, self.op.inputs[k].shape, strict=True):
+            place = place * self.operands.size(dim) + index
+        return place
+
     def _write(self, group: Index, pixel: Index, columns: Sequence[Index], values: Sequence[tirx.Expr]) -> Stmt:
         n, row, col = self.indices.split(pixel, self.pixels)
         channels = [group * self.conv.group_out + c for c in columns]
-        results = [self.operands.result(v, n, row, col, c) for v, c in zip(values, channels, strict=True)]
+        lead = [n, col, row] if self._lying else [n, row, col]
+        first, results = epilogue(self.op, values, lead, channels, self.operands.flat, self._offset)
         out = self.operands.flat(-1)
         start = pixel * self.conv.out_channels + channels[0]
         if len(values) > 1 and self.conv.out_channels % len(values) == 0:
-            return store_vector(out, start, results)
-        return seq(*(tirx.BufferStore(out, r, [i64(start + k)]) for k, r in enumerate(results)))
+            return seq(*first, store_vector(out, start, results))
+        return seq(*first, *(tirx.BufferStore(out, r, [i64(start + k)]) for k, r in enumerate(results)))

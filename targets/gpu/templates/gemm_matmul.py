@@ -9,17 +9,15 @@ import numpy as np
 from tvm import sym, tirx
 from tvm.tirx import PrimFunc, Stmt
 
-from ....compiler.schedule.epilogue import apply_epilogue
 from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.template import Packer
 from ...shared.matmul_problem import Buffers, Dim, MatmulProblem
 from ...shared.tir_loops import Index, i64, seq
 from .gemm_costs import Problem
+from .gemm_epilogue import epilogue
 from .gemm_index import Bound, Indices
-from .vectors import dtype_bytes, store_vector
+from .vectors import VECTOR_BYTES, dtype_bytes, store_vector
 
-# Bytes that a thread fetches at once, at most.
-VECTOR_BYTES = 16
 # Rows below which a matrix times vector product by reductions reads B just as fast, without tiles.
 _FEWEST_ROWS = 3
 
@@ -179,14 +177,13 @@ class MatmulMemory:
         perm = op.ints("out_perm")
         stored = [perm.index(axis) for axis in range(len(perm))]  # axis `stored[i]` of memory is logical axis i
 
-        def result(column: Index, value: tirx.Expr) -> tirx.Expr:
-            return apply_epilogue(op, value, [i64(i) for i in (*at, row, column)], buffers.read)
-
         def place(column: Index) -> Index:
             return buffers.offset(-1, [*at, row, column], stored)
 
+        first, results = epilogue(op, values, [*at, row], columns, buffers.flat, buffers.offset)
         out = buffers.flat(-1)
         if len(values) == 1 or perm[-1] != len(perm) - 1:
-            each = [tirx.BufferStore(out, result(c, v), [i64(place(c))]) for c, v in zip(columns, values, strict=True)]
-            return seq(*each)
-        return store_vector(out, place(columns[0]), [result(c, v) for c, v in zip(columns, values, strict=True)])
+            return seq(
+                *first, *(tirx.BufferStore(out, r, [i64(place(c))]) for c, r in zip(columns, results, strict=True))
+            )
+        return seq(*first, store_vector(out, place(columns[0]), results))

@@ -17,7 +17,6 @@ from ...shared.conv_shape import ConvShape, conv_sizes
 from ..spec import GpuSpec
 from .gemm_conv import ConvMemory, WeightPacking, is_depthwise, sizes_of
 from .gemm_index import Held
-from .gemm_matmul import VECTOR_BYTES
 from .tensor_core_costs import Product, fills_warpgroups, tensor_space, tensor_traits
 from .tensor_core_gemm import TensorNest
 from .tensor_core_operands import MultiplyOf, Operands, read_operands
@@ -25,6 +24,7 @@ from .tensor_core_piece import passes_registers
 from .tensor_core_ptx import multiply_of
 from .tensor_core_tile import TensorTile, tile_of
 from .tensor_core_wgmma import warpgroup_multiply_of
+from .vectors import VECTOR_BYTES
 
 _Found = tuple[ConvShape, Operands, GpuSpec]
 

@@ -16,7 +16,7 @@ from ....compiler.schedule.traits import Traits
 from ...shared.matmul_problem import MatmulProblem, read_matrices
 from ..spec import GpuSpec
 from .gemm_index import Held
-from .gemm_matmul import VECTOR_BYTES, MatmulMemory, is_thin, packing_of, sizes_of
+from .gemm_matmul import MatmulMemory, is_thin, packing_of, sizes_of
 from .tensor_core_costs import Product, fills_warpgroups, tensor_space, tensor_traits
 from .tensor_core_gemm import TensorNest
 from .tensor_core_operands import MultiplyOf, Operands, read_operands
@@ -24,6 +24,7 @@ from .tensor_core_piece import passes_registers
 from .tensor_core_ptx import multiply_of
 from .tensor_core_tile import tile_of
 from .tensor_core_wgmma import warpgroup_multiply_of
+from .vectors import VECTOR_BYTES
 
 _Found = tuple[MatmulProblem, Operands, GpuSpec]
 

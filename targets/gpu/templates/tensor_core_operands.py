@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import TargetSpec
 from ..spec import GpuSpec
-from .gemm_matmul import VECTOR_BYTES
 from .tensor_core_ptx import Multiply
-from .vectors import dtype_bytes
+from .vectors import VECTOR_BYTES, dtype_bytes
 
 # An operator's attribute, with which a compile allows float32 operands to be rounded to tfloat32.
 PRECISION, TFLOAT32 = "precision", "tf32"

@@ -11,6 +11,9 @@ from tvm.tirx import For, ForKind, Stmt
 from ...shared.tir_loops import Index, i64
 from ..launch import allocated, registers
 
+# Bytes that a thread reads or writes at once, at most.
+VECTOR_BYTES = 16
+
 
 def dtype_bytes(dtype: str) -> int:
     """Bytes of one element."""

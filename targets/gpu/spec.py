@@ -33,8 +33,8 @@ class GpuSpec(TargetSpec):
         l2_bytes: last-level cache on the chip that all SMs share.
         peak: (dtype, FLOP/s) pairs; multiply-adds of vector units ("float32"), and of matrix units for the dtypes in
             `matrix_dtypes` (accumulating in float32, or int32 for int8).
-        matrix: kind of matrix unit, one of MATRIX_UNITS: NVIDIA's "wmma" (Turing's shapes of mma.sync), "mma" (Ampere's)
-            and "wgmma" (Hopper's warpgroups, which know Ampere's besides), AMD's "mfma" and "rdna_wmma".
+        matrix: kind of matrix unit, one of MATRIX_UNITS: NVIDIA's "wmma" (Turing's shapes of mma.sync), "mma" (those of
+            Ampere) and "wgmma" (Hopper's warpgroups, and Ampere's besides), AMD's "mfma" and "rdna_wmma".
         matrix_dtypes: operand types of the matrix unit; "tfloat32" is float32 rounded to ten bits.
         async_copy: copies from global to shared memory that pass no register (cp.async).
         tma: copies of whole tiles by descriptor.

@@ -5,7 +5,9 @@
    bytes is copied asynchronously; any other comes through registers, and so do all where the GPU knows no such copies.
 2. A row of a piece in shared memory is a row of A (column of B), or one k where memory has it so and elements have two
    bytes: `ldmatrix` can transpose those. Its chunks of 16 bytes are exchanged so that eight rows fill all banks.
-3. A warp multiplies (bm / wm) x (bn / wn) elements, their sums in registers.
+3. A warp multiplies (bm / wm) x (bn / wn) elements, their sums in registers. Or a warpgroup multiplies 64 rows and more
+   by all columns straight from shared memory; it is not waited for before the next step begins, so that one step less
+   is fetched ahead.
 4. Results leave by slabs of 16 rows through the warp's own part of shared memory, so that they, and the epilogue's
    operands, are read and written in whole vectors.
 Edges are cut by conditions around copies and stores; whatever lies beyond counts as zero.

@@ -115,7 +115,7 @@ def test_convolution(name):
     ids=str,
 )
 def test_tiles(tile):
-    op = matmul((150, 200), (200, 104), (150, 104), True)
+    op = matmul((150, 136), (136, 56), (150, 56), True)
     check(TensorCoreMatmul(), Typed(op, result="float16"), product, config_of(tile))
 
 

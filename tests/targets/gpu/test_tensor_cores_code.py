@@ -37,7 +37,7 @@ OPERATORS = {
         Typed(conv2d((1, 224, 224, 3), (64, 3, 7, 7), strides=(2, 2), padding=(3, 3, 3, 3)), result="float16"),
     ),
 }
-ARCHS = [("sm_80", name) for name in OPERATORS] + [("sm_75", "float16"), ("sm_86", "3x3")]
+ARCHS = [("sm_80", name) for name in OPERATORS] + [("sm_75", "float16")]
 WARPGROUPS = {
     "float16": (WarpgroupMatmul(), OPERATORS["float16"][1], "HGMMA"),
     "from_outside": (WarpgroupMatmul(), Typed(matmul((1000, 1000), (1000, 520), (1000, 520))), "HGMMA"),

@@ -12,7 +12,7 @@ from tvm import tirx
 from tvm.ir import prim
 
 from ...compiler.schedule import vector_math
-from ..gpu.templates.matrix_core import INSTRUCTIONS
+from ..gpu.templates.matrix_core import IN_ORDER, INSTRUCTIONS
 from . import math_functions as wide
 
 Function = Callable[..., Any]
@@ -108,7 +108,7 @@ _MATRIX_UNITS = {"gfx90a": "mfma", "gfx94": "mfma", "gfx11": "rdna_wmma"}
 def known_intrinsics(arch: str) -> frozenset[str]:
     """LLVM's names that compile for `arch` ("gfx942"), those of its matrix instructions among them."""
     units = {unit for start, unit in _MATRIX_UNITS.items() if arch.startswith(start)}
-    return SAFE | {i.name for unit in units for i in INSTRUCTIONS[unit]}
+    return SAFE | {i.name for unit in units for i in INSTRUCTIONS[unit]} | ({IN_ORDER} if units else set())
 
 
 def lower_math(mod: tvm.ir.IRModule) -> tvm.ir.IRModule:

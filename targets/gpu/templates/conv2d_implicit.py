@@ -5,6 +5,7 @@ Weights are packed as (groups, K, output channels rounded up to whole vectors); 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ....compiler.schedule.op_spec import OpSpec
@@ -28,7 +29,7 @@ class ImplicitConv2D(Template):
         conv = conv_shape(op)
         if conv is None or not isinstance(target, GpuSpec) or is_depthwise(conv):
             return None
-        return gemm_space(sizes_of(conv), target)
+        return gemm_space(sizes_of(conv), target, math.gcd(QUAD, conv.group_in))
 
     def build(self, op: OpSpec, target: TargetSpec, config: Config) -> Candidate:
         """The kernel, and the packer of the weights."""

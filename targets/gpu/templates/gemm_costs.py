@@ -18,12 +18,14 @@ from ....compiler.schedule.template import Config, Space
 from ....compiler.schedule.traits import Traits
 from ..occupancy import resident_blocks
 from ..spec import GpuSpec
-from .gemm_tile import GemmTile
+from .gemm_tile import QUAD, GemmTile
 
 # What an unknown size is taken for.
 _UNKNOWN = 1024
 # Elements that a thread fetches ahead at most: with 48, NVIDIA's assembler spills.
 _AHEAD = 32
+# Fetches of A, and of B, by one thread in a step.
+_FETCHES = 8
 # Configs offered to the tuner.
 _OFFERED = 32
 # Static shared memory that every GPU gives a block.
@@ -71,7 +73,8 @@ def tiles(spec: GpuSpec) -> tuple[GemmTile, ...]:
     found = []
     for bm in (16, 32, 64, 128, 256):
         for bn in (16, 32, 64, 128, 256):
-            for bk in (8, 16, 32):
+            # With 32, LLVM reads the operands of a whole step at once, into more registers than there are.
+            for bk in (8, 16):
                 for tm in (1, 2, 4, 8):
                     for tn in (4, 8):
                         tile = GemmTile(bm, bn, bk, tm, tn)
@@ -84,9 +87,9 @@ def _runs(tile: GemmTile, spec: GpuSpec) -> bool:
     threads = tile.threads
     if not spec.warp <= threads <= min(512, spec.threads_per_block) or threads % spec.warp:
         return False
-    if tile.bk * max(tile.bm, tile.bn) // 4 > 8 * threads or tile.shared_bytes > min(_SHARED, spec.shared_bytes):
+    if tile.shared_bytes > min(_SHARED, spec.shared_bytes) or tile.bk * (tile.bm + tile.bn) > _AHEAD * threads:
         return False
-    if tile.bk * (tile.bm + tile.bn) > _AHEAD * threads:
+    if tile.bk * max(tile.bm, tile.bn) // QUAD > _FETCHES * threads:
         return False
     registers = min(spec.registers_per_thread, 255)
     return tile.registers <= registers and resident_blocks(spec, threads, tile.registers, tile.shared_bytes) > 0
@@ -112,9 +115,11 @@ def estimate(problem: Problem, tile: GemmTile, spec: GpuSpec) -> Estimate:
     return Estimate(blocks, rounds, resident, multiply, shared, global_, rounds * (busy + overhead))
 
 
-def gemm_space(problem: Problem, spec: GpuSpec) -> Space | None:
-    """The likeliest tiles, best first; None if none runs on `spec`."""
-    ranked = sorted(tiles(spec), key=lambda t: (estimate(problem, t, spec).total, t.bm * t.bn, t.bk))
+def gemm_space(problem: Problem, spec: GpuSpec, lanes: int = QUAD) -> Space | None:
+    """The likeliest tiles, best first; None if none runs on `spec`. `lanes`: elements of A that a fetch brings."""
+    # Each fetch keeps an address of its own in registers.
+    found = [t for t in tiles(spec) if t.bk * t.bm <= _FETCHES * lanes * t.threads]
+    ranked = sorted(found, key=lambda t: (estimate(problem, t, spec).total, t.bm * t.bn, t.bk))
     configs = tuple(config_of(t) for t in ranked[:_OFFERED])
     return Space(configs[0], configs) if configs else None
 

@@ -126,6 +126,15 @@ INSTRUCTIONS: Mapping[str, tuple[MatrixInstruction, ...]] = MappingProxyType(
 )
 
 
+# LLVM's scheduler moves nothing across it.
+IN_ORDER = "llvm.amdgcn.sched.barrier"
+
+
+def in_order() -> tirx.Stmt:
+    """What follows is not mixed with what came before, as LLVM does where registers seem to be left."""
+    return tirx.Evaluate(tirx.call_llvm_intrin("void", IN_ORDER, tirx.const(0, "int32")))
+
+
 def instructions_for(spec: GpuSpec, a: str, b: str) -> tuple[MatrixInstruction, ...]:
     """What `spec`'s matrix units have for A of type `a` and B of type `b`, perhaps nothing."""
     if a != b or a not in spec.matrix_dtypes:

@@ -27,14 +27,14 @@ from .matrix_core_tile import MatrixTile, config_of, tile_of
 _OFFERED = 48
 # Bytes a cycle that one compute unit reads from the second-level cache when all do, and from its shared memory.
 _L2_RATE, _SHARED_RATE = 32.0, 128.0
-# Products that keep the four matrix units of a compute unit busy: each wave waits for its own.
-_IN_FLIGHT = 4 * 4
+# Matrix units of a compute unit, each for its own waves; products in flight that keep all of them busy.
+_UNITS, _IN_FLIGHT = 4, 4 * 4
 # Cycles of a step that nothing overlaps (barrier, first fragments), and of a block (launch, first fetch, results).
 _STEP_CYCLES, _BLOCK_CYCLES = 80.0, 2500.0
 # Pieces that a thread may fetch ahead: each has an address of its own.
 _MOST_SLOTS = 16
-# Waves of a block at most.
-_MOST_WAVES = 8
+# Waves of a block at most, and sums of a lane: epilogues want registers too.
+_MOST_WAVES, _MOST_SUMS = 8, 128
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ def tiles(spec: GpuSpec, matrices: Matrices) -> tuple[MatrixTile, ...]:
 def _runs(tile: MatrixTile, spec: GpuSpec, matrices: Matrices) -> bool:
     if not tile.divides() or tile.waves > _MOST_WAVES or tile.how.wave != spec.warp:
         return False
+    if tile.rows * tile.columns * tile.how.sums > _MOST_SUMS:
+        return False
     # The number of steps takes a few bytes more.
     if tile.shared_bytes + 16 > spec.shared_bytes or _slots(tile, matrices) > _MOST_SLOTS:
         return False
@@ -117,7 +119,8 @@ def estimate(problem: Problem, tile: MatrixTile, spec: GpuSpec, matrices: Matric
     read = tile.waves * (tile.rows + tile.columns) * tile.how.side * depth * tile.size
     shared = (read + copied) / _SHARED_RATE
     global_ = copied / _L2_RATE
-    busy = min(1.0, resident * tile.waves * tile.rows * tile.columns / _IN_FLIGHT)
+    waves = resident * tile.waves
+    busy = min(1.0, waves / _UNITS, waves * tile.rows * tile.columns / _IN_FLIGHT)
     work = resident * max(multiply / busy, shared, global_) + 0.25 * resident * min(multiply, shared + global_)
     edge = _BLOCK_CYCLES + steps * _STEP_CYCLES
     return Estimate(blocks, rounds, resident, multiply, shared, global_, edge, rounds * (work + edge))

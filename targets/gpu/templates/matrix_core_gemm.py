@@ -21,7 +21,7 @@ from ...shared.index_math import ceil_div, unrolled, when
 from ...shared.tir_loops import Index, i64, loop, seq, store
 from ..launch import allocated, barrier, bound_to, registers, shared
 from .gemm_tile import Operand, Write
-from .matrix_core import READ_BYTES
+from .matrix_core import READ_BYTES, in_order
 from .matrix_core_tile import MatrixTile
 from .vectors import load_vector, vector
 
@@ -177,9 +177,11 @@ class _Block:
         """Store what exists of the wave's results."""
         tile, how = self.tile, self.how
         beside = tirx.truncmod(self.lane, _i32(how.side))
-        statements = []
+        statements: list[Stmt] = []
         for i in range(tile.rows):
             for j in range(tile.columns):
+                # Or LLVM loads the epilogue's operands of all fragments at once, into more registers than there are.
+                statements.append(in_order())
                 first = (i * tile.columns + j) * how.sums
                 down, along = self.down + i * how.side, self.along + j * how.side
                 for v in range(0, how.sums, how.rows):

@@ -92,13 +92,23 @@ def emulated(func: tirx.PrimFunc) -> tirx.PrimFunc:
         if node.attr_key != "thread_extent" or node.node.thread_tag != "threadIdx.x":
             return node
         waves = _Waves(node.node.var, int(node.value))
-        body = tvm_ffi.structural_map(node.body, (tirx.BufferStore, waves.product), order="post")
+        rules = [(tirx.BufferStore, waves.product), (tirx.Evaluate, _without_order)]
+        body = tvm_ffi.structural_map(node.body, rules, order="post")
         if not waves.replaced:
             return node
         buffers = [tirx.AllocBuffer(b) for b in waves.shared.values()]
         return tirx.AttrStmt(node.node, node.attr_key, node.value, tirx.SeqStmt([*buffers, body]))
 
     return func.with_body(tvm_ffi.structural_map(func.body, (tirx.AttrStmt, kernel), order="post"))
+
+
+def _without_order(statement: tirx.Evaluate) -> tirx.Stmt:
+    """What LLVM's scheduler is told means nothing to others."""
+    call = statement.value
+    if not isinstance(call, tvm.ir.Call) or getattr(call.op, "name", "") != "tirx.call_llvm_intrin":
+        return statement
+    assert codegen.llvm_get_intrinsic_name(int(call.args[0])) == "llvm.amdgcn.sched.barrier"
+    return tirx.Evaluate(_i32(0))
 
 
 class _Waves:

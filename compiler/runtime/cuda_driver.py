@@ -15,6 +15,8 @@ LIBRARY = "libcuda.so.1"
 
 # CUresult.
 OUT_OF_MEMORY, NO_DEVICE, LAUNCH_TIMEOUT = 2, 100, 702
+# A driver that is too old for the code, or code for another GPU (CUDA_ERROR_INVALID_IMAGE, NO_BINARY_FOR_GPU, ...).
+UNLOADABLE = frozenset({200, 209, 218, 222, 300})
 # After these (a kernel's faults, damaged memory) every call gives the same error, in this process for good.
 LOST = frozenset({214, 220, 700, 702, 710, 714, 715, 716, 717, 718, 719})
 
@@ -44,6 +46,11 @@ class CudaError(Exception):
     def __init__(self, code: int, name: str, meaning: str):
         super().__init__(f"{name}: {meaning}" if meaning else name)
         self.code = code
+
+
+def cuda_version(number: int) -> str:
+    """ "13.0" of 13000."""
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 class Driver:

@@ -14,7 +14,7 @@ from typing import Any
 from ..artifact.records import TargetCode
 from ..device_code import arch_order, gpu_words, runs_on
 from ..errors import ArtifactError, KompiloError
-from .cuda_driver import NO_DEVICE, CudaError, Driver
+from .cuda_driver import NO_DEVICE, CudaError, Driver, cuda_version
 from .library import ensure_runtime, find_runtime
 
 
@@ -123,7 +123,7 @@ def _probe_cuda(kind: Kind, number: int) -> Device:
         raise Missing(f"NVIDIA's driver does not work ({error})") from None
     _check_count(kind, driver.devices, number)
     if driver.version < kind.least_driver:
-        found, wanted = (f"{v // 1000}.{v % 1000 // 10}" for v in (driver.version, kind.least_driver))
+        found, wanted = cuda_version(driver.version), cuda_version(kind.least_driver)
         raise Missing(f"this machine's driver is for CUDA {found} where TVM's runtime needs one for {wanted} or later")
     return Device(number, driver.name(number), driver.capability(number))
 

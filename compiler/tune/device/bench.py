@@ -29,7 +29,7 @@ from ..measure.timing import Sampling, Timing
 from ..reference import Expected, evaluate, supported
 from .candidate import DeviceKernel, activations, build_device_kernel
 from .parts import write_parts
-from .runner import DeviceRun, RunFailure
+from .runner import UNLOADABLE, DeviceRun, RunFailure
 
 # Bytes of operands and expected results that a worker keeps.
 _KEEP = 1 << 30
@@ -116,7 +116,8 @@ class DeviceBench:
         except RunFailure as failure:
             if failure.lost:
                 _end(str(failure))
-            raise Failure(failure.status, str(failure), failure.error) from None
+            status = "run_failed" if failure.status == UNLOADABLE else failure.status
+            raise Failure(status, str(failure), failure.error) from None
 
     def build(self, job: Job, folder: str) -> dict[str, Any]:
         """Build a candidate for elsewhere; its files go to `folder`, and what a bundle says of it is returned."""

@@ -6,7 +6,8 @@ from typing import Any
 
 from ...device_code import runs_on
 from ...errors import TargetError
-from ...runtime.cuda_driver import NO_DEVICE, CudaError, Driver, Load
+from ...runtime.cuda_driver import NO_DEVICE, CudaError, Driver, Load, cuda_version
+from ...runtime.devices import KINDS
 from ...schedule.target import Target, find_target
 
 _HINT = "tune with --bundle DIR, and measure on a machine that has it."
@@ -28,6 +29,13 @@ def check_local(target: Target, *load: Load) -> None:
     except CudaError as error:
         what = "finds no GPU" if error.code == NO_DEVICE else f"does not work ({error})"
         raise TargetError(f"tuning for {spec.key}: NVIDIA's driver {what} on this machine.", _HINT) from None
+    least = KINDS["cubin"].least_driver
+    if driver.version < least:
+        found, wanted = cuda_version(driver.version), cuda_version(least)
+        raise TargetError(
+            f"tuning for {spec.key}: this machine's driver is for CUDA {found}, expected one for {wanted} or later.",
+            _HINT,
+        )
     if not runs_on(spec.arch, version):
         found = f"this machine's GPU ({name}) has the version {version}"
         raise TargetError(f"tuning for {spec.key}: expected a GPU that runs {spec.arch}; {found}.", _HINT)

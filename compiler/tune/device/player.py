@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ...device_code import gpu_words, runs_on
-from ...runtime.cuda_driver import NO_DEVICE, CudaError, Driver
+from ...runtime.cuda_driver import NO_DEVICE, CudaError, Driver, cuda_version
 from ..op_json import op_from_json
 from ..record import Measurement, Point, Record
+from .runner import UNLOADABLE
 
 MANIFEST = "bundle.json"
 WORKER = "--worker"
@@ -92,7 +93,7 @@ def _find_gpu(manifest: dict[str, Any], number: int) -> dict[str, Any]:
     for preset in manifest["presets"]:
         if preset["name"] in words and preset["sms"] == sms and runs_on(preset["arch"], version):
             key = preset["key"]
-    return {"name": name, "key": key, "driver": f"{made_for // 1000}.{made_for % 1000 // 10}"}
+    return {"name": name, "key": key, "driver": cuda_version(made_for)}
 
 
 def _refuse(sentence: str) -> NoReturn:
@@ -135,6 +136,8 @@ class _Play:
         answer = candidate.get("failed") or self._ask(number)
         if answer["status"] == "crashed" and self._used > 1:  # another candidate may have caused it
             answer = self._ask(number)
+        if answer["status"] == UNLOADABLE:
+            _refuse(f"the driver, for CUDA {self._gpu['driver']}, does not take this bundle's code: {answer['reason']}")
         measurement = Measurement.from_json({**_UNMEASURED, **answer})
         point = Point.from_json(candidate)
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

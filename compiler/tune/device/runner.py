@@ -24,6 +24,7 @@ import numpy as np
 
 from ...launches import Argument, DeviceProgram, Number, Place
 from ...runtime.cuda_driver import LAUNCH_TIMEOUT, LOST, OUT_OF_MEMORY, Context, CudaError
+from ...runtime.cuda_driver import UNLOADABLE as UNLOADABLE_CODES
 from ..measure.timing import Sampling, Timing, spread
 from ..reference import Expected
 
@@ -37,6 +38,7 @@ _MOST_IN_BATCH = 32
 _WARM_SAMPLE_S = 200e-6
 _RESOLUTION_S = 0.5e-6
 
+UNLOADABLE = "unloadable"
 _STATUSES = {OUT_OF_MEMORY: "out_of_memory", LAUNCH_TIMEOUT: "timed_out"}
 _CTYPES: dict[str, Any] = {
     "int8": ctypes.c_int8, "uint8": ctypes.c_uint8, "bool": ctypes.c_uint8, "int16": ctypes.c_int16,
@@ -46,7 +48,10 @@ _CTYPES: dict[str, Any] = {
 
 
 class RunFailure(Exception):
-    """What is wrong with a candidate: a status of records, one sentence, and whether the GPU's context is lost."""
+    """What is wrong with a candidate: a status of records, one sentence, and whether the GPU's context is lost.
+
+    The status may also be UNLOADABLE: the driver does not take the code, which says nothing about the candidate.
+    """
 
     def __init__(self, status: str, reason: str, error: float | None = None, lost: bool = False):
         super().__init__(reason)
@@ -87,6 +92,11 @@ class DeviceRun:
         self._events: list[tuple[Any, Any]] = []
         try:
             self._module = context.load(program.code)
+        except CudaError as error:
+            if error.code in UNLOADABLE_CODES:
+                raise RunFailure(UNLOADABLE, f"the GPU: {error}.") from None
+            raise _failure(error) from None
+        try:
             for array in inputs:
                 self._add(array.nbytes)
                 context.upload(self._arrays[-1].address, np.ascontiguousarray(array))

@@ -101,6 +101,8 @@ def test_another_gpu_than_the_target_is_for(tmp_path):
         (CudaTarget, {"DEVICES": "0"}, "tuning for cuda-a100: NVIDIA's driver finds no GPU on this machine.", BUNDLE),
         (CudaTarget, {"FAULT": "init:3"}, "tuning for cuda-a100: NVIDIA's driver does not work "
          "(CUDA_ERROR_NOT_INITIALIZED: an error) on this machine.", BUNDLE),
+        (CudaTarget, {"VERSION": "12040"}, "tuning for cuda-a100: this machine's driver is for CUDA 12.4, expected one "
+         "for 13.0 or later.", BUNDLE),
         (CudaTarget, {"ARCH": "9.0", "NAME": "NVIDIA H200"}, "tuning for cuda-a100: expected a GPU that runs sm_80; "
          "this machine's GPU (NVIDIA H200) has the version 9.0.", BUNDLE),
         (RocmTarget, {}, "tuning for rocm-mi300x: candidates can be measured on CPUs and NVIDIA's GPUs only.", None),

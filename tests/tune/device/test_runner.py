@@ -123,7 +123,7 @@ def test_code_that_is_none(gpu):
     program = DeviceProgram("cubin", "sm_80", b"nothing", ())
     with pytest.raises(RunFailure, match="CUDA_ERROR_INVALID_IMAGE") as caught:
         DeviceRun(gpu, program, [], ((1,), "float32"), [], CACHE)
-    assert caught.value.status == "run_failed"
+    assert caught.value.status == "unloadable"
 
 
 SOURCE = """

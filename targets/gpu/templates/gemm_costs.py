@@ -26,6 +26,8 @@ _UNKNOWN = 1024
 _AHEAD = 32
 # Fetches of A, and of B, by one thread in a step.
 _FETCHES = 8
+# Threads of a block at most: more leave each too few registers for addresses of open sizes.
+_MOST_THREADS = 256
 # Configs offered to the tuner.
 _OFFERED = 32
 # Static shared memory that every GPU gives a block.
@@ -85,7 +87,7 @@ def tiles(spec: GpuSpec) -> tuple[GemmTile, ...]:
 
 def _runs(tile: GemmTile, spec: GpuSpec) -> bool:
     threads = tile.threads
-    if not spec.warp <= threads <= min(512, spec.threads_per_block) or threads % spec.warp:
+    if not spec.warp <= threads <= min(_MOST_THREADS, spec.threads_per_block) or threads % spec.warp:
         return False
     if tile.shared_bytes > min(_SHARED, spec.shared_bytes) or tile.bk * (tile.bm + tile.bn) > _AHEAD * threads:
         return False

@@ -92,8 +92,8 @@ def work(records: Path, models: Sequence[str], part: int, parts: int) -> None:
         began = time.monotonic()
         found = measure_space(task, bench, usual, cold)
         created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        for point, measurement in found:
-            store.append(Record(task.op, target.spec.key, point, measurement, created, VERSION))
+        # All or none: an operator that has records is passed over next time.
+        store.extend(Record(task.op, target.spec.key, p, m, created, VERSION) for p, m in found)
         alone = statistics.mean(m.alone for _, m in found)
         print(
             f"{k + 1}/{len(tasks)}: {len(found)} configs in {time.monotonic() - began:.1f} s, {alone:.0%} alone",
@@ -171,11 +171,12 @@ def play(contenders: Sequence[Contender], pace: Pace) -> tuple[list[float], bool
             place = c.call.after(place, c.calls + (c.calls > 1))
         after = pace.read()
         disturbed = pace.shared(before) or pace.shared(after)
+        speed = 2 * pace.usual.seconds / (before.seconds + after.seconds)
         before = pace.settle(0.1) if disturbed else after
         if disturbed and tried < MOST_ROUNDS - ROUNDS + len(speeds):
             continue
         shared += disturbed
-        speeds.append(2 * pace.usual.seconds / (before.seconds + after.seconds))
+        speeds.append(speed)
         for c, seconds in zip(playing, times, strict=True):
             c.times.append(seconds)
         if len(speeds) == FIRST_ROUNDS:

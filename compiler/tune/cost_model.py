@@ -57,6 +57,9 @@ LEVEL_ROUNDS = 60
 SESSION: Settings = {"max_depth": 4, "eta": 0.15, "colsample_bytree": 0.5, "min_child_weight": 2, "seed": 0}
 SESSION_ROUNDS = 30
 
+# By how many e-folds a config of which nothing is known is thought to be slower than the one before it.
+UNTOLD = 0.02
+
 _OPERATOR_PART = slice(0, len(FEATURE_NAMES) - len(CONFIG))
 _ESTIMATE = FEATURE_NAMES.index("config.estimate")
 
@@ -136,7 +139,9 @@ class CostModel:
         """ln of seconds, but for what the session has taught."""
         logs = np.full(len(rows), np.log(ideal_seconds(op, self.target)))
         if not len(self.ranking.roots):
-            return logs + np.log(np.nan_to_num(rows[:, _ESTIMATE], nan=1.0))
+            estimate = rows[:, _ESTIMATE]
+            # A template that tells nothing of its configs names the best first.
+            return logs + np.where(np.isnan(estimate), UNTOLD * np.arange(len(rows)), np.log(estimate))
         return logs + self.level.predict(rows[:1, _OPERATOR_PART])[0] + self.ranking.predict(rows)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -10,7 +10,7 @@ median m and log deviation s (the criterion of Jones, Schonlau and Welch 1998, "
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -46,19 +46,35 @@ class InGivenOrder:
 
 @dataclass
 class TaskSearch:
-    """What is known of one task; `results` may hold points of earlier sessions."""
+    """What is known of one task; `results` may hold points of earlier sessions.
+
+    `factors` of points (1 where there is none) turn their measured times into what they are worth on all cores, as
+    `features.idle_factors` gives them: choices go by that, as those of a compilation do.
+    """
 
     task: Task
     start: Point
     results: dict[Point, Measurement] = field(default_factory=dict)
+    factors: Mapping[Point, float] = field(default_factory=dict)
     pending: set[Point] = field(default_factory=set)
     picks: int = 0
+    predictions: int = 0
     _log_times: dict[Point, float] = field(default_factory=dict)
 
     def predict_with(self, predictor: Predictor) -> None:
         """Take `predictor`'s times for all points of the task."""
-        times = np.asarray(predictor.predict(self.task.op, self.task.points), float)
-        self._log_times = dict(zip(self.task.points, np.log(times), strict=True))
+        points = self.task.points
+        times = np.asarray(predictor.predict(self.task.op, points), float)
+        times = times * [self.factors.get(p, 1.0) for p in points]
+        self._log_times = dict(zip(points, np.log(times), strict=True))
+        self.predictions += 1
+
+    def worth(self, point: Point) -> float | None:
+        """Seconds of a measured point times its factor; None if it was not measured, or failed."""
+        measurement = self.results.get(point)
+        if measurement is None or not measurement.ok or measurement.seconds is None:
+            return None
+        return measurement.seconds * self.factors.get(point, 1.0)
 
     @property
     def untried(self) -> list[Point]:
@@ -67,12 +83,9 @@ class TaskSearch:
 
     @property
     def best(self) -> tuple[Point, float] | None:
-        """The fastest point that gave the right result, with its seconds."""
-        times = [(m.seconds, p) for p, m in self.results.items() if m.ok and m.seconds is not None]
-        if not times:
-            return None
-        seconds, point = min(times, key=lambda found: found[0])
-        return point, seconds
+        """The fastest point that gave the right result, with what it is worth in seconds."""
+        times = [(p, seconds) for p in self.results if (seconds := self.worth(p)) is not None]
+        return min(times, key=lambda found: found[1], default=None)
 
     def predicted_seconds(self) -> float | None:
         """What the best untried point is thought to take, or None if nothing is left or known."""
@@ -111,9 +124,7 @@ class TaskSearch:
     def _errors(self) -> tuple[float, float]:
         """Mean and deviation of ln(measured / predicted) over the tried points."""
         errors = [
-            math.log(m.seconds) - self._log_times[p]
-            for p, m in self.results.items()
-            if m.ok and m.seconds and p in self._log_times
+            math.log(t) - self._log_times[p] for p in self.results if p in self._log_times and (t := self.worth(p))
         ]
         if not errors:
             return 0.0, PRIOR_DEVIATION

@@ -78,9 +78,10 @@ class Session:
     _measured: int = 0
     _failed: int = 0
     _batches: deque[_Batch] = field(default_factory=deque)
-    _arrived: dict[Job, Measurement] = field(default_factory=dict)
+    _arrived: dict[Job, Record] = field(default_factory=dict)
     _fresh: list[Record] = field(default_factory=list)
     _history: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
+    _states: dict[int, tuple[tuple[int, int, int], TaskState]] = field(default_factory=dict)
 
     def run(self) -> SessionState:
         """Run to the end; an interrupt (Ctrl-C) ends it too. The last snapshot says why it ended."""
@@ -89,6 +90,8 @@ class Session:
             stopped = self._loop()
         except KeyboardInterrupt:
             stopped = INTERRUPTED
+        for job, measurement in self.pool.results(0):  # what ended while something else was done
+            self._note(job, measurement)
         while self._batches:
             self._finish(self._batches.popleft())
         state = self._snapshot(running=False, stopped=stopped)
@@ -115,7 +118,9 @@ class Session:
             return OUT_OF_TIME
         if self.limits.trials is not None and self._submitted >= self.limits.trials:
             return OUT_OF_TRIALS
+        began = self.clock()
         gain = self.search.expected_gain()
+        self.search_s += self.clock() - began
         if gain is not None and gain < self.limits.least_gain:
             return f"less than {self.limits.least_gain:.0%} of the model's time is expected to be won"
         return None
@@ -145,7 +150,6 @@ class Session:
         """Whether all of `batch` arrived before the time was up; whatever arrives meanwhile is recorded at once."""
         if not batch.keys() <= self._arrived.keys():
             for job, measurement in self.pool.results(self._time_left()):
-                self._arrived[job] = measurement
                 self._note(job, measurement)
                 if batch.keys() <= self._arrived.keys() or self._time_left() == 0:
                     break
@@ -154,16 +158,22 @@ class Session:
     def _finish(self, batch: _Batch) -> None:
         for job, (task, point) in batch.items():
             if job in self._arrived:
-                task.finish(point, self._arrived.pop(job))
+                record = self._arrived.pop(job)
+                task.finish(point, record.measurement)
+                # In the order of the batch, not of arrival: what is learnt must not depend on chance.
+                self._fresh.append(record)
 
     def _note(self, job: Job, measurement: Measurement) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         record = Record(job.op, self.target_key, job.point, measurement, now, self.kompilo)
+        self._arrived[job] = record
         self.keep(record)
-        self._fresh.append(record)
         self._measured += 1
         self._failed += not measurement.ok
-        self.progress(self._snapshot())
+        began = self.clock()
+        state = self._snapshot()
+        self.search_s += self.clock() - began
+        self.progress(state)
 
     def _time_left(self) -> float | None:
         if self.limits.seconds is None:
@@ -182,8 +192,15 @@ class Session:
         )
 
     def _task_state(self, task: TaskSearch) -> TaskState:
+        """The state of a task, made anew only if anything about it has changed."""
+        version = len(task.results), len(task.pending), task.predictions
+        kept = self._states.get(id(task))
+        if kept is None or kept[0] != version:
+            kept = self._states[id(task)] = version, self._new_state(task)
+        return kept[1]
+
+    def _new_state(self, task: TaskSearch) -> TaskState:
         best = task.best
-        start = task.results.get(task.start)
         history = self._history.setdefault(id(task), [])
         if best is not None and (not history or best[1] < history[-1][1]):
             history.append((self.clock() - self._began, best[1]))
@@ -194,7 +211,7 @@ class Session:
             tried=len(task.results),
             failed=sum(not m.ok for m in task.results.values()),
             start_point=task.start,
-            start_seconds=start.seconds if start is not None else None,
+            start_seconds=task.worth(task.start),
             best_point=best[0] if best else None,
             best_seconds=best[1] if best else None,
             predicted_seconds=task.predicted_seconds(),

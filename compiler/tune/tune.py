@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,16 @@ from .advisors import default_advisors
 from .budget import budget_seconds
 from .cost_model import CostModel
 from .device.local import check_local
+from .features import idle_factors
 from .library import RecordLibrary
 from .measure.pool import MeasurePool
 from .ray_cluster import address_of
 from .ray_pool import RayPool
-from .record import Point
+from .record import Point, Record
 from .report import SessionState, TuneReport
-from .search import InGivenOrder, Predictor, Search, TaskSearch
+from .search import Predictor, Search, TaskSearch
 from .session import LEAST_GAIN, Limits, Session
-from .store import RecordStore, user_store
+from .store import RecordStore, installed_store, user_store
 from .task import Tasks, extract_tasks
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ def tune(
 ) -> TuneReport:
     """Measure candidates for the operators of `model` and record the results; `kompilo.compile` then uses the best.
 
-    What earlier sessions recorded is not measured again, so that a session goes on where another one stopped.
+    What earlier sessions recorded is not measured again, so that a session goes on where another one stopped, and knows
+    what that has learnt.
 
     Args:
         model: path of an ONNX file, its bytes, a ModelProto, or "zoo:NAME".
@@ -76,9 +79,10 @@ def tune(
     with store.locked(hardware.spec.key):
         pass  # records that cannot be written are told of before anything is measured
     found = extract_tasks(model, hardware, inputs)
-    learner = CostModel.pretrained(hardware)
     library = RecordLibrary.of([store.folder] if records is not None else None)
-    search = Search(searches_for(found, hardware, library, learner), seed, exhaustive)
+    known = known_results(found, hardware, library)
+    learner = (CostModel.pretrained(hardware) or CostModel(hardware)).with_records([r for own in known for r in own])
+    search = Search(searches_for(found, hardware, library, known, learner), seed, exhaustive)
     limits = Limits(seconds, trials, 0.0 if exhaustive else LEAST_GAIN)
     with _pool(target, workers) as pool:
         session = Session(search, pool, limits, hardware.spec.key, VERSION, store.append, learner, progress or _silent)
@@ -98,18 +102,35 @@ def _pool(target: str, workers: int | str | None) -> MeasurePool | RayPool:
     return MeasurePool(target, None if workers is None else int(workers))
 
 
-def searches_for(found: Tasks, target: Target, library: RecordLibrary, predictor: Predictor | None) -> list[TaskSearch]:
-    """A search per task, which knows what earlier sessions recorded and starts from what `compile` would take."""
+def known_results(found: Tasks, target: Target, library: RecordLibrary) -> list[list[Record]]:
+    """For each task, a record of each of its points that was measured before, with the time that counts.
+
+    What comes with Kompilo was measured on another machine: it tells where to start, but not what need not be measured.
+    """
+    coming_along = installed_store()
+    own = RecordLibrary(tuple(s for s in library.stores if coming_along is None or s.folder != coming_along.folder))
+    return [
+        [
+            replace(k.record, point=point, measurement=k.measurement)
+            for point, k in own.tried(t.op, target.spec.key, t.points).items()
+        ]
+        for t in found.tasks
+    ]
+
+
+def searches_for(
+    found: Tasks, target: Target, library: RecordLibrary, known: Sequence[Sequence[Record]], predictor: Predictor
+) -> list[TaskSearch]:
+    """A search per task, which need not measure what is `known` of it, and starts from what `compile` would take."""
     selector = Selector(target, default_advisors(target, library))
     searches = []
-    for task in found.tasks:
+    for task, records in zip(found.tasks, known, strict=True):
         choice = selector.choose(task.op)
         assert choice is not None, "tasks are operators that some template matches"
         start = Point(choice.template.name, choice.template.version, choice.config)
-        known = library.tried(task.op, target.spec.key, task.points)
-        results = {point: k.measurement for point, k in known.items()}
-        search = TaskSearch(task, start, results)
-        search.predict_with(predictor or InGivenOrder())
+        factors = dict(zip(task.points, idle_factors(task.op, target, task.points), strict=True))
+        search = TaskSearch(task, start, {r.point: r.measurement for r in records}, factors)
+        search.predict_with(predictor)
         searches.append(search)
     return searches
 

@@ -115,3 +115,23 @@ def test_distance():
     assert distance(a, a) == 0
     assert distance(a, Point("t", 1, Config.of(rows=4, ahead="data"))) == 3
     assert distance(a, Point("other", 1, Config.of(rows=1, ahead="none"))) == 4
+
+
+def test_a_point_counts_for_what_it_is_worth_on_all_cores():
+    search = TaskSearch(Task(op(), 1, POINTS), POINTS[0], factors={POINTS[1]: 2.0})
+    search.predict_with(InGivenOrder())
+    for point, seconds in ((POINTS[0], 3.0), (POINTS[1], 2.0)):
+        search.pending.add(point)
+        search.finish(point, Measurement("ok", seconds))
+    assert search.best == (POINTS[0], 3.0)
+    assert search.worth(POINTS[1]) == 4.0
+    assert search.worth(POINTS[2]) is None
+    search.finish(POINTS[2], Measurement("crashed"))
+    assert search.worth(POINTS[2]) is None
+    assert search.pick(np.random.default_rng(0)) == POINTS[3]
+
+
+def test_of_idle_cores_the_prediction_knows():
+    search = TaskSearch(Task(op(), 1, POINTS), POINTS[0], {POINTS[0]: Measurement("ok", 1.0)}, {POINTS[1]: 2.0})
+    search.predict_with(InGivenOrder())
+    assert search.pick(np.random.default_rng(0)) == POINTS[2]

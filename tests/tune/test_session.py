@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -155,3 +156,56 @@ def test_the_history_falls():
         times = [seconds for _, seconds in task.history]
         assert times == sorted(times, reverse=True)
         assert times[-1] == task.best_seconds
+
+
+class Teachable(InGivenOrder):
+    """Thinks of each point what it was last told of it, and of its successors the same."""
+
+    def __init__(self, told: tuple[float, ...] = ()):
+        self.told = told
+
+    def with_records(self, records):
+        return Teachable((*self.told, *(r.measurement.seconds for r in records)))
+
+    def predict(self, op, points):
+        order = np.argsort([hash_of(self.told, k) for k in range(len(points))])
+        return 1.0 + order / 100
+
+
+def hash_of(told: tuple[float, ...], k: int) -> float:
+    """A number that any change in the order of `told` changes."""
+    return sum(t * np.sin(i + k) for i, t in enumerate(told, 1))
+
+
+def test_what_is_learnt_does_not_depend_on_the_order_of_results():
+    chosen = []
+    for seed in (1, 2, 3, 4):
+        made, records, _ = session(Limits(trials=90, least_gain=0), names=("a", "b", "c", "d"), seed=seed)
+        made.learner = Teachable()
+        made.run()
+        assert made.learner.told
+        chosen.append((made.learner.told, {(str(r.op), r.point) for r in records}))
+    assert chosen[0] == chosen[1] == chosen[2] == chosen[3]
+
+
+def test_what_ended_unseen_is_recorded_when_the_time_is_up():
+    made, records, _ = session(Limits(seconds=5.5), exhaustive=True)
+    late = made.pool.results
+
+    def results(timeout_s=None):
+        if timeout_s == 0:
+            yield from late()  # what had ended while the session did something else
+        yield from late(timeout_s)
+
+    made.pool.results = results
+    state = made.run()
+    assert state.stopped == OUT_OF_TIME
+    assert len(records) == state.measured == 16
+    assert sum(t.tried for t in state.tasks) == 16
+
+
+def test_unchanged_tasks_keep_their_state():
+    made, _, states = session(Limits(), exhaustive=True)
+    made.run()
+    kept = sum(a.tasks[k] is b.tasks[k] for a, b in itertools.pairwise(states) for k in (0, 1))
+    assert kept > len(states) / 2

@@ -32,7 +32,7 @@ from ..reference import supported
 from ..search import TaskSearch
 from ..store import RecordStore
 from ..task import extract_tasks
-from ..tune import searches_for
+from ..tune import known_results, searches_for
 from .build_pool import BuildPool
 from .player import MANIFEST
 from .player_worker import FILES
@@ -146,7 +146,9 @@ def make_bundle(
     library = RecordLibrary.of([records] if records is not None and RecordStore(records).folder.exists() else None)
     unmeasurable = tuple(str(t.op) for t in found.tasks if not _measurable(t.op))
     found = replace(found, tasks=tuple(t for t in found.tasks if _measurable(t.op)))
-    searches = searches_for(found, hardware, library, CostModel.pretrained(hardware))
+    known = known_results(found, hardware, library)
+    learner = (CostModel.pretrained(hardware) or CostModel(hardware)).with_records([r for own in known for r in own])
+    searches = searches_for(found, hardware, library, known, learner)
     plan = list(_plan(searches, trials, seed))
     _make_folder(folder)
     with scratch_folder("bundle") as scratch, BuildPool(target, scratch, workers) as pool:

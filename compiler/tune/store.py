@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
 from ..schedule.op_spec import OpSpec
-from .evidence import Found, best_of, combine
+from .evidence import Found
 from .record import Record
 from .record_file import PATTERNS, Problem, RecordFile, record_file
 
@@ -107,16 +107,6 @@ class RecordStore:
             name = f"{self.label or self.folder}:{key}/{file.path.name}"
             found += [Found(record, name) for record in file.of(op)]
         return found
-
-    def best(self, op: OpSpec, key: str, versions: Mapping[str, int]) -> Record | None:
-        """The record of `op`'s fastest point among templates of the `versions` given by name, or None.
-
-        How several measurements of a point are combined is described in `evidence`.
-        """
-        known = combine(self.find(op, key))
-        current = [k for k in known.values() if versions.get(k.point.template) == k.point.version]
-        best = best_of(current)
-        return best.record if best else None
 
 
 def append_whole(path: Path, data: bytes) -> None:

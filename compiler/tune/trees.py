@@ -88,15 +88,14 @@ def grow(
     rounds: int,
     settings: Settings,
     weights: np.ndarray | None = None,
-    margin: np.ndarray | None = None,
 ) -> Trees:
-    """Trees that predict `labels` - `margin` from `rows`; the same for the same arguments, on one thread.
+    """Trees that predict `labels` from `rows`; the same for the same arguments, on one thread.
 
-    `rows` is float32 (n, features), NaN where a value is missing; `weights` and `margin` (default 0) have shape (n,).
+    `rows` is float32 (n, features), NaN where a value is missing; `labels` and `weights` (default 1) have shape (n,).
     """
     import xgboost
 
-    data = xgboost.DMatrix(rows, labels, weight=weights, base_margin=np.zeros(len(rows)) if margin is None else margin)
+    data = xgboost.DMatrix(rows, labels, weight=weights)
     fixed = {"nthread": 1, "base_score": 0.0, "tree_method": "hist", "verbosity": 0}
     booster = xgboost.train({**fixed, **settings}, data, rounds)
     model = json.loads(bytes(booster.save_raw("json")))

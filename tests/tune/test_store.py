@@ -155,14 +155,6 @@ def test_keys_that_are_no_folder(store, key):
     assert not store.folder.exists()
 
 
-def test_best(store):
-    assert store.best(matmul(), KEY, {"tiled": 1}) is None
-    store.extend([record(1, 3e-3), record(2, 1e-3), record(3, None), record(2, 5e-3, op=matmul(9))])
-    assert store.best(matmul(), KEY, {"tiled": 1}) == record(2, 1e-3)
-    assert store.best(matmul(), KEY, {"tiled": 2}) is None
-    assert store.best(matmul(), "cpu-other-2c", {"tiled": 1}) is None
-
-
 def test_given_folders(tmp_path):
     (tmp_path / "file").write_text("")
     assert given_store(tmp_path).label == tmp_path.name

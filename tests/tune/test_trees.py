@@ -28,12 +28,6 @@ def test_the_same_as_xgboost(missing):
     np.testing.assert_allclose(trees.predict(gaps), booster.predict(xgboost.DMatrix(gaps)), atol=1e-5)
 
 
-def test_a_margin_is_what_trees_need_not_explain():
-    x, y = data()
-    trees = grow(x, y, 30, SETTINGS, margin=y.copy())
-    assert np.abs(trees.predict(x)).max() < 1e-3
-
-
 def test_weights_count():
     x = np.zeros((2, 1), np.float32)
     trees = grow(x, np.array([0.0, 1.0]), 50, SETTINGS, weights=np.array([3.0, 1.0]))

@@ -22,12 +22,6 @@ class JobQueue:
         """Put `job` behind the others of its operator."""
         self._jobs.setdefault(job.op, deque()).append(job)
 
-    def clear(self) -> list[Job]:
-        """Remove all jobs and return them."""
-        jobs = [job for queue in self._jobs.values() for job in queue]
-        self._jobs.clear()
-        return jobs
-
     def take(self, last: OpSpec | None, others: Collection[OpSpec]) -> Job | None:
         """The next job for a worker that had `last` before, while other workers are busy with `others`.
 

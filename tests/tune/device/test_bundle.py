@@ -15,6 +15,7 @@ from kompilo.compiler.errors import TargetError, UsageError
 from kompilo.compiler.tune.device import bundle
 from kompilo.compiler.tune.device.bundle import MOST_BYTES, Bundle, make_bundle
 from kompilo.compiler.tune.device.local import check_local
+from kompilo.compiler.tune.evidence import best_of, combine
 from kompilo.compiler.tune.record import Record
 from kompilo.compiler.tune.store import RecordStore
 from kompilo.compiler.tune.upkeep import take_over
@@ -122,7 +123,7 @@ def test_every_fate_of_a_candidate_becomes_a_record(conduct, tmp_path):
     assert (taken := take_over(store, [results])).added == 8
     assert not taken.problems
     (op,) = {r.op for r in found.values()}
-    best = store.best(op, "cuda-a100", {"conduct": 1})
+    best = best_of(combine(store.find(op, "cuda-a100")).values())
     assert best is not None
     assert best.point.config["act"] == "good"
 

@@ -30,17 +30,24 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     try:
         if final.exists() and not stat.S_ISREG(final.stat().st_mode):
             raise ArtifactError(f"cannot write {str(path)!r}: it exists and is not a regular file.")
-        # Beside the final file, as a rename is atomic only within one file system; os.open honours the umask.
-        temporary = final.with_name(f".{final.name[:200]}.{secrets.token_hex(6)}.tmp")
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
-        try:
-            with os.fdopen(descriptor, "w+b") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, final)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with replace_contents(final) as file:
+            yield file
     except OSError as error:
         raise ArtifactError(f"cannot write {str(path)!r}: {(error.strerror or str(error)).lower()}.") from None
+
+
+@contextmanager
+def replace_contents(final: Path) -> Iterator[IO[bytes]]:
+    """The same for a regular file, or none yet, at `final`, no symbolic link; raises the system's OSError."""
+    # Beside the final file, as a rename is atomic only within one file system; os.open honours the umask.
+    temporary = final.with_name(f".{final.name[:200]}.{secrets.token_hex(6)}.tmp")
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -21,6 +21,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from ..artifact.atomic import replace_contents
 from ..errors import UsageError
 from ..schedule.op_spec import OpSpec
 from ..schedule.target import Target
@@ -161,9 +162,8 @@ class CostModel:
         place = Path(path)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            part = place.with_name(f"{place.name}.{os.getpid()}.part")
-            part.write_bytes(data.getvalue())
-            part.replace(place)
+            with replace_contents(place) as file:
+                file.write(data.getvalue())
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise UsageError(f"cannot write the cost model to {str(place)!r}: {reason}.") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..artifact.atomic import replace_contents
 from ..errors import KompiloError
 from ..schedule.target import Target
 from .advisors import preferred
@@ -159,9 +160,8 @@ def _keep(file: Path, found: Mapping[str, list[str]]) -> None:
     """Write the cache; without one (a read-only home) the operators are found anew each time."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(found))
-        part.replace(file)
+        with replace_contents(file) as new:
+            new.write(json.dumps(found).encode())
     except OSError:
         return
 

@@ -1,5 +1,7 @@
 """The cost model learns, ranks what it has not seen, adapts, and survives files of all sorts."""
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -165,3 +167,18 @@ CostModel.load({str(tmp_path / FILE_NAME)!r}, cpu()).predict(op, points_of(op, c
 assert "xgboost" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+
+
+def test_a_full_disk_leaves_the_old_model(model, tmp_path, monkeypatch):
+    path = tmp_path / FILE_NAME
+    model.save(path)
+    whole = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UsageError, match="cannot write the cost model to .*: no space left on device"):
+        model.save(path)
+    assert path.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [path]

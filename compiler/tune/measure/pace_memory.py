@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from ...artifact.atomic import replace_contents
 from .pace import Reading
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -34,6 +34,6 @@ def remember(folder: Path, usual: Reading) -> None:
     """Keep `usual` in `folder`; without a place to write to, nothing is kept."""
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{_FILE}.{os.getpid()}.part"
-        part.write_text(json.dumps({"boot": _BOOT_ID.read_text().strip(), **asdict(usual)}))
-        part.replace(folder / _FILE)
+        data = json.dumps({"boot": _BOOT_ID.read_text().strip(), **asdict(usual)})
+        with replace_contents(folder / _FILE) as file:
+            file.write(data.encode())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,15 @@ def test_a_place_that_cannot_be_written_to_is_no_matter(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     remember(tmp_path / "file", Reading(45e-6, 2.8))
     assert json.dumps(remembered(tmp_path / "file")) == "null"
+
+
+def test_a_full_disk_leaves_the_old_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remember(tmp_path, Reading(45e-6, 2.8))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    remember(tmp_path, Reading(50e-6, 2.9))
+    assert remembered(tmp_path) == Reading(45e-6, 2.8)
+    assert [p.name for p in tmp_path.iterdir()] == ["pace.json"]

@@ -27,7 +27,9 @@ _EXIT_INTERRUPTED = 130
 
 def tune(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file, or zoo:NAME.", show_default=False)],
-    target: Annotated[str, typer.Option("--target", "-t", help="The target; its code must run here.")] = "cpu",
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="The target; without a cluster or a bundle, this machine's.")
+    ] = "cpu",
     budget: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="90s, 5m, 1h30m. Default 5m; with --trials or --exhaustive no limit."),

@@ -90,6 +90,13 @@ class Target(ABC):
         `more_objects` gives further object files to link, compiled meanwhile; it may wait for them.
         """
 
+    def check_timed_here(self) -> None:
+        """Raises TargetError unless times taken on this machine are those of the hardware that `spec.key` names.
+
+        Asked before local tuning, of targets that drive no device.
+        """
+        return  # what other kinds of target measure is their own affair
+
     def measure_roofline(self) -> Roofline | None:
         """Peak rates of one core, measured now, in seconds; None where this machine does not run the target's code."""
         return None

@@ -73,8 +73,11 @@ def tune(
     if trials is not None and trials < 1:
         raise UsageError(f"trials: expected at least 1, found {trials}.")
     hardware = find_target(target)
-    if hardware.drives_device and not _is_cluster(workers):
-        check_local(hardware)
+    if not _is_cluster(workers):
+        if hardware.drives_device:
+            check_local(hardware)
+        else:
+            hardware.check_timed_here()
     store = RecordStore(Path(records)) if records is not None else user_store()
     with store.locked(hardware.spec.key):
         pass  # records that cannot be written are told of before anything is measured

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...compiler.errors import TargetError
 from ...compiler.object_files import write_objects
 from ...compiler.schedule.roofline import Roofline
 from ...compiler.schedule.target import Target
@@ -91,8 +92,24 @@ class CpuTarget(Target):
         objects = [str(p) for p in write_objects(executable, path.parent, self.tvm_target())]
         linker.link_shared(str(path), [*objects, *more_objects()], self.spec.triple.partition("-")[0])
 
+    def check_timed_here(self) -> None:
+        """Raises TargetError unless this machine's CPU, with the cores that this process may use, is what it is for."""
+        own, here = self.spec.key, self._key_here()
+        if own != here:
+            raise TargetError(
+                f"tuning for {own}: expected that CPU, this machine's is {here}.",
+                f"tune with --target {self.spec.kind}, whose records are for this machine, or on such machines with"
+                " --workers ray.",
+            )
+        if not cpu_spec.runs_here(self.spec):
+            raise TargetError(f"tuning for {own}: this machine's CPU lacks features of the code.")
+
     def measure_roofline(self) -> Roofline | None:
         """Peak rates of one core of this machine, measured now, in about two seconds; None if it is another's code."""
         from .roofline import measure_roofline
 
-        return measure_roofline(self) if cpu_spec.runs_here(self.spec) else None
+        here = self.spec.key == self._key_here() and cpu_spec.runs_here(self.spec)
+        return measure_roofline(self) if here else None
+
+    def _key_here(self) -> str:
+        return type(self).from_preset(None).spec.key

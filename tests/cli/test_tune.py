@@ -201,3 +201,9 @@ def test_help(kompilo):
     outcome = kompilo("tune", "--help")
     assert outcome.code == 0
     assert all(option in outcome.out for option in ("--budget", "--trials", "--html", "--records", "--exhaustive"))
+
+
+def test_another_machine_s_times_are_not_measured_here(fails, model, tmp_path):
+    said = fails("tune", model, "--target", "cpu:haswell,cores=1000", "--records", tmp_path / "records")
+    assert "tuning for cpu-haswell-avx2-1000c: expected that CPU, this machine's is cpu-" in said
+    assert not (tmp_path / "records").exists()

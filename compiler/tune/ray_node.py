@@ -22,9 +22,12 @@ LONGEST_EXCHANGE_S = 0.25
 
 
 class MeasureNode:
-    """Measures for a session that tunes target `target_name`, whose key is `key`, on up to `workers` cores."""
+    """Measures for a session that tunes target `target_name`, whose key is `key`, on up to `workers` cores.
 
-    def __init__(self, target_name: str, key: str, version: str, workers: int, timeout_s: float):
+    `timeout_s` is as for `MeasurePool`.
+    """
+
+    def __init__(self, target_name: str, key: str, version: str, workers: int, timeout_s: float | None):
         self._target_name, self._key, self._version = target_name, key, version
         self._workers = max(1, min(workers, MOST_WORKERS, len(usable_cores())))
         self._timeout_s = timeout_s

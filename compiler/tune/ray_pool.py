@@ -72,14 +72,14 @@ class RayPool:
     Args:
         target_name: as for `find_target`; how a node's workers build.
         address: of the cluster ("HOST:6379", "ray://HOST:10001"); by default that which this machine is in.
-        timeout_s: as for `MeasurePool`.
+        timeout_s: as for `MeasurePool`, whose default holds if it is None.
 
     Raises (when entered):
         TargetError: there is no such target.
         UsageError: Ray is not installed, there is no cluster, or no node of it offers the target.
     """
 
-    def __init__(self, target_name: str, address: str | None = None, timeout_s: float = 10.0):
+    def __init__(self, target_name: str, address: str | None = None, timeout_s: float | None = None):
         self._target_name, self._address, self._timeout_s = target_name, address, timeout_s
         self._key = find_target(target_name).spec.key
         self._seats: dict[str, _Seat] = {}

@@ -10,13 +10,17 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from kompilo.compiler.errors import KompiloError, UsageError
-from kompilo.compiler.tune import ray_pool
+from kompilo.compiler.tune import ray_node, ray_pool
+from kompilo.compiler.tune.measure import pool as measure_pool
 from kompilo.compiler.tune.measure.pool import Job, MeasurePool
-from kompilo.compiler.tune.ray_cluster import address_of
+from kompilo.compiler.tune.measure.protocol import Setup
+from kompilo.compiler.tune.ray_cluster import ClusterNode, address_of
 from kompilo.compiler.tune.ray_pool import RayPool
 from kompilo.compiler.tune.record import Measurement, Record
 from kompilo.compiler.tune.search import InGivenOrder, Search, TaskSearch
@@ -224,6 +228,36 @@ def test_a_cluster_that_does_not_offer_the_target(nodes: Nodes, target: str) -> 
 def test_no_cluster(target: str, address: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         RayPool(target, address).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "limit"), [(NAME, None, 10.0), ("cuda:sm_80", None, 60.0), ("cuda:sm_80", 7.0, 7.0)]
+)
+def test_nodes_give_candidates_the_time_that_a_local_pool_would(monkeypatch, target, name, given, limit) -> None:
+    """The cluster is one of words: the actor is made in this process, and its workers are not started."""
+    limits: list[float] = []
+
+    class Actor:
+        def options(self, **_: object) -> Actor:
+            return self
+
+        def remote(self, *arguments: Any) -> SimpleNamespace:
+            node = ray_node.MeasureNode(*arguments)
+            return SimpleNamespace(open=SimpleNamespace(remote=node.open))
+
+    def keeper(setups: list[Setup], timeout_s: float, *_: object) -> SimpleNamespace:
+        limits.append(timeout_s)
+        return SimpleNamespace(start=lambda: None)
+
+    strategies = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda node, soft: None)
+    for module in ("ray", "ray.util", "ray.util.scheduling_strategies"):
+        monkeypatch.setitem(sys.modules, module, strategies)
+    monkeypatch.setattr(ray_pool, "import_ray", lambda: SimpleNamespace(remote=lambda cls: Actor()))
+    monkeypatch.setattr(ray_node.MeasureNode, "_unfit", lambda self: "")
+    monkeypatch.setattr(measure_pool, "Keeper", keeper)
+    node = ClusterNode("1", "here", 1.0)
+    RayPool(name, **({} if given is None else {"timeout_s": given}))._start(node)
+    assert limits == [limit]
 
 
 def test_without_ray(target: str, monkeypatch) -> None:

@@ -49,6 +49,31 @@ class RecordStore:
             with self.locked(key) as folder:
                 append_whole(folder / f"{name}.jsonl", "".join(texts).encode())
 
+    def add_missing(self, records: Iterable[Record], name: str) -> int:
+        """Add those of `records` to the file `name` of their targets that no file there has; how many they were.
+
+        No other writer comes between looking and adding. Nothing is written, and no lock taken, if nothing is missing.
+        Errors as for `append`.
+        """
+        wanted: dict[str, list[str]] = {}
+        for record in records:
+            wanted.setdefault(record.target, []).append(record.to_line())
+        added = 0
+        for key, lines in wanted.items():
+            if not self._missing(key, lines):
+                continue
+            with self.locked(key) as folder:
+                missing = self._missing(key, lines)
+                if missing:
+                    append_whole(folder / f"{name}.jsonl", "".join(line + "\n" for line in missing).encode())
+            added += len(missing)
+        return added
+
+    def _missing(self, key: str, lines: Iterable[str]) -> list[str]:
+        """Those of `lines`, each once, that no file of the target `key` has."""
+        present = {record.to_line() for record in self.read(key)[0]}
+        return [line for line in dict.fromkeys(lines) if line not in present]
+
     @contextmanager
     def locked(self, key: str) -> Iterator[Path]:
         """The folder of the target `key`, made if need be, with no other writer in it; UsageError if it cannot be."""

@@ -42,10 +42,8 @@ def take_over(store: RecordStore, sources: Iterable[Path]) -> Taken:
         found, bad = read_source(source)
         problems += bad
         records.update((record.to_line(), record) for record in found)
-    present = {r.to_line() for key in {r.target for r in records.values()} for r in store.read(key)[0]}
-    new = [record for line, record in records.items() if line not in present]
-    store.extend(new, IMPORTED)
-    return Taken(len(new), len(records) - len(new), tuple(problems))
+    added = store.add_missing(records.values(), IMPORTED)
+    return Taken(added, len(records) - added, tuple(problems))
 
 
 def read_source(source: Path) -> tuple[list[Record], list[Problem]]:

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from kompilo.compiler.errors import UsageError
 from kompilo.compiler.tune.store import RecordStore, given_store, installed_store
+from kompilo.compiler.tune.upkeep import take_over
 
 from record_support import KEY, matmul, record
 
@@ -96,6 +98,26 @@ def test_two_writers_at_once(store):
     records, problems = store.read(KEY)
     assert problems == []
     assert sorted(r.point.config.int("tile") for r in records) == [*range(1000, 1060), *range(2000, 2060)]
+
+
+def test_two_imports_of_the_same_at_once(store, tmp_path):
+    """Both have begun before either may write: the second finds what the first has added."""
+    source = RecordStore(tmp_path / "source")
+    source.extend(record(k) for k in range(20))
+    with ThreadPoolExecutor(2) as threads:
+        with store.locked(KEY):
+            takers = [threads.submit(take_over, RecordStore(store.folder), [source.folder]) for _ in range(2)]
+            time.sleep(0.5)
+        taken = [taker.result(60) for taker in takers]
+    assert sorted((t.added, t.present) for t in taken) == [(0, 20), (20, 0)]
+    assert tiles(store) == list(range(20))
+
+
+def test_taking_over_what_is_there_needs_no_right_to_write(store, tmp_path, monkeypatch):
+    store.extend([record(1), record(2)])
+    monkeypatch.setattr(RecordStore, "locked", None)
+    taken = take_over(store, [store.folder])
+    assert (taken.added, taken.present) == (0, 2)
 
 
 def test_a_full_disk_is_one_sentence_and_takes_nothing(store):

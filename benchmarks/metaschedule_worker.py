@@ -1,14 +1,16 @@
-"""A MetaSchedule session over given operators; prints a line of JSON for each measured candidate.
+"""A MetaSchedule session over given operators; prints "ready", then a line of JSON for each measured candidate.
 
     python benchmarks/metaschedule_worker.py < OPERATORS.json
 
-`tuners.py` starts it as a process of its own and ends it when the time is up. Operators are convolutions and matmuls
-with constant weights, which MetaSchedule may lay out as it likes, like Kompilo's templates.
+`tuners.py` starts it as a process of its own and ends it when the time is up, which counts from "ready" on: all is
+imported then. Operators are convolutions and matmuls with constant weights, which MetaSchedule may lay out as it likes,
+like Kompilo's templates. Needs `pip install 'kompilo[meta]'`.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -16,6 +18,7 @@ from typing import Any
 
 import tvm
 from tvm import te, topi
+from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 from tvm.tirx import PrimFunc
 
@@ -30,6 +33,7 @@ def main() -> None:
     target = tvm.target.Target(asked["target"])
     names = [f"operator{k}" for k in range(len(asked["operators"]))]
     began = time.monotonic()
+    print("ready", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         seeds = ms.utils.fork_seed(asked["seed"], n=len(names))
         contexts = [
@@ -70,9 +74,12 @@ def prim_func(operator: dict[str, Any]) -> PrimFunc:
     return te.create_prim_func([lhs, weight, result]).with_attr("layout_free_buffers", [1])
 
 
-@ms.utils.derived_object
+@derived_object
 class Report(ms.measure_callback.PyMeasureCallback):  # type: ignore[misc]
-    """Prints what was measured: seconds since the start, the operator's place, the candidate's seconds or null."""
+    """Prints what was measured: seconds since the start, the operator's place, the candidate's seconds or null.
+
+    Why a candidate failed goes to standard error.
+    """
 
     def __init__(self, began: float):
         super().__init__()
@@ -88,9 +95,11 @@ class Report(ms.measure_callback.PyMeasureCallback):  # type: ignore[misc]
     ) -> None:
         """Called by MetaSchedule after each round."""
         now = time.monotonic() - self.began
-        for result in runner_results:
-            times = [float(t) for t in result.run_secs] if result.run_secs else []
-            print(json.dumps([now, int(task_id), min(times) if times else None]), flush=True)
+        for built, ran in zip(builder_results, runner_results, strict=True):
+            times = [float(t) for t in ran.run_secs] if ran.run_secs else []
+            if not times:
+                print(f"operator {task_id}: {built.error_msg or ran.error_msg}", file=sys.stderr, flush=True)
+            print(json.dumps([now, int(task_id), statistics.median(times) if times else None]), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,19 @@
 
 The operators are the convolutions and matmuls of the model with the largest share of its arithmetic, without their
 epilogues, as code of one thread. The cost model of Kompilo's session was trained without any operator of this model.
-Random search draws from the same spaces and measures with the same workers. MetaSchedule measures by its own rules,
-with weights in cache, which flatters it. What is compared, at every moment, is the sum of the best times so far, each
-operator as often as the model calls it; it exists once all operators have a time. Several seeds of Kompilo's and of
-random search run in turn, and the median of the sums counts.
+Random search draws from the same spaces and measures with the same workers. What is compared, at every moment, is the
+sum of the best times so far, each operator as often as the model calls it; it exists once all operators have a time.
+The tuners run in turn, once with each seed, and the median of the sums counts. MetaSchedule needs
+`pip install 'kompilo[meta]'`.
+
+MetaSchedule measures by its own rules:
+- the time of a candidate is the mean over 0.1 s of calls, Kompilo's the median of samples of some 20 us or a call
+- weights and activations are in cache, which flatters it; in Kompilo's sessions weights come from memory
+- what the core's clock and other programs do to a time stays in it; Kompilo scales it by a reference beside it
+- results are not compared with a reference; Kompilo spends a part of its time on that
+- it builds a round of candidates, then times them; of Kompilo's workers one times what it has built while others build
+
+Its clock starts when it has imported TVM, Kompilo's before its workers are started.
 """
 
 from __future__ import annotations
@@ -16,22 +25,27 @@ import argparse
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from kompilo.compiler.knobs import Knobs
+from kompilo.compiler.model_source import zoo
 from kompilo.compiler.schedule.flops import flops
 from kompilo.compiler.schedule.op_spec import OpSpec
 from kompilo.compiler.schedule.target import Target, find_target
+from kompilo.compiler.tune.advisors import preferred
 from kompilo.compiler.tune.cost_model import CostModel
 from kompilo.compiler.tune.library import RecordLibrary
 from kompilo.compiler.tune.measure.pool import MeasurePool
-from kompilo.compiler.tune.record import Record
+from kompilo.compiler.tune.record import Point, Record
 from kompilo.compiler.tune.search import InGivenOrder, Search, TaskSearch
 from kompilo.compiler.tune.session import Limits, Session
 from kompilo.compiler.tune.task import Task, extract_tasks, points_of
@@ -39,6 +53,9 @@ from kompilo.compiler.tune.training import operators_of_zoo, training_examples
 
 # (seconds since the start, place of the operator, seconds of the candidate or None if it failed)
 Event = tuple[float, int, float | None]
+WORKER = Path(__file__).with_name("metaschedule_worker.py")
+# Importing TVM takes some seconds, on a busy machine more.
+READY_WITHIN_S = 60
 MOMENTS = (5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300, 600)
 
 
@@ -52,14 +69,22 @@ def main() -> None:
     parser.add_argument("--records", nargs="*", type=Path, default=[])
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
+    if not options.model.startswith("zoo:"):
+        parser.error(
+            f"--model: expected zoo:NAME, as only of those the training data are known, found {options.model}."
+        )
     target = find_target("cpu")
     tasks = heaviest(options.model, target, options.operators)
     learned = left_out(options.model, target, options.records)
-    curves: dict[str, list[list[Event]]] = {"Kompilo": [], "random search": [], "MetaSchedule": []}
+    tuners: dict[str, Callable[[int], list[Event]]] = {
+        "Kompilo": lambda seed: kompilo_events(tasks, options.seconds, seed, learned),
+        "random search": lambda seed: random_events(tasks, options.seconds, seed),
+        "MetaSchedule": lambda seed: metaschedule_events(tasks, target, options.seconds, seed),
+    }
+    curves: dict[str, list[list[Event]]] = {name: [] for name in tuners}
     for seed in range(options.seeds):
-        curves["Kompilo"].append(kompilo_events(tasks, target, options.seconds, seed, learned))
-        curves["random search"].append(random_events(tasks, options.seconds, seed))
-    curves["MetaSchedule"].append(metaschedule_events(tasks, target, options.seconds))
+        for name, run in tuners.items():
+            curves[name].append(run(seed))
     calls = [task.calls for task in tasks]
     print(table(curves, calls, options.seconds))
     if options.plot:
@@ -70,7 +95,7 @@ def heaviest(model: str, target: Target, count: int) -> list[Task]:
     """The `count` tasks with the most arithmetic among convolutions and matmuls with constant weights, epilogues cut
     off."""
     bare: dict[OpSpec, int] = {}
-    for task in extract_tasks(model, target).tasks:
+    for task in extract_tasks(model, target, dict(zoo().find(model.removeprefix("zoo:")).shapes)).tasks:
         op = task.op
         if op.kind in ("conv2d", "matmul") and op.constant[1] and (op.kind != "conv2d" or op.ints("groups") == (1,)):
             cut = replace(op, inputs=op.inputs[:2], constant=op.constant[:2], output=op.anchor_type, epilogue=())
@@ -80,8 +105,9 @@ def heaviest(model: str, target: Target, count: int) -> list[Task]:
 
 
 def left_out(model: str, target: Target, records: Sequence[Path]) -> CostModel:
-    """The cost model of all records but those of operators whose anchor occurs in `model`."""
-    own = {anchor_text(t) for t in operators_of_zoo(target, Knobs.from_environment().cache / "tune")[model[4:]]}
+    """The cost model of all records but those of operators whose anchor occurs in `model`, one of the zoo."""
+    texts = operators_of_zoo(target, Knobs.from_environment().cache / "tune")[model.removeprefix("zoo:")]
+    own = {anchor_text(text) for text in texts}
     examples = training_examples(RecordLibrary.of(records), target)
     return CostModel.of_examples([e for e in examples if anchor_text(str(e.op)) not in own], target)
 
@@ -92,14 +118,20 @@ def anchor_text(text: str) -> str:
     return ", ".join(operands.split(", ")[:2]) + rest.partition("}")[0]
 
 
-def kompilo_events(tasks: Sequence[Task], target: Target, seconds: float, seed: int, learned: CostModel) -> list[Event]:
-    """A session as `kompilo tune` runs it; it goes on to the end of the time or of the spaces."""
-    searches = []
-    for task in tasks:
-        times = learned.predict(task.op, task.points)
-        searches.append(TaskSearch(task, task.points[int(times.argmin())]))
-        searches[-1].predict_with(learned)
+def kompilo_events(tasks: Sequence[Task], seconds: float, seed: int, learned: CostModel) -> list[Event]:
+    """A session as `kompilo tune` runs it; it goes on to the end of the time or of the spaces.
+
+    Points are worth their times on one thread here, not on all cores.
+    """
+    searches = [TaskSearch(task, first_point(task, learned)) for task in tasks]
+    for search in searches:
+        search.predict_with(learned)
     return _session(Search(searches, seed), tasks, seconds, learned)
+
+
+def first_point(task: Task, learned: CostModel) -> Point:
+    """Where a session starts: what `kompilo compile` takes that has this cost model and no records."""
+    return task.points[preferred(learned.predict(task.op, task.points), 0)]
 
 
 class RandomSearch(Search):
@@ -135,32 +167,59 @@ def _session(search: Search, tasks: Sequence[Task], seconds: float, learner: Cos
     return events
 
 
-def metaschedule_events(tasks: Sequence[Task], target: Target, seconds: float) -> list[Event]:
-    """What MetaSchedule measures, from its first call on, in a process that is ended when the time is up."""
+def metaschedule_events(
+    tasks: Sequence[Task], target: Target, seconds: float, seed: int = 0, worker: Path = WORKER
+) -> list[Event]:
+    """What MetaSchedule measures in `seconds`, in a process that is ended then.
+
+    If nothing comes of it, the last that `worker` said on standard error is printed there.
+    """
     asked = {
         "operators": [_for_metaschedule(task) for task in tasks],
         "target": {"kind": "llvm", "mcpu": target.spec.mcpu, "num-cores": 1},  # type: ignore[attr-defined]
         "cores": len(os.sched_getaffinity(0)),
-        "seed": 0,
+        "seed": seed,
     }
-    worker = Path(__file__).with_name("metaschedule_worker.py")
-    process = subprocess.Popen(
-        [sys.executable, str(worker)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "TVM_NUM_THREADS": "1"},
-    )
-    try:
-        # Its clock starts after the imports: they take a few seconds, which it is given.
-        found, _ = process.communicate(json.dumps(asked), timeout=seconds + 5)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        found, _ = process.communicate()
+    found, said = _run_worker(worker, json.dumps(asked), seconds)
     events = [json.loads(line) for line in found.splitlines() if line.startswith("[") and line.endswith("]")]
+    if all(s is None for _, _, s in events):
+        why = said.strip().splitlines() or [f"no candidate was timed within {seconds:g} s."]
+        print(f"MetaSchedule measured nothing: {why[-1]}", file=sys.stderr)
     return [(float(t), int(k), s) for t, k, s in events if t <= seconds]
+
+
+def _run_worker(worker: Path, asked: str, seconds: float) -> tuple[str, str]:
+    """What the process writes until it ends, or `seconds` after it said that it is ready: output and errors."""
+    with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryDirectory() as folder:
+        given.write(asked)
+        given.seek(0)
+        output, errors = Path(folder, "output"), Path(folder, "errors")
+        with output.open("w") as out, errors.open("w") as err:
+            process = subprocess.Popen(
+                [sys.executable, str(worker)],
+                stdin=given,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                env={**os.environ, "TVM_NUM_THREADS": "1"},
+            )
+        try:
+            until = time.monotonic() + READY_WITHIN_S
+            while process.poll() is None and time.monotonic() < until and not _is_ready(output):
+                time.sleep(0.02)
+            if _is_ready(output):
+                process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        return output.read_text(), errors.read_text()
+
+
+def _is_ready(output: Path) -> bool:
+    return "ready" in output.read_text().split("\n")[:-1]
 
 
 def _for_metaschedule(task: Task) -> dict[str, object]:

@@ -20,6 +20,9 @@ import tvm
 from tvm import te, topi
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
+
+# MetaSchedule imports them when it first needs them; reading those of GPUs takes 15 s and more.
+from tvm.s_tir import tensor_intrin  # noqa: F401
 from tvm.tirx import PrimFunc
 
 # MetaSchedule measures 64 candidates of an operator before it looks at the next one. With several operators and a

@@ -54,8 +54,8 @@ from kompilo.compiler.tune.training import operators_of_zoo, training_examples
 # (seconds since the start, place of the operator, seconds of the candidate or None if it failed)
 Event = tuple[float, int, float | None]
 WORKER = Path(__file__).with_name("metaschedule_worker.py")
-# Importing TVM takes some seconds, on a busy machine more.
-READY_WITHIN_S = 60
+# Importing all of MetaSchedule takes 20 seconds, on a busy machine some minutes.
+READY_WITHIN_S = 300
 MOMENTS = (5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300, 600)
 
 
@@ -215,7 +215,8 @@ def _run_worker(worker: Path, asked: str, seconds: float) -> tuple[str, str]:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        return output.read_text(), errors.read_text()
+        late = "" if _is_ready(output) else f"it was not ready within {READY_WITHIN_S} s."
+        return output.read_text(), errors.read_text() or late
 
 
 def _is_ready(output: Path) -> bool:

@@ -77,6 +77,12 @@ def test_the_clock_starts_when_the_worker_is_ready_and_ends_it(session, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_worker_that_is_never_ready_is_given_up(session, capsys, monkeypatch):
+    monkeypatch.setattr(tuners, "READY_WITHIN_S", 0.5)
+    assert session("time.sleep(60)\n", 5.0) == []
+    assert "MetaSchedule measured nothing: it was not ready within 0.5 s." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("script", "says"),
     [

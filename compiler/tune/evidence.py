@@ -6,8 +6,9 @@ A point may have been measured often: in several sessions, on several machines o
 - Its time is the median of its newest five times, those with weights out of cache ("cold") if there are any; of the
   five, times taken while another program worked on the core do not count if there are others.
 - Points are compared by cold times where any point has one: warm times are shorter and compare with warm ones only.
-- Places are asked in order. The first that knows a point decides on it; times of later places are scaled by the median
-  ratio of the points that both have timed, as another machine of the same kind may run at another clock.
+- Places are asked in order; what a store has imported is a place of its own, after the rest of the store. The first
+  that knows a point decides on it; times of later places are scaled by the median ratio of the points that both have
+  timed, as another machine of the same kind may run at another clock.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Union
 
 from ..errors import UsageError
 from ..schedule.op_spec import OpSpec
-from .evidence import Known, combine, join
+from .evidence import Known, join
 from .record import Point
 from .record_file import Problem
 from .store import RecordStore, given_store, installed_store, user_store
@@ -49,7 +49,7 @@ class RecordLibrary:
 
     def known(self, op: OpSpec, key: str) -> dict[Point, Known]:
         """What is known of each point of `op` on the target `key`, whether or not its template still offers it."""
-        return join(combine(store.find(op, key)) for store in self.stores)
+        return join(known for store in self.stores for known in store.known(op, key))
 
     def tried(self, op: OpSpec, key: str, points: Iterable[Point]) -> dict[Point, Known]:
         """What is known of those `points` that were measured; nothing else counts. The order of knobs is no matter."""

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..schedule.op_spec import OpSpec
-from .evidence import Found
-from .record import Record
+from .evidence import Found, Known, combine
+from .record import Point, Record
 from .record_file import PATTERNS, Problem, RecordFile, record_file
 
 # Where a session's measurements go, and those that were measured elsewhere.
@@ -115,8 +115,17 @@ class RecordStore:
             return sorted(path for pattern in PATTERNS for path in folder.glob(pattern))
         return []
 
+    def places(self, key: str) -> list[list[Path]]:
+        """The same files by whose clock their times are of: this machine's, then those that were imported.
+
+        The latter are another place in the sense of `evidence`.
+        """
+        files = self.files(key)
+        imported = [path for path in files if path.name.partition(".")[0] == IMPORTED]
+        return [[path for path in files if path not in imported], imported]
+
     def indexed(self, key: str) -> list[RecordFile]:
-        """The same files, indexed by operator."""
+        """The files, indexed by operator."""
         return [record_file(path, key) for path in self.files(key)]
 
     def read(self, key: str) -> tuple[list[Record], list[Problem]]:
@@ -127,10 +136,17 @@ class RecordStore:
 
     def find(self, op: OpSpec, key: str) -> list[Found]:
         """What was measured for `op` on the target `key`, in the order of files and lines."""
+        return self._found(op, key, self.files(key))
+
+    def known(self, op: OpSpec, key: str) -> list[dict[Point, Known]]:
+        """What each of the `places` says of `op`'s points on the target `key`; they are to be joined."""
+        return [combine(self._found(op, key, files)) for files in self.places(key)]
+
+    def _found(self, op: OpSpec, key: str, files: Iterable[Path]) -> list[Found]:
         found = []
-        for file in self.indexed(key):
-            name = f"{self.label or self.folder}:{key}/{file.path.name}"
-            found += [Found(record, name) for record in file.of(op)]
+        for path in files:
+            name = f"{self.label or self.folder}:{key}/{path.name}"
+            found += [Found(record, name) for record in record_file(path, key).of(op)]
         return found
 
 

@@ -19,6 +19,7 @@ from .evidence import Found, combine, join
 from .examples import Example, example_of
 from .library import RecordLibrary
 from .record import Point, Record
+from .record_file import record_file
 from .task import extract_tasks
 
 # How many of the ranking's first points are measured in the figure `best_of_8`.
@@ -47,10 +48,12 @@ class Score:
 def training_examples(library: RecordLibrary, target: Target) -> list[Example]:
     """An example of each operator that the stores of `library` have usable records of, in their order of precedence."""
     versions = {t.name: t.version for t in target.templates}
-    by_store = [_by_operator(store.read(target.spec.key)[0], versions) for store in library.stores]
+    key = target.spec.key
+    places = [files for store in library.stores for files in store.places(key)]
+    by_place = [_by_operator([r for f in files for r in record_file(f, key).all()], versions) for files in places]
     examples = []
-    for key in dict.fromkeys(key for store in by_store for key in store):
-        found = [store[key] for store in by_store if key in store]
+    for op in dict.fromkeys(op for place in by_place for op in place):
+        found = [place[op] for place in by_place if op in place]
         example = example_of(found[0][0].record.op, join(combine(f) for f in found), target)
         if example is not None:
             examples.append(example)

@@ -6,6 +6,7 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,17 +102,15 @@ def prune(store: RecordStore, key: str, holds: Holds | None, failed: bool = Fals
     `holds` None: it is not known what the templates offer. With `failed` failures are forgotten, to be tried again.
     """
     pruned = Pruned()
-    if dry_run:
-        _prune_files(store.files(key), _Sieve(key, holds, failed), pruned, dry_run)
-    elif store.files(key):
-        with store.locked(key):
-            _prune_files(store.files(key), _Sieve(key, holds, failed), pruned, dry_run)
+    with nullcontext() if dry_run or not store.files(key) else store.locked(key):
+        for files in store.places(key):  # what is newer elsewhere supersedes nothing that was measured here
+            _prune_files(files, _Sieve(key, holds, failed), pruned, dry_run)
     return pruned
 
 
 def _prune_files(files: Sequence[Path], sieve: _Sieve, pruned: Pruned, dry_run: bool) -> None:
     plain = [path for path in files if path.suffix != ".gz"]
-    pruned.packed = len(files) - len(plain)
+    pruned.packed += len(files) - len(plain)
     lines = [(k, line) for k, path in enumerate(plain) for _, line in numbered_lines(path.read_bytes())]
     reasons = sieve.reasons_to_drop([line for _, line in lines])
     pruned.dropped.update(reason for reason in reasons if reason)

@@ -143,6 +143,28 @@ def test_out_and_in_again(kompilo, user, tmp_path):
     assert (tmp_path / "all.jsonl.gz").read_bytes() == content
 
 
+def test_what_was_imported_counts_as_another_clock_s(kompilo, user, tuned, tmp_path):
+    """Everything takes 1.3 times as long there; a config that was timed only there is shown with the time for here."""
+    target = tuned[0].target
+    mine = [r for r in tuned if r.op.kind == "matmul"]
+    slower = [replace(r, measurement=replace(r.measurement, seconds=1.3 * r.measurement.seconds)) for r in mine]
+    user.extend(mine[:-1])
+    (tmp_path / "in.jsonl").write_text("".join(r.to_line() + "\n" for r in slower))
+    assert f"{len(mine)} records added, 0" in kompilo("records", "import", tmp_path / "in.jsonl").out
+    (operator,) = json.loads(kompilo("records", "show", str(mine[0].op), "--json").out)["operators"]
+    seconds = [p["seconds"] for p in operator["points"]]
+    assert seconds == pytest.approx(sorted(r.measurement.seconds for r in mine))
+    files = {p["file"] for p in operator["points"]}
+    assert files == {f"user:{target}/tuned.jsonl", f"user:{target}/imported.jsonl"}
+    listed = json.loads(kompilo("records", "list", "--json").out)["files"]
+    assert [(Path(f["file"]).name, f["records"]) for f in listed if f["place"] == "user"] == [
+        ("imported.jsonl", len(mine)),
+        ("tuned.jsonl", len(mine) - 1),
+    ]
+    assert f"{2 * len(mine) - 1} records of" in kompilo("records", "export", tmp_path / "out.jsonl").out
+    assert f"{2 * len(mine) - 1} kept, 0 dropped" in kompilo("records", "prune").out
+
+
 def test_import_takes_what_is_whole(kompilo, user, tmp_path):
     bad = ["{", record(1).to_line().replace('"schema":1', '"schema":7'), record(1, target="../up").to_line()]
     (tmp_path / "in.jsonl").write_text("\n".join([*bad, record(2).to_line()]))

@@ -20,6 +20,7 @@ from kompilo.compiler.tune.advisors import (
 from kompilo.compiler.tune.library import RecordLibrary
 from kompilo.compiler.tune.record import Point
 from kompilo.compiler.tune.store import RecordStore, installed_store
+from kompilo.compiler.tune.upkeep import take_over, write_out
 
 from record_support import KEY, FakeTarget, FakeTemplate, chosen, matmul, point, record
 
@@ -130,6 +131,35 @@ def test_times_of_another_place_are_scaled_to_those_of_the_first(store, tmp_path
     assert choose(store)[0] == 2
     other.append(record(4, 0.7e-3))
     assert choose(store) == (4, "record of 2026-11-01: 7 ms, 4 tried")
+
+
+CLOCK = 1.3  # how much longer all takes on the machine that records were imported from
+
+
+def test_imported_times_are_scaled_to_those_measured_here(store, tmp_path):
+    """There, tile 3 takes longer than tile 2 does here; here it would be the faster."""
+    store.extend([record(1, 10e-3), record(2, 8e-3)])
+    other = RecordStore(tmp_path / "other")
+    other.extend([record(1, 10e-3 * CLOCK, day=2), record(2, 8e-3 * CLOCK, day=2), record(3, 7e-3 * CLOCK, day=2)])
+    assert take_over(store, [other.folder]).added == 3
+    known = RecordLibrary((store,)).known(matmul(), KEY)
+    assert {p.config.int("tile"): k.seconds for p, k in known.items()} == pytest.approx({1: 10e-3, 2: 8e-3, 3: 7e-3})
+    assert choose(store) == (3, "record of 2026-11-02: 7 ms, 3 tried")
+
+
+def test_one_s_own_measurements_come_before_imported_ones(store, tmp_path):
+    """What works, and how fast, though the imported ones are newer; a wrong result counts wherever it was seen."""
+    store.extend([record(1, None), record(2, 2e-3), record(3, 1e-3)])
+    other = RecordStore(tmp_path / "other")
+    other.extend([record(1, 1e-6, day=2), record(2, 1e-6, day=2), record(3, None, day=2, status="wrong_result")])
+    take_over(store, [other.folder])
+    assert choose(store) == (2, "record of 2026-11-01: 2 ms, 3 tried")
+
+
+def test_a_packed_file_of_imported_records_is_imported_too(store, tmp_path):
+    store.append(record(1, 1e-3))
+    write_out(store, [KEY], store.folder / KEY / "imported.jsonl.gz")
+    assert [[path.name for path in place] for place in store.places(KEY)] == [["tuned.jsonl"], ["imported.jsonl.gz"]]
 
 
 def test_what_fails_here_is_not_chosen_because_it_works_elsewhere(store, tmp_path, monkeypatch):

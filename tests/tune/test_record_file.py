@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kompilo.compiler.tune.evidence import Found, combine
+from kompilo.compiler.tune.evidence import Found, combine, join
+from kompilo.compiler.tune.library import RecordLibrary
 from kompilo.compiler.tune.record import Record
 from kompilo.compiler.tune.record_file import record_file
-from kompilo.compiler.tune.store import RecordStore
+from kompilo.compiler.tune.store import IMPORTED, RecordStore
 from kompilo.compiler.tune.upkeep import prune
 
 from record_support import KEY, matmul, record
@@ -107,23 +108,29 @@ def test_what_cannot_be_read_is_one_problem(tmp_path):
     assert "no such file" in str(record_file(tmp_path / "none.jsonl", KEY).problems)
 
 
-@given(st.lists(st.tuples(st.integers(1, 2), st.integers(1, 9), st.sampled_from(CASES)), max_size=60))
-def test_lookups_and_pruning_change_no_choice(tmp_path_factory, measured):
+MEASURED = st.tuples(st.integers(1, 2), st.integers(1, 9), st.sampled_from(CASES))
+
+
+@given(st.lists(MEASURED, max_size=60), st.lists(MEASURED, max_size=20))
+def test_lookups_and_pruning_change_no_choice(tmp_path_factory, measured, imported):
     """What is known of each point is the same from all records, from a lookup's, and from what pruning leaves."""
     store = RecordStore(tmp_path_factory.mktemp("store"))
-    store.extend(
+    made = [
         record(tile, None if "status" in case else 1e-3 * (k + 1), day, **case)
-        for k, (tile, day, case) in enumerate(measured)
-    )
+        for k, (tile, day, case) in enumerate(measured + imported)
+    ]
+    store.extend(made[: len(measured)])
+    store.extend(made[len(measured) :], IMPORTED)
 
     def known():
-        return {p: (k.record, k.seconds) for p, k in combine(store.find(matmul(), KEY)).items()}
+        return {p: (k.record, k.seconds) for p, k in RecordLibrary((store,)).known(matmul(), KEY).items()}
 
-    everything = combine([Found(r, "") for r in store.read(KEY)[0]])
+    places = (made[: len(measured)], made[len(measured) :])
+    everything = join(combine([Found(r, "") for r in place]) for place in places)
     assert known() == {p: (k.record, k.seconds) for p, k in everything.items()}
     prune(store, KEY, None)
     assert known() == {p: (k.record, k.seconds) for p, k in everything.items()}
-    assert len(store.read(KEY)[0]) <= len(measured)
+    assert len(store.read(KEY)[0]) <= len(made)
 
 
 def test_a_line_is_parsed_only_when_asked_for(read, monkeypatch):

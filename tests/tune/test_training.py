@@ -1,5 +1,7 @@
 """Examples from several places of records, and scores of models left out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from operators import conv2d, cpu, matmul, records, truth
@@ -8,7 +10,7 @@ from kompilo.compiler.tune import training
 from kompilo.compiler.tune.cost_model import CostModel
 from kompilo.compiler.tune.examples import examples_of
 from kompilo.compiler.tune.library import RecordLibrary
-from kompilo.compiler.tune.store import RecordStore
+from kompilo.compiler.tune.store import IMPORTED, RecordStore
 from kompilo.compiler.tune.task import Task, Tasks, points_of
 
 TARGET = cpu()
@@ -23,6 +25,18 @@ def test_records_of_all_places_become_one_example_per_operator(tmp_path):
     assert [e.op for e in found] == [A, B]
     assert set(found[0].points) == set(points_of(A, TARGET))
     np.testing.assert_allclose(found[0].seconds, truth(A, TARGET, found[0].points))
+
+
+def test_imported_times_are_scaled_before_anything_is_learnt_from_them(tmp_path):
+    store = RecordStore(tmp_path)
+    store.extend(records(A, TARGET)[:3])
+    slower = [
+        replace(r, measurement=replace(r.measurement, seconds=1.3 * r.measurement.seconds)) for r in records(A, TARGET)
+    ]
+    store.extend(slower, IMPORTED)
+    (found,) = training.training_examples(RecordLibrary((store,)), TARGET)
+    assert set(found.points) == set(points_of(A, TARGET))
+    np.testing.assert_allclose(found.seconds, truth(A, TARGET, found.points))
 
 
 def test_every_model_is_judged_by_one_that_never_saw_its_operators(monkeypatch):

@@ -157,12 +157,15 @@ def append_whole(path: Path, data: bytes) -> None:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             data = b"\n" + data
+        whole = size + len(data)
         try:
             while data:
                 data = data[os.write(descriptor, data) :]
         except BaseException:
+            # An interrupt may come when all is written.
             with suppress(OSError):
-                os.ftruncate(descriptor, size)
+                if os.fstat(descriptor).st_size < whole:
+                    os.ftruncate(descriptor, size)
             raise
     finally:
         os.close(descriptor)

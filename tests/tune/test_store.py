@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kompilo.compiler.errors import UsageError
-from kompilo.compiler.tune.store import RecordStore, given_store, installed_store
+from kompilo.compiler.tune.store import RecordStore, append_whole, given_store, installed_store
 from kompilo.compiler.tune.upkeep import take_over
 
 from record_support import KEY, matmul, record
@@ -195,3 +195,18 @@ def test_what_is_installed_is_whole():
         records, problems = store.read(key)
         assert problems == []
         assert records
+
+
+@pytest.mark.parametrize(("written", "kept"), [(None, True), (3, False)])
+def test_an_interrupt_leaves_whole_lines_only(tmp_path, monkeypatch, written, kept):
+    path, write = tmp_path / "tuned.jsonl", os.write
+    append_whole(path, b"first\n")
+
+    def interrupted(descriptor: int, data: bytes) -> int:
+        write(descriptor, data[:written])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        append_whole(path, b"second\n")
+    assert path.read_bytes() == (b"first\nsecond\n" if kept else b"first\n")

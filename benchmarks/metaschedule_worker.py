@@ -26,7 +26,8 @@ from tvm.s_tir import tensor_intrin  # noqa: F401
 from tvm.tirx import PrimFunc
 
 # MetaSchedule measures 64 candidates of an operator before it looks at the next one. With several operators and a
-# budget of minutes that would leave most of them unmeasured: fewer are kinder to it.
+# budget of minutes that would leave most of them unmeasured: fewer are kinder to it. Before each round it breeds four
+# generations of 512 programs, whatever the number that it measures: 84 s on two busy cores.
 TRIALS_PER_ROUND = 8
 
 

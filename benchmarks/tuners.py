@@ -16,7 +16,8 @@ MetaSchedule measures by its own rules:
 - results are not compared with a reference; Kompilo spends a part of its time on that
 - it builds a round of candidates, then times them; of Kompilo's workers one times what it has built while others build
 
-Its clock starts when it has imported TVM, Kompilo's before its workers are started.
+Its clock starts when it has imported TVM, Kompilo's before its workers are started. Before each round of candidates of
+an operator it searches for long (84 s on two busy cores): for several operators give it `--seconds 600` and more.
 """
 
 from __future__ import annotations

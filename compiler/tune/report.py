@@ -10,9 +10,9 @@ from .record import Point
 
 @dataclass(frozen=True)
 class TaskState:
-    """How far one operator has come. Times are seconds of one call; None where nothing was measured yet.
+    """How far one operator has come. Times are seconds of one call on one thread; None where nothing was measured yet.
 
-    They are those of one thread, longer by what a config leaves cores idle (`features.idle_factors`).
+    The best config is the one worth most on all cores (`TaskSearch.best`), which need not be the fastest on one.
 
     `start_seconds` is the time of the config that would be used without this session, `best_seconds` the best time
     known, `predicted_seconds` what the cost model thinks the best untried point takes. `history` holds

@@ -200,10 +200,11 @@ class Session:
         return kept[1]
 
     def _new_state(self, task: TaskSearch) -> TaskState:
-        best = task.best
+        best, start = task.best, task.results.get(task.start)
+        best_seconds = task.results[best[0]].seconds if best else None
         history = self._history.setdefault(id(task), [])
-        if best is not None and (not history or best[1] < history[-1][1]):
-            history.append((self.clock() - self._began, best[1]))
+        if best_seconds is not None and (not history or best_seconds != history[-1][1]):
+            history.append((self.clock() - self._began, best_seconds))
         return TaskState(
             op=task.task.op,
             calls=task.task.calls,
@@ -211,9 +212,9 @@ class Session:
             tried=len(task.results),
             failed=sum(not m.ok for m in task.results.values()),
             start_point=task.start,
-            start_seconds=task.worth(task.start),
+            start_seconds=start.seconds if start is not None else None,
             best_point=best[0] if best else None,
-            best_seconds=best[1] if best else None,
+            best_seconds=best_seconds,
             predicted_seconds=task.predicted_seconds(),
             history=tuple(history),
         )

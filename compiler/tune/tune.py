@@ -72,6 +72,8 @@ def tune(
     seconds = None if budget is None else budget_seconds(budget)
     if trials is not None and trials < 1:
         raise UsageError(f"trials: expected at least 1, found {trials}.")
+    if seed < 0:
+        raise UsageError(f"seed: expected at least 0, found {seed}.")
     hardware = find_target(target)
     if not _is_cluster(workers):
         if hardware.drives_device:

@@ -209,3 +209,14 @@ def test_unchanged_tasks_keep_their_state():
     made.run()
     kept = sum(a.tasks[k] is b.tasks[k] for a, b in itertools.pairwise(states) for k in (0, 1))
     assert kept > len(states) / 2
+
+
+def test_times_are_shown_as_measured_though_choices_count_idle_cores():
+    made, _, _ = session(Limits(), names=("a",), exhaustive=True)
+    fastest = min(TIMES, key=TIMES.__getitem__)
+    made.search.tasks[0].factors = {fastest: 3.0}
+    (task,) = made.run().tasks
+    second = sorted(TIMES.values())[1]
+    assert task.best_seconds == task.history[-1][1] == second
+    assert task.best_point != fastest
+    assert task.start_seconds == TIMES[POINTS[0]]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from operators import conv2d, cpu, records, truth
 
+from kompilo.compiler.errors import UsageError
 from kompilo.compiler.tune import library as library_module
 from kompilo.compiler.tune import tune as tune_module
 from kompilo.compiler.tune.cost_model import CostModel
@@ -77,3 +78,8 @@ def test_the_cost_model_trained_or_not_knows_what_was_measured_before(stores, mo
     (learner,) = learners
     assert isinstance(learner, CostModel)
     assert [set(e.points) for e in learner.examples] == [set(POINTS[:5])]
+
+
+def test_a_seed_is_not_negative():
+    with pytest.raises(UsageError, match="seed: expected at least 0, found -1"):
+        tune_module.tune("model.onnx", seed=-1)

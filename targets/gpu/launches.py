@@ -17,40 +17,8 @@ from tvm import tirx
 from ...compiler.device_code import Kernel
 from ...compiler.errors import KompiloError
 from ...compiler.launches import Argument, Extent, Launch, Number, Place, Tiles
+from .host_arithmetic import BINARY, CALLS, EXTENTS
 
-_BINARY: dict[str, Callable[[Any, Any], Any]] = {
-    "Add": lambda a, b: a + b,
-    "Sub": lambda a, b: a - b,
-    "Mul": lambda a, b: a * b,
-    "FloorDiv": lambda a, b: a // b,
-    "FloorMod": lambda a, b: a % b,
-    "Div": lambda a, b: int(a / b) if isinstance(a, int) else a / b,
-    "Mod": lambda a, b: a - int(a / b) * b,
-    "Min": min,
-    "Max": max,
-    "EQ": lambda a, b: a == b,
-    "NE": lambda a, b: a != b,
-    "LT": lambda a, b: a < b,
-    "LE": lambda a, b: a <= b,
-    "GT": lambda a, b: a > b,
-    "GE": lambda a, b: a >= b,
-    "And": lambda a, b: a and b,
-    "Or": lambda a, b: a or b,
-}
-_CALLS: dict[str, Callable[..., Any]] = {
-    "tirx.shift_left": lambda a, b: a << b,
-    "tirx.shift_right": lambda a, b: a >> b,
-    "tirx.bitwise_and": lambda a, b: a & b,
-    "tirx.bitwise_or": lambda a, b: a | b,
-    "tirx.if_then_else": lambda c, a, b: a if c else b,
-    "tirx.likely": lambda a: a,
-    "tirx.buffer_data": lambda a: a,
-    "tirx.tvm_stack_alloca": lambda _kind, _count: _Slot(),
-}
-_EXTENTS = {
-    **{f"{kind}Idx.{axis}": (kind, i) for kind in ("block", "thread") for i, axis in enumerate("xyz")},
-    **{f"clusterCtaIdx.{axis}": ("cluster", i) for i, axis in enumerate("xyz")},
-}
 _SHARED = "tirx.use_dyn_shared_memory"
 _ENCODE = "runtime.cuTensorMapEncodeTiled"
 
@@ -101,8 +69,8 @@ class HostWalk:
         kind = type(expr).__name__
         if kind in ("IntImm", "FloatImm", "StringImm"):
             return expr.value
-        if kind in _BINARY:
-            return _BINARY[kind](self._evaluate(expr.a), self._evaluate(expr.b))
+        if kind in BINARY:
+            return BINARY[kind](self._evaluate(expr.a), self._evaluate(expr.b))
         if kind == "Var" and expr in self._values:
             return self._values[expr]
         if kind == "Cast":
@@ -118,8 +86,10 @@ class HostWalk:
 
     def _call(self, call: Any) -> Any:
         name = str(call.op.name)
-        if name in _CALLS:
-            return _CALLS[name](*map(self._evaluate, call.args))
+        if name == "tirx.tvm_stack_alloca":
+            return _Slot()
+        if name in CALLS:
+            return CALLS[name](*map(self._evaluate, call.args))
         if name == "tirx.call_ffi_kernel":
             return self._launch(call)
         if name == "tirx.tvm_call_packed" and self._evaluate(call.args[0]) == _ENCODE:
@@ -135,8 +105,8 @@ class HostWalk:
         sizes = {kind: [1, 1, 1] for kind in ("block", "thread", "cluster")}
         shared = 0
         for tag, extent in zip(tags, extents, strict=True):
-            if tag in _EXTENTS:
-                kind, axis = _EXTENTS[tag]
+            if tag in EXTENTS:
+                kind, axis = EXTENTS[tag]
                 sizes[kind][axis] = int(extent)
             elif tag == _SHARED:
                 shared = int(extent)

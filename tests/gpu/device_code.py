@@ -15,6 +15,8 @@ import tvm
 from tvm import tirx
 from tvm.tirx.build import codegen_build, split_host_device_mods
 
+from kompilo.targets.gpu.host_arithmetic import BINARY, CALLS, EXTENTS
+
 
 @dataclass(frozen=True)
 class Pointer:
@@ -130,40 +132,6 @@ def _with_instrument(instrument: _Capture) -> tvm.transform.PassContext:
 
 # --- the host function ---------------------------------------------------------------------------------------------
 
-_BINARY: dict[str, Callable[[Any, Any], Any]] = {
-    "Add": lambda a, b: a + b,
-    "Sub": lambda a, b: a - b,
-    "Mul": lambda a, b: a * b,
-    "FloorDiv": lambda a, b: a // b,
-    "FloorMod": lambda a, b: a % b,
-    "Div": lambda a, b: int(a / b) if isinstance(a, int) else a / b,
-    "Mod": lambda a, b: a - int(a / b) * b,
-    "Min": min,
-    "Max": max,
-    "EQ": lambda a, b: a == b,
-    "NE": lambda a, b: a != b,
-    "LT": lambda a, b: a < b,
-    "LE": lambda a, b: a <= b,
-    "GT": lambda a, b: a > b,
-    "GE": lambda a, b: a >= b,
-    "And": lambda a, b: a and b,
-    "Or": lambda a, b: a or b,
-}
-_CALLS: dict[str, Callable[..., Any]] = {
-    "tirx.shift_left": lambda a, b: a << b,
-    "tirx.shift_right": lambda a, b: a >> b,
-    "tirx.bitwise_and": lambda a, b: a & b,
-    "tirx.bitwise_or": lambda a, b: a | b,
-    "tirx.if_then_else": lambda c, a, b: a if c else b,
-    "tirx.likely": lambda a: a,
-    "tirx.buffer_data": lambda a: a,
-    "tirx.tvm_stack_alloca": lambda _kind, _count: MapSlot(),
-}
-_EXTENTS = {
-    **{f"{kind}Idx.{axis}": (kind, i) for kind in ("block", "thread") for i, axis in enumerate("xyz")},
-    **{f"clusterCtaIdx.{axis}": ("cluster", i) for i, axis in enumerate("xyz")},
-}
-
 
 class HostWalk:
     """Walks a host function for given arrays and collects its launches; `scratch`: bytes of buffers it allocates."""
@@ -206,8 +174,8 @@ class HostWalk:
         kind = type(expr).__name__
         if kind in ("IntImm", "FloatImm", "StringImm"):
             return expr.value
-        if kind in _BINARY:
-            return _BINARY[kind](self.evaluate(expr.a), self.evaluate(expr.b))
+        if kind in BINARY:
+            return BINARY[kind](self.evaluate(expr.a), self.evaluate(expr.b))
         if kind == "Var":
             return self.values[expr]
         if kind == "Cast":
@@ -223,8 +191,10 @@ class HostWalk:
 
     def _call(self, call: Any) -> Any:
         name = str(call.op.name)
-        if name in _CALLS:
-            return _CALLS[name](*map(self.evaluate, call.args))
+        if name == "tirx.tvm_stack_alloca":
+            return MapSlot()
+        if name in CALLS:
+            return CALLS[name](*map(self.evaluate, call.args))
         if name == "tirx.call_ffi_kernel":
             return self._launch(call)
         if name == "tirx.tvm_call_packed" and self.evaluate(call.args[0]) == "runtime.cuTensorMapEncodeTiled":
@@ -240,8 +210,8 @@ class HostWalk:
         sizes = {"block": [1, 1, 1], "thread": [1, 1, 1], "cluster": [1, 1, 1]}
         dynamic = 0
         for name, extent in zip(names, extents, strict=True):
-            if name in _EXTENTS:
-                kind, axis = _EXTENTS[name]
+            if name in EXTENTS:
+                kind, axis = EXTENTS[name]
                 sizes[kind][axis] = int(extent)
             elif name == "tirx.use_dyn_shared_memory":
                 dynamic = int(extent)

@@ -58,7 +58,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Cycles of the parts of a kernel on the busiest SM."""
+    """Cycles of the parts of a block's work, `edge` being what is done once, and of the kernel on the busiest SM."""
 
     blocks: int
     rounds: int
@@ -66,6 +66,7 @@ class Estimate:
     multiply: float
     shared: float
     global_: float
+    edge: float
     total: float
 
 
@@ -114,7 +115,7 @@ def estimate(problem: Problem, tile: GemmTile, spec: GpuSpec) -> Estimate:
     hidden = min(1.0, resident * warps * tile.tm * tile.tn / _IN_FLIGHT / 4)
     busy = resident * max(multiply / hidden, shared, global_) + 0.25 * resident * min(multiply, shared + global_)
     overhead = _BLOCK_CYCLES + steps * _STEP_CYCLES
-    return Estimate(blocks, rounds, resident, multiply, shared, global_, rounds * (busy + overhead))
+    return Estimate(blocks, rounds, resident, multiply, shared, global_, overhead, rounds * (busy + overhead))
 
 
 def gemm_space(problem: Problem, spec: GpuSpec, lanes: int = QUAD) -> Space | None:

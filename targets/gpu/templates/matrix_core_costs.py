@@ -18,7 +18,7 @@ from ....compiler.schedule.template import Config, Space
 from ....compiler.schedule.traits import Traits
 from ..occupancy import resident_blocks
 from ..spec import GpuSpec
-from .gemm_costs import Problem
+from .gemm_costs import Estimate, Problem
 from .matrix_core import MatrixInstruction
 from .matrix_core_gemm import fetches
 from .matrix_core_tile import MatrixTile, config_of, tile_of
@@ -48,20 +48,6 @@ class Matrices:
     def dtype(self) -> str:
         """Of the operands."""
         return self.instructions[0].dtype
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Cycles of the parts of a block's work, and of the kernel on the busiest compute unit."""
-
-    blocks: int
-    rounds: int
-    resident: int
-    multiply: float
-    shared: float
-    global_: float
-    edge: float
-    total: float
 
 
 @cache

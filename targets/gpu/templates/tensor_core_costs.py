@@ -18,7 +18,7 @@ from ....compiler.schedule.template import Config, Space
 from ....compiler.schedule.traits import Traits
 from ..occupancy import resident_blocks
 from ..spec import GpuSpec
-from .gemm_costs import Problem
+from .gemm_costs import Estimate, Problem
 from .tensor_core_ptx import Multiply
 from .tensor_core_tile import TensorTile, config_of, tile_of
 from .tensor_core_wgmma import ROWS
@@ -72,20 +72,6 @@ class Product:
         more = 0 if self.how.warps == 1 else 1
         most = 2 if all(self.through_registers) else 3 if any(self.through_registers) else 5
         return tuple(range(2 + more, most + more + 1))
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Cycles of the parts of a block's work, and of the kernel on the busiest SM."""
-
-    blocks: int
-    rounds: int
-    resident: int
-    multiply: float
-    shared: float
-    global_: float
-    edge: float
-    total: float
 
 
 @cache

@@ -22,6 +22,7 @@ from kompilo.compiler.schedule.target import Target, find_target
 from kompilo.compiler.tune.advisors import preferred
 from kompilo.compiler.tune.cost_model import CostModel
 from kompilo.compiler.tune.examples import Example
+from kompilo.compiler.tune.features import idle_factors
 from kompilo.compiler.tune.library import RecordLibrary
 from kompilo.compiler.tune.record import Measurement, Record
 from kompilo.compiler.tune.training import default_place, operators_of_zoo, training_examples
@@ -66,8 +67,8 @@ def quality_table(
 
 def default_quality(example: Example, target: Target) -> float:
     """Best time / time of what is taken without records and without a model; NaN if that was not measured."""
-    place = default_place(example, target)
-    return float("nan") if place is None else example.seconds.min() / example.seconds[place]
+    place, seconds = default_place(example, target), _on_all_cores(example, target)
+    return float("nan") if place is None else seconds.min() / seconds[place]
 
 
 def replay(example: Example, model: CostModel, steps: Sequence[int]) -> list[float]:
@@ -76,15 +77,22 @@ def replay(example: Example, model: CostModel, steps: Sequence[int]) -> list[flo
     After none it is that of the model's choice.
     """
     order: list[int] = []
-    predicted = model.predict(example.op, example.points)
+    factors = idle_factors(example.op, model.target, example.points)
+    start = predicted = model.predict(example.op, example.points) * factors
     while len(order) < min(max(steps), len(example.points)):
         if order and len(order) % ADAPT_EVERY == 0:
-            predicted = model.with_records(_records(example, order, model)).predict(example.op, example.points)
+            adapted = model.with_records(_records(example, order, model))
+            predicted = adapted.predict(example.op, example.points) * factors
         untried = [k for k in range(len(example.points)) if k not in order]
         order.append(min(untried, key=lambda k: predicted[k]))
-    best = example.seconds.min()
-    chosen = preferred(model.predict(example.op, example.points), default_place(example, model.target))
-    return [best / min(example.seconds[k] for k in order[:n] or [chosen]) for n in steps]
+    seconds = _on_all_cores(example, model.target)
+    chosen = preferred(start, default_place(example, model.target))
+    return [seconds.min() / min(seconds[k] for k in order[:n] or [chosen]) for n in steps]
+
+
+def _on_all_cores(example: Example, target: Target) -> np.ndarray:
+    """What the measured times, those of one core, are worth on all: choices go by that."""
+    return example.seconds * idle_factors(example.op, target, example.points)
 
 
 def _records(example: Example, places: Sequence[int], model: CostModel) -> list[Record]:

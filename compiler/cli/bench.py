@@ -12,6 +12,7 @@ import typer
 
 from ..errors import UsageError
 from ..model_source import is_artifact, resolve
+from ..number_words import time_text
 from ..scratch import scratch_folder
 from . import console
 from .arguments import parse_threads
@@ -208,6 +209,6 @@ def _rows(result: Measurement) -> list[tuple[object, ...]]:
     for t in result.timings:
         r = ratios.get(t.runtime)
         compared = (f"{r.median:.2f}", f"{r.best:.2f}", f"{r.error:.1e}") if r else ("", "", "")
-        times = (console.time_text(t.median_ms), console.time_text(t.min_ms), t.runs)
+        times = (time_text(t.median_ms / 1e3), time_text(t.min_ms / 1e3), t.runs)
         rows.append((result.threads, t.runtime, t.version, *times, *compared))
     return rows

@@ -13,6 +13,7 @@ import typer
 
 from ..errors import UsageError
 from ..model_source import resolve, stem
+from ..number_words import count, size_text
 from . import console
 from .arguments import parse_shapes
 from .outputs import check_output
@@ -111,14 +112,14 @@ def _summary(artifact: Artifact, output: Path, seconds: float) -> dict[str, Any]
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
-    size, seconds = console.size_text(summary["bytes"]), summary["seconds"]
+    size, seconds = size_text(summary["bytes"]), summary["seconds"]
     console.say(f"{summary['output']}: {size}, compiled in {seconds:.1f} s")
     for target in summary["targets"]:
         rows = list(target["templates"].items())
         console.print_table(f"Operators for {target['name']} ({target['key']})", ("template", ">operators"), rows)
     records = summary["records"]
     if records and records["used"]:
-        console.say(f"{records['used']} operators as tuning records say: {', '.join(records['files'])}")
+        console.say(f"{count(records['used'], 'operator')} chosen by tuning records: {', '.join(records['files'])}")
     if records and records["unreadable"]:
-        console.note(f"{records['unreadable']} lines of records could not be read: see kompilo records list")
+        console.note(f"{count(records['unreadable'], 'line')} of records could not be read: see kompilo records list")
     console.say(f"next: kompilo run {summary['output']}  |  kompilo inspect {summary['output']}")

@@ -148,19 +148,3 @@ def _plain_lines() -> Progress:
             print(f"{stage} ..." if total > 1 else stage, file=sys.stderr, flush=True)
 
     return report
-
-
-def size_text(size: float) -> str:
-    """A number of bytes for people: "3.4 MB" (powers of 1000, as disks and downloads count)."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
-
-
-def time_text(milliseconds: float) -> str:
-    """A time for people, with three significant digits: "812 us", "4.31 ms", "1.20 s"."""
-    if milliseconds < 1:
-        return f"{milliseconds * 1000:.3g} us"
-    return f"{milliseconds:.3g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.2f} s"

@@ -12,6 +12,7 @@ import typer
 
 from ..errors import ArtifactError, UsageError
 from ..model_source import is_artifact, resolve
+from ..number_words import size_text
 from . import console
 from .arguments import parse_shapes
 
@@ -135,18 +136,18 @@ def _weight_facts(artifact: Artifact, target: TargetCode) -> dict[str, int]:
 def _print_artifact(artifact: Artifact, facts: dict[str, Any]) -> None:
     weights = facts["weights"]
     console.say(
-        f"{facts['file']}: {console.size_text(facts['bytes'])}, format {facts['format_version']}, "
+        f"{facts['file']}: {size_text(facts['bytes'])}, format {facts['format_version']}, "
         f"{weights['count']} weights of "
-        f"{console.size_text(weights['bytes'])}, integrity {facts['integrity']}"
+        f"{size_text(weights['bytes'])}, integrity {facts['integrity']}"
     )
     _print_signature(artifact.inputs, artifact.outputs)
     if len(artifact.targets) > 1:
         heads = ("target", "key", "device code", ">bytes", ">kernels", ">weights", ">of its own", "runs here")
         console.print_table("Variants", heads, [_variant_row(target) for target in facts["targets"]])
     for code, found in zip(artifact.targets, facts["targets"], strict=True):
-        console.say(f"target {code.name}: {code.key}, {code.triple}, {console.size_text(len(code.library))} of code")
+        console.say(f"target {code.name}: {code.key}, {code.triple}, {size_text(len(code.library))} of code")
         for device in found["device"]:
-            size = console.size_text(device["bytes"])
+            size = size_text(device["bytes"])
             console.say(f"device code: {device['format']} for {device['arch']}, {size}, {device['kernels']} kernels")
         if found["problem_here"]:
             console.say(f"does not run here: {found['problem_here']}")
@@ -163,10 +164,10 @@ def _print_artifact(artifact: Artifact, facts: dict[str, Any]) -> None:
 def _variant_row(target: dict[str, Any]) -> tuple[object, ...]:
     device = target["device"]
     archs = " ".join(dict.fromkeys(f"{d['format']} {d['arch']}" for d in device)) or "none"
-    size = console.size_text(target["code_bytes"] + sum(d["bytes"] for d in device))
+    size = size_text(target["code_bytes"] + sum(d["bytes"] for d in device))
     kernels = sum(d["kernels"] for d in device) or ""
     weights = target["weights"]
-    shares = (console.size_text(weights["bytes"]), console.size_text(weights["own_bytes"]))
+    shares = (size_text(weights["bytes"]), size_text(weights["own_bytes"]))
     return (target["name"], target["key"], archs, size, kernels, *shares, "no" if target["problem_here"] else "yes")
 
 
@@ -178,8 +179,8 @@ def _operator_row(op: Operator) -> tuple[object, ...]:
 def _memory_text(memory: MemoryPlan) -> str:
     if memory.dynamic and not memory.buffers:
         return "intermediate memory: depends on dynamic dimensions"
-    text = f"intermediate memory: {len(memory.buffers)} buffers, {console.size_text(memory.total_bytes)} in total"
-    text += f", largest {console.size_text(memory.largest_bytes)}"
+    text = f"intermediate memory: {len(memory.buffers)} buffers, {size_text(memory.total_bytes)} in total"
+    text += f", largest {size_text(memory.largest_bytes)}"
     return text + ("; more depends on dynamic dimensions" if memory.dynamic else "")
 
 
@@ -208,7 +209,7 @@ def _inspect_model(model: str, inputs: Sequence[str], as_json: bool) -> None:
         console.print_json(facts.as_dict())
         return
     ir = f"IR {facts.ir_version}, " + ", ".join(f"{d} {v}" for d, v in facts.opsets.items())
-    console.say(f"{model}: {ir}, {facts.parameters:,} parameters ({console.size_text(facts.parameter_bytes)})")
+    console.say(f"{model}: {ir}, {facts.parameters:,} parameters ({size_text(facts.parameter_bytes)})")
     _print_signature(facts.inputs, facts.outputs)
     rows = [(u.operator, u.count, f"{u.flops / 1e6:.1f}" if u.flops else "", u.support) for u in facts.operators]
     console.print_table(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
+from ..number_words import count, size_text, time_text
 from . import console
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def list_records(records: Added = None, target: Wanted = None, as_json: AsJson = False) -> None:
     """List all files of records: yours, those installed with Kompilo, and of the folders named."""
     library = _library(records)
-    key = _key(target)
+    key = _key(target, library.stores)
     facts, problems = [], []
     for store in library.stores:
         for name in store.targets():
@@ -85,7 +86,7 @@ def show(
     from ..tune.upkeep import holds_now
 
     library = _library(records)
-    key = _key(target) or ""
+    key = _key(target, library.stores) or ""
     ops = {str(r.op): r.op for store in library.stores for r in store.read(key)[0] if text in str(r.op)}
     holds = holds_now(key)
     known = {name: list(library.known(op, key).values()) for name, op in ops.items()}
@@ -150,10 +151,10 @@ def export(
         raise UsageError(f"expected a file name ending in .jsonl or .jsonl.gz, found {output.name!r}.")
     check_output(output)
     store, keys = _store_and_keys(records, target)
-    count = write_out(store, keys, output)
-    facts = {"output": str(output), "bytes": output.stat().st_size, "records": count, "targets": keys}
-    size = console.size_text(output.stat().st_size)
-    _print(facts, f"{output}: {count} records of {', '.join(keys)}, {size}", as_json)
+    written = write_out(store, keys, output)
+    facts = {"output": str(output), "bytes": output.stat().st_size, "records": written, "targets": keys}
+    size = size_text(output.stat().st_size)
+    _print(facts, f"{output}: {count(written, 'record')} of {', '.join(keys)}, {size}", as_json)
 
 
 @app.command("prune")
@@ -175,7 +176,7 @@ def prune(
         pruned = upkeep.prune(store, key, upkeep.holds_now(key), failed, dry_run)
         facts.append({"target": key, "kept": pruned.kept, "dropped": dict(pruned.dropped), "packed": pruned.packed})
         if not as_json:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in pruned.dropped.most_common())
+            reasons = ", ".join(f"{number} {reason}" for reason, number in pruned.dropped.most_common())
             packed = f"; {pruned.packed} packed files left as they are" if pruned.packed else ""
             verb = "would be dropped" if dry_run else "dropped"
             total = pruned.dropped.total()
@@ -190,7 +191,7 @@ def _take_over(sources: Sequence[Path], records: Path | None, as_json: bool) -> 
     store = _store(records)
     taken = take_over(store, sources)
     facts = {"added": taken.added, "present": taken.present, "problems": [str(p) for p in taken.problems]}
-    _print(facts, f"{store.folder}: {taken.added} records added, {taken.present} were there already", as_json)
+    _print(facts, f"{store.folder}: {count(taken.added, 'record')} added, {taken.present} there already", as_json)
     if not as_json:
         _print_problems(taken.problems)
 
@@ -207,7 +208,7 @@ def _store(records: Path | None) -> RecordStore:
 def _store_and_keys(records: Path | None, target: str | None) -> tuple[RecordStore, list[str]]:
     """The folder to work on and its targets, or the one wanted; UsageError if there are no records of it."""
     store = _store(records)
-    key = _key(target)
+    key = _key(target, [store])
     keys = [k for k in store.targets() if key in (None, k)]
     if not keys:
         raise UsageError(f"there are no records{f' of {key}' if key else ''} in {str(store.folder)!r}.")
@@ -220,13 +221,19 @@ def _library(records: Sequence[Path] | None) -> RecordLibrary:
     return RecordLibrary.of(list(records or ()))
 
 
-def _key(target: str | None) -> str | None:
-    """The key that `target` names: a target as kompilo targets lists them, or a key itself."""
+def _key(target: str | None, stores: Iterable[RecordStore]) -> str | None:
+    """The key that `target` names: a target as kompilo targets lists them, or a key that `stores` have records of."""
     from ..schedule.target import available, find_target
 
-    if target is None or target.partition(":")[0] not in available():
-        return target
-    return find_target(target).spec.key
+    if target is None:
+        return None
+    if target.partition(":")[0] in available():
+        return find_target(target).spec.key
+    keys = sorted({key for store in stores for key in store.targets()})
+    if target not in keys:
+        there = f" (there are records of {', '.join(keys)})" if keys else ""
+        raise UsageError(f"expected a target, or the key of one with records{there}, found {target!r}.")
+    return target
 
 
 def _sorted(points: Sequence[Known]) -> list[Known]:
@@ -263,15 +270,12 @@ def _print_operators(key: str, known: dict[str, list[Known]]) -> None:
 
 
 def _best_cells(best: Known) -> list[object]:
-    from ..tune.advisors import time_text
-
     text = f"{best.point.template} {best.point.config}"
     return [text, time_text(best.seconds or 0.0), best.record.created[:10], best.file.partition(":")[0]]
 
 
 def _print_points(name: str, points: Sequence[Known]) -> None:
     from ..schedule.flops import flops
-    from ..tune.advisors import time_text
 
     work = flops(points[0].record.op)
     rows = []

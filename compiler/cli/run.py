@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
+from ..number_words import time_text
 from . import console
 from .arguments import parse_threads
 from .feeds import make_feeds
@@ -71,7 +72,7 @@ def run_artifact(
     console.print_table(f"Outputs of {artifact.name}", columns, [_row(n, v) for n, v in results.items()])
     if repeat > 1:
         median, least = statistics.median(times), min(times)
-        console.say(f"{repeat} runs: median {console.time_text(median)}, min {console.time_text(least)}")
+        console.say(f"{repeat} runs: median {time_text(median / 1e3)}, min {time_text(least / 1e3)}")
 
 
 def _timed_runs(module: Any, feeds: Mapping[str, np.ndarray], repeat: int) -> tuple[dict[str, np.ndarray], list[float]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..number_words import size_text
 from . import console
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def make(
 
 
 def _print(made: Bundle) -> None:
-    size = console.size_text(made.bytes)
+    size = size_text(made.bytes)
     console.say(f"{made.folder}: {made.candidates} candidates for {made.operators} operators on {made.target}, {size}")
     if made.left_out:
         why = f": {made.stopped}" if made.stopped else ""

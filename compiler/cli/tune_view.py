@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from ..number_words import count, time_text
 from ..schedule.roofline import Roofline
 from ..tune.report import SessionState, TuneReport
 from ..tune.summary import Row, rows
@@ -218,8 +219,8 @@ def totals_text(state: SessionState) -> str:
         timed = sum(t.best_seconds is not None for t in state.tasks)
         return f"{timed} of {count(len(state.tasks), 'operator')} timed"
     if before is None:
-        return f"model {console.time_text(after * 1e3)}"
-    return f"model {console.time_text(before * 1e3)} -> {console.time_text(after * 1e3)} ({before / after:.2f}x)"
+        return f"model {time_text(after)}"
+    return f"model {time_text(before)} -> {time_text(after)} ({before / after:.2f}x)"
 
 
 def measured_text(state: SessionState, subject: Subject) -> str:
@@ -271,11 +272,6 @@ def clock_text(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def count(number_of: int, what: str) -> str:
-    """ "1 operator", "2 operators"."""
-    return f"{number_of} {what}" if number_of == 1 else f"{number_of} {what}s"
 
 
 def _giga(rate: float | None) -> float | None:

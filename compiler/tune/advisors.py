@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ..number_words import time_text
 from ..schedule.op_spec import OpSpec
 from ..schedule.selection import Advisor, Choice, Option
 from ..schedule.target import Target
@@ -140,11 +141,3 @@ def _points(options: Sequence[Option]) -> list[Point]:
 def _choice(op: OpSpec, options: Sequence[Option], point: Point, source: str) -> Choice:
     templates: dict[str, Template] = {template.name: template for template, _ in options}
     return Choice(op, templates[point.template], point.config, source)
-
-
-def time_text(seconds: float) -> str:
-    """A time for people, with three significant digits."""
-    milliseconds = seconds * 1e3
-    if milliseconds < 1:
-        return f"{milliseconds * 1e3:.3g} us"
-    return f"{milliseconds:.3g} ms" if milliseconds < 1e3 else f"{seconds:.3g} s"

@@ -60,6 +60,7 @@ def _facts(report: TuneReport, roofline: Roofline | None) -> str:
     if report.skipped:
         facts.append(("not tuned", f"{len(report.skipped)} operators whose sizes are known only when the model runs"))
     facts.append(("records", report.records))
+    facts += [("note", note) for note in report.notes]
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts) + "</dl>"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from ..schedule.op_spec import OpSpec
@@ -151,11 +152,18 @@ class Record:
                 str(data["target"]),
                 Point.from_json(data) if point is None else point,
                 Measurement.from_json(data),
-                str(data["created"]),
+                _date(data["created"]),
                 str(data["kompilo"]),
             )
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"incomplete record: {type(error).__name__} {error}") from None
+
+
+def _date(text: str) -> str:
+    """The text of a date, by which records are ordered; "" is older than any. ValueError for other words."""
+    if text:
+        datetime.fromisoformat(text)
+    return text
 
 
 def _number(value: float | None) -> float | None:

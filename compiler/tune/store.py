@@ -112,7 +112,7 @@ class RecordStore:
         """The files of records of the target `key`, by name."""
         folder = self.target_folder(key)
         with suppress(OSError):
-            return sorted(path for pattern in PATTERNS for path in folder.glob(pattern))
+            return sorted(path for pattern in PATTERNS for path in folder.glob(pattern) if not path.is_dir())
         return []
 
     def places(self, key: str) -> list[list[Path]]:
@@ -179,8 +179,8 @@ def given_store(folder: str | os.PathLike[str]) -> RecordStore:
     except (TypeError, ValueError) as error:
         raise UsageError(f"records: expected a folder, found {folder!r}: {error}.") from None
     if not exists:
-        what = "is not a folder" if path.exists() else "does not exist"
-        raise UsageError(f"records: the folder {str(path)!r} {what}.")
+        what = f"{str(path)!r} is not a folder" if path.exists() else f"the folder {str(path)!r} does not exist"
+        raise UsageError(f"records: {what}.")
     return RecordStore(path, path.name or str(path))
 
 

@@ -17,6 +17,7 @@ from .advisors import preferred
 from .cost_model import CostModel
 from .evidence import Found, combine, join
 from .examples import Example, example_of
+from .features import idle_factors
 from .library import RecordLibrary
 from .record import Point, Record
 from .record_file import record_file
@@ -103,14 +104,15 @@ def leave_one_model_out(
 
 def quality(example: Example, model: CostModel) -> tuple[float, float, float]:
     """Best time / time: of what the model chooses, of the best of the first 8 of its ranking, and of the default (NaN
-    if that was never measured)."""
-    times = model.predict(example.op, example.points)
-    best = example.seconds.min()
+    if that was never measured). Times are those that `compile` goes by: what a config is worth on all cores."""
+    factors = idle_factors(example.op, model.target, example.points)
+    times = model.predict(example.op, example.points) * factors
+    seconds = example.seconds * factors
     default = default_place(example, model.target)
     return (
-        best / example.seconds[preferred(times, default)],
-        best / example.seconds[np.argsort(times, kind="stable")[:FIRST]].min(),
-        np.nan if default is None else best / example.seconds[default],
+        seconds.min() / seconds[preferred(times, default)],
+        seconds.min() / seconds[np.argsort(times, kind="stable")[:FIRST]].min(),
+        np.nan if default is None else seconds.min() / seconds[default],
     )
 
 

@@ -72,6 +72,9 @@ def read_source(source: Path) -> tuple[list[Record], list[Problem]]:
             records.append(record)
         except (ValueError, UsageError) as error:
             problems.append(Problem(source, number, str(error)))
+    if not records:
+        reason = f": {problems[0].reason}" if problems else ", it is empty"
+        raise UsageError(f"there are no records in {str(source)!r}{reason}.", "expected a file that export wrote.")
     return records, problems
 
 
@@ -109,8 +112,8 @@ def prune(store: RecordStore, key: str, holds: Holds | None, failed: bool = Fals
 
 
 def _prune_files(files: Sequence[Path], sieve: _Sieve, pruned: Pruned, dry_run: bool) -> None:
-    plain = [path for path in files if path.suffix != ".gz"]
-    pruned.packed += len(files) - len(plain)
+    plain = [path for path in files if path.suffix != ".gz" and path.is_file()]
+    pruned.packed += sum(path.suffix == ".gz" for path in files)
     lines = [(k, line) for k, path in enumerate(plain) for _, line in numbered_lines(path.read_bytes())]
     reasons = sieve.reasons_to_drop([line for _, line in lines])
     pruned.dropped.update(reason for reason in reasons if reason)

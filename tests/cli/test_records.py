@@ -50,7 +50,7 @@ def test_compile_uses_records_and_inspect_names_them(kompilo, user, tuned, model
     outcome = kompilo("compile", model, "-o", tmp_path / "o.kpo", *options)
     assert outcome.code == 0, outcome
     place = "user" if store is user else "more"
-    assert f"as tuning records say: {place}:{tuned[0].target}/tuned.jsonl" in outcome.out
+    assert f"chosen by tuning records: {place}:{tuned[0].target}/tuned.jsonl" in outcome.out
     facts = json.loads(kompilo("inspect", tmp_path / "o.kpo", "--json").out)
     used = {o["spec"]: o for o in facts["targets"][0]["operators"] if o["source"].startswith("record")}
     assert set(used) == {str(r.op) for r in tuned}
@@ -79,8 +79,8 @@ def test_broken_records_are_mentioned_and_harm_nothing(kompilo, user, tuned, mod
     write(user, "{broken", *(r.to_line() for r in tuned), key=tuned[0].target)
     outcome = kompilo("compile", model, "-o", tmp_path / "o.kpo")
     assert outcome.code == 0
-    assert "1 lines of records could not be read" in outcome.err
-    assert "as tuning records say" in outcome.out
+    assert "1 line of records could not be read" in outcome.err
+    assert "chosen by tuning records" in outcome.out
 
 
 def test_compile_with_folders_that_do_not_fit(fails, user, model, tmp_path):
@@ -169,7 +169,7 @@ def test_import_takes_what_is_whole(kompilo, user, tmp_path):
     bad = ["{", record(1).to_line().replace('"schema":1', '"schema":7'), record(1, target="../up").to_line()]
     (tmp_path / "in.jsonl").write_text("\n".join([*bad, record(2).to_line()]))
     outcome = kompilo("records", "import", tmp_path / "in.jsonl")
-    assert "1 records added" in outcome.out
+    assert "1 record added" in outcome.out
     for says in ("in.jsonl:1: not JSON", "in.jsonl:2: expected schema 1, found 7", "in.jsonl:3: expected the key"):
         assert says in outcome.err
     assert user.targets() == [KEY]
@@ -210,6 +210,14 @@ def test_a_file_of_which_nothing_is_left_goes(kompilo, user):
     assert "there are no records" in kompilo("records", "prune").err
 
 
+def test_folders_with_names_of_files_are_left_alone(kompilo, user):
+    path = write(user, record(1).to_line(), "{")
+    odd = path.with_name("odd.jsonl")
+    odd.mkdir()
+    assert "(1 of a template or config that is no longer offered, 1 broken)" in kompilo("records", "prune").out
+    assert odd.is_dir()
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -222,10 +230,14 @@ def test_a_file_of_which_nothing_is_left_goes(kompilo, user):
         (("export", "out.txt"), "expected a file name ending in .jsonl or .jsonl.gz, found 'out.txt'"),
         (("export", "none/out.jsonl"), "does not exist"),
         (("prune",), "there are no records in"),
-        (("prune", "--target", "gone"), "there are no records of gone in"),
+        (("prune", "--target", "gone"), "expected a target, or the key of one with records, found 'gone'"),
+        (("prune", "--target", "cpu"), "there are no records of cpu-"),
+        (("list", "--target", "gone"), "found 'gone'"),
+        (("import", "file"), "there are no records in 'file', it is empty"),
+        (("import", "words"), "there are no records in 'words': not JSON"),
         (("list", "--records", "none"), "the folder 'none' does not exist"),
         (("show", "--target", "cpu:abacus"), "'abacus'"),
-        (("show", "--target", "../up"), "expected the key of a target, found '../up'"),
+        (("show", "--target", "../up"), "expected a target, or the key of one with records"),
         (("import", "file", "--records", "file"), "'file' is not a folder"),
     ],
 )
@@ -233,6 +245,7 @@ def test_what_is_refused(fails, user, tmp_path, monkeypatch, args, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
+    (tmp_path / "words").write_text("not a record\n")
     assert says in fails("records", *args)
 
 

@@ -15,7 +15,6 @@ from kompilo.compiler.tune.advisors import (
     RecordAdvisor,
     default_advisors,
     preferred,
-    time_text,
 )
 from kompilo.compiler.tune.library import RecordLibrary
 from kompilo.compiler.tune.record import Point
@@ -253,17 +252,12 @@ def test_places_in_their_order(tmp_path, monkeypatch):
     assert RecordLibrary.of(None).stores[-1] == installed_store()
 
 
-def test_twenty_thousand_records_are_searched_at_once(store):
+def test_eighteen_thousand_records_are_searched_at_once(store):
     """A tenth of a second on a quiet machine; a generous bound, as it may be busy."""
     made = [record(k % 4 + 1, 1e-3 * (k + 1), op=matmul(k)) for k in range(1, 301)]
-    store.extend(replace(r, created=f"2026-11-01T{h:02}:00:00Z") for r in made for h in range(67))
+    store.extend(replace(r, created=f"2026-11-01T10:{m:02}:00Z") for r in made for m in range(60))
     target, began = FakeTarget(), time.process_time()
     advisors = default_advisors(target, store.folder)
     for k in range(295, 301):
         assert chosen(advisors, op=matmul(k))[0] == k % 4 + 1
     assert time.process_time() - began < 2
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(1.5e-6, "1.5 us"), (1.234e-3, "1.23 ms"), (2.5, "2.5 s")])
-def test_times_as_text(seconds, text):
-    assert time_text(seconds) == text

@@ -74,6 +74,11 @@ def test_facts_table_and_pictures():
     assert "<title>depthwise 3x3 128 28x28: " in text
 
 
+def test_notes():
+    noted = replace(report(*good_tasks()), notes=("a node was lost",))
+    assert "<dt>note</dt><dd>a node was lost</dd>" in html_report(noted)
+
+
 def test_it_needs_nothing_else():
     text, page = page_of(*good_tasks())
     assert page.fetched == []

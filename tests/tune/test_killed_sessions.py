@@ -1,4 +1,5 @@
-"""Sessions killed by SIGKILL at random moments: every finished record is kept, and the next session goes on.
+"""Sessions killed by SIGKILL at random moments: every finished record is kept, and the next session
+goes on. Two sessions at once.
 
 KOMPILO_TEST_KILLS sets how many are killed; 50 were for docs/performance.md.
 """
@@ -25,9 +26,10 @@ LONGEST_S = 6.0
 # Says how many measurements were finished, as the listener of a session is told of them.
 SESSION = """
 import sys, kompilo
-model, folder = sys.argv[1:]
+model, folder, trials = sys.argv[1:]
 said = lambda state: print(state.measured, flush=True)
-report = kompilo.tune(model, budget=None, records=folder, exhaustive=True, progress=said)
+most = int(trials) or None
+report = kompilo.tune(model, budget=None, trials=most, records=folder, exhaustive=True, progress=said)
 print("ended", report.state.stopped, flush=True)
 """
 
@@ -46,9 +48,9 @@ def model_of_convolutions(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), path)
 
 
-def start(model: Path, folder: Path) -> subprocess.Popen[str]:
-    """A session in a process group of its own."""
-    command = [sys.executable, "-c", SESSION, str(model), str(folder)]
+def start(model: Path, folder: Path, trials: int = 0) -> subprocess.Popen[str]:
+    """A session in a process group of its own, of at most so many measurements; 0: no limit."""
+    command = [sys.executable, "-c", SESSION, str(model), str(folder), str(trials)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -75,3 +77,15 @@ def test_killed_sessions_lose_nothing_that_was_finished(tmp_path: Path) -> None:
     found, _ = RecordStore(folder).read(next(p.name for p in folder.glob("*")))
     points = [(r.op, r.point) for r in found]
     assert len(points) == len(set(points)), "what an earlier session had measured was measured again"
+
+
+def test_two_sessions_at_once_lose_nothing(tmp_path: Path) -> None:
+    model, folder, trials = tmp_path / "model.onnx", tmp_path / "records", 5
+    model_of_convolutions(model)
+    sessions = [start(model, folder, trials) for _ in range(2)]
+    for session in sessions:
+        assert "ended" in session.communicate(timeout=300)[0]
+        assert session.returncode == 0
+    found, problems = RecordStore(folder).read(next(p.name for p in folder.glob("*")))
+    assert len(found) == 2 * trials
+    assert not problems

@@ -42,6 +42,8 @@ def test_an_operator_and_back():
         ({"op": 3}, "incomplete record"),
         ({"op": {"kind": "matmul"}}, "incomplete record"),
         ({"spread": "wide"}, "could not convert"),
+        ({"created": "nope"}, "Invalid isoformat string: 'nope'"),
+        ({"created": 3}, "incomplete record"),
     ],
 )
 def test_lines_that_are_no_record(changes, says):

@@ -241,7 +241,8 @@ class Keeper(threading.Thread):
         elif seat.starved(PATIENCE * self._timeout_s):
             seat.deadline = time.monotonic() + self._timeout_s / 2
         else:
-            self._fail(seat, "timed_out", f"no end after {self._timeout_s:g} s while {seat.state.value}.", dead=True)
+            lasted = time.monotonic() - seat.since
+            self._fail(seat, "timed_out", f"no end after {lasted:.0f} s while {seat.state.value}.", dead=True)
 
     def _fail(self, seat: Seat, status: str, reason: str, error: float | None = None, dead: bool = False) -> None:
         """The candidate of `seat` has failed; one that others may have harmed gets a second try in a fresh worker."""

@@ -59,7 +59,7 @@ class Timing:
     """`seconds` of a call, corrected for drift: the raw median times `speed`; the rest as in `record.Measurement`."""
 
     seconds: float
-    spread: float
+    spread: float | None
     samples: int
     speed: float
     alone: bool = True
@@ -81,7 +81,8 @@ class _Samples:
 
     def timing(self, alone: bool) -> Timing:
         seconds = statistics.median(self.corrected)
-        return Timing(seconds, spread(self.corrected), len(self.raw), seconds / statistics.median(self.raw), alone)
+        known = spread(self.corrected) if len(self.raw) > 1 else None
+        return Timing(seconds, known, len(self.raw), seconds / statistics.median(self.raw), alone)
 
 
 def measure(

@@ -2,7 +2,8 @@
 
 `evaluate` gives the exact result and, for each of its elements, how far a candidate may be off: rounding in the anchor
 grows with its depth, and an epilogue may amplify it (a square root near zero, a division). The bound follows from
-computing the epilogue thrice, with the anchor's result and with it moved up and down by its rounding error.
+computing the epilogue thrice, with the anchor's result and with it moved up and down by its rounding error; so is what
+a step casts to a narrower type. Sums of integers are exact.
 """
 
 from __future__ import annotations
@@ -18,10 +19,18 @@ import numpy as np
 
 from ..errors import UsageError
 from ..schedule.op_spec import OpSpec
+from .numbers import is_integer, widen
 
 # Largest rounding error of a result relative to the largest result, per dtype of the data or of the output. float32:
 # the direct templates reach 4e-6 and Winograd 5e-6 on convolutions of 4608 multiply-adds for each output.
 TOLERANCE = {"float64": 1e-11, "float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
+INTEGERS = ("int8", "uint8", "int32")
+# The same for sums in float32 of products that matrix units add, which cut off where a processor rounds, by the type of
+# the operands; with float32 they are rounded to tfloat32 first, 10 bits. The element least wrong for a missing product
+# is off by 3e-3 at DEPTH.
+MATRIX_UNIT = {"float16": 2e-4, "bfloat16": 2e-4, "float32": 2e-3}
+# What a cast to the type may move a value by, relative to the largest: twice its rounding.
+_CAST = {"float16": 1e-3, "bfloat16": 8e-3, "float32": 1e-6}
 # Up to this many multiply-adds TOLERANCE holds; beyond, errors of a sum grow with the square root of its length.
 DEPTH = 4608
 
@@ -61,23 +70,23 @@ class Expected:
 
 def supported(op: OpSpec) -> bool:
     """Whether `evaluate` knows the anchor, the epilogue's operators and the dtypes of `op`, and its sizes are known."""
-    dtypes = {t.dtype for t in (*op.inputs, op.anchor_type, op.output)}
+    dtypes = {t.dtype for t in (*op.inputs, op.anchor_type, op.output)} | {s.dtype for s in op.epilogue}
     steps = {s.op for s in op.epilogue}
-    return op.is_static and op.kind in ANCHORS and steps <= STEPS.keys() and dtypes <= TOLERANCE.keys()
+    known = steps <= {*STEPS, CAST} and dtypes <= {*TOLERANCE, *INTEGERS}
+    return op.is_static and op.kind in ANCHORS and known
 
 
 def evaluate(op: OpSpec, operands: Sequence[np.ndarray]) -> Expected:
-    """The result of `op` on `operands`, of the shapes of `op.inputs` and any float dtype.
+    """The result of `op` on `operands`, of the shapes of `op.inputs`: numbers, or bfloat16 as `numbers` carries it.
 
     Raises UsageError if `op` is not `supported`.
     """
     if not supported(op):
         raise UsageError(f"expected an operator of known sizes that the reference knows, found {op}.")
-    inputs = [np.asarray(a, np.float64) for a in operands]
+    inputs = [widen(a, t.dtype) for a, t in zip(operands, op.inputs, strict=True)]
     with np.errstate(all="ignore"):
         anchor = ANCHORS[op.kind](op, inputs)
-        rounding = tolerance(op) * _largest(anchor)
-        exact, above, below = (_epilogue(op, anchor + d, inputs) for d in (0.0, rounding, -rounding))
+        exact, above, below = (_epilogue(op, anchor, inputs, sign) for sign in (0, 1, -1))
         shift = np.maximum(np.abs(above - exact), np.abs(below - exact))
         slack = shift + tolerance(op) * _largest(exact)
     slack = np.where(np.isnan(slack), np.inf, slack)
@@ -87,9 +96,25 @@ def evaluate(op: OpSpec, operands: Sequence[np.ndarray]) -> Expected:
 
 
 def tolerance(op: OpSpec) -> float:
-    """Allowed error of the anchor and of the output, relative to the largest value of each."""
-    dtypes = (op.inputs[0].dtype, op.anchor_type.dtype, op.output.dtype)
-    return max(TOLERANCE[d] for d in dtypes) * max(1.0, math.sqrt(depth(op) / DEPTH))
+    """Allowed error of the output relative to its largest value; 0 for integers."""
+    if is_integer(op.output.dtype):
+        return 0.0
+    steps = (TOLERANCE[d] for d in (op.output.dtype, *(s.dtype for s in op.epilogue)) if not is_integer(d))
+    return max(anchor_tolerance(op), max(steps) * _lengthened(op))
+
+
+def anchor_tolerance(op: OpSpec) -> float:
+    """Allowed error of the anchor's result relative to its largest value, by the type of its sums and its operands."""
+    sums, data = op.anchor_type.dtype, op.inputs[0].dtype
+    if is_integer(sums):
+        return 0.0
+    narrower = sums == "float32" and (data != sums or dict(op.attrs).get("precision") == "tf32")
+    allowed = MATRIX_UNIT.get(data, 0.0) if narrower else TOLERANCE[sums]
+    return max(allowed, TOLERANCE[sums]) * _lengthened(op)
+
+
+def _lengthened(op: OpSpec) -> float:
+    return max(1.0, math.sqrt(depth(op) / DEPTH))
 
 
 def depth(op: OpSpec) -> int:
@@ -101,7 +126,9 @@ def _largest(values: np.ndarray) -> float:
     return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
 
 
-def _epilogue(op: OpSpec, anchor: np.ndarray, inputs: Sequence[np.ndarray]) -> np.ndarray:
+def _epilogue(op: OpSpec, anchor: np.ndarray, inputs: Sequence[np.ndarray], sign: int) -> np.ndarray:
+    """The result with everything that is rounded moved by `sign` times its greatest error."""
+    anchor = anchor + sign * anchor_tolerance(op) * _largest(anchor)
     values: list[np.ndarray] = []
 
     def argument(ref: str | float) -> Any:
@@ -112,8 +139,16 @@ def _epilogue(op: OpSpec, anchor: np.ndarray, inputs: Sequence[np.ndarray]) -> n
         return (values if ref[0] == "s" else inputs)[int(ref[1:])]
 
     for step in op.epilogue:
-        values.append(STEPS[step.op](*(argument(a) for a in step.args)))
+        found = [argument(a) for a in step.args]
+        values.append(_cast(found[0], step.dtype, sign) if step.op == CAST else STEPS[step.op](*found))
     return np.broadcast_to(values[-1] if values else anchor, anchor.shape)
+
+
+def _cast(values: np.ndarray, dtype: str, sign: int) -> np.ndarray:
+    """`values` as numbers of `dtype`: without their fraction, or moved by the rounding."""
+    if is_integer(dtype):
+        return np.trunc(values)
+    return values + sign * _CAST.get(dtype, 0.0) * _largest(values)
 
 
 def _conv2d(op: OpSpec, inputs: Sequence[np.ndarray]) -> np.ndarray:
@@ -250,6 +285,8 @@ def erf(x: np.ndarray) -> np.ndarray:
     return np.copysign(inside, x)
 
 
+# The step that changes the type (`schedule.epilogue.CAST`).
+CAST = "astype"
 # Every operator of `schedule.epilogue.STEP_OPS` on float64 arrays.
 STEPS: dict[str, Callable[..., np.ndarray]] = {
     "add": np.add,

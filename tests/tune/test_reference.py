@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from kompilo.compiler.schedule.epilogue import STEP_OPS
 from kompilo.compiler.schedule.op_spec import OpSpec, Step, TensorType
 from kompilo.compiler.tune import reference
 from kompilo.compiler.tune.measure.operands import random_operands
+from kompilo.compiler.tune.numbers import carrier, narrow, widen
 from kompilo.compiler.tune.reference import erf, evaluate, tolerance
 
 
@@ -177,3 +179,79 @@ def test_unknown_operators_are_refused() -> None:
     for op in (matmul(2, 2, 2, ("cube", ("anchor",))), matmul("n", 2, 2)):  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="the reference knows"):
             evaluate(op, [])
+
+
+def half(m: int, n: int, k: int, *steps: tuple[str, tuple[str | float, ...]], dtype: str = "float16") -> OpSpec:
+    """A matmul of 16 bits that sums in float32, casts, and goes on in 16 bits with an operand of n numbers."""
+    op = matmul(m, n, k, *steps, extra=(n,))
+    return OpSpec(
+        op.kind,
+        tuple(TensorType(t.shape, dtype) for t in op.inputs),
+        op.constant,
+        op.attrs,
+        op.anchor_type,
+        TensorType((m, n), dtype),
+        (Step("astype", ("anchor",), dtype), *(Step(s.op, s.args, dtype) for s in op.epilogue)),
+    )
+
+
+BIAS_RELU = (("add", ("s0", "i2")), ("nn.relu", ("s1",)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sixteen_bits(dtype: str) -> None:
+    """Rounded as kernels round, a result passes; without one of its products, it does not."""
+    op = half(20, 30, 60, *BIAS_RELU, dtype=dtype)
+    stored = random_operands(op, 0)
+    assert {a.dtype for a in stored} == {carrier(dtype)}
+    a, b, c = (widen(x, dtype) for x in stored)
+    expected = evaluate(op, stored)
+
+    def rounded(x: np.ndarray) -> np.ndarray:
+        return widen(narrow(x, dtype), dtype)
+
+    found = np.maximum(rounded(rounded(a @ b) + c), 0)
+    error, index = expected.worst(found)
+    assert 0 < error < reference.TOLERANCE[dtype] / 4
+    assert index is None
+    missing = np.maximum(rounded(rounded(a[:, 1:] @ b[1:]) + c), 0)
+    assert expected.worst(missing)[1] is not None
+
+
+def test_sums_in_float32_of_sixteen_bits_are_nearly_those_of_float32() -> None:
+    sums = replace(half(1, 1, 64), epilogue=(), output=TensorType((1, 1), "float32"))
+    assert tolerance(sums) == reference.MATRIX_UNIT["float16"] < reference.TOLERANCE["float16"] / 10
+    assert tolerance(half(1, 1, 64)) == reference.TOLERANCE["float16"]
+    plain = matmul(1, 1, 64)
+    tf32 = replace(plain, attrs=(*plain.attrs, ("precision", "tf32")))
+    assert tolerance(tf32) == reference.MATRIX_UNIT["float32"]
+
+
+def test_integers_are_exact_until_they_are_scaled() -> None:
+    types = TensorType((9, 31), "int8"), TensorType((31, 7), "int8"), TensorType((7,), "float32")
+    sums = TensorType((9, 7), "int32")
+    attrs = matmul(1, 1, 1).attrs
+    plain = OpSpec("matmul", types[:2], (False, True), attrs, sums, sums)
+    a, b = random_operands(plain, 0)
+    assert (a.min() < -100, a.max() > 100, a.dtype) == (True, True, np.int8)
+    exact = a.astype("i4") @ b.astype("i4")
+    assert evaluate(plain, [a, b]).worst(exact) == (0.0, None)
+    exact[3, 2] += 1
+    assert evaluate(plain, [a, b]).worst(exact)[1] == (3, 2)
+
+    steps = (Step("astype", ("anchor",), "float32"), Step("multiply", ("s0", "i2"), "float32"))
+    steps += (Step("clip", ("s1", -128.0, 127.0), "float32"), Step("astype", ("s2",), "int8"))
+    scaled = OpSpec("matmul", types, (False, True, True), attrs, sums, TensorType((9, 7), "int8"), steps)
+    a, b, c = random_operands(scaled, 0)
+    expected = evaluate(scaled, [a, b, c])
+    assert 20 < np.abs(expected.values).mean() < 110  # neither nothing nor all clipped
+    found = np.clip((a.astype("i4") @ b.astype("i4")).astype("f4") * c, -128, 127).astype("i1")
+    assert expected.worst(found)[1] is None
+    found[4, 4] += 2
+    assert expected.worst(found)[1] == (4, 4)
+
+
+def test_bfloat16_is_rounded_to_nearest_even() -> None:
+    values = np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -(2.0**-130), np.inf, np.nan], np.float32)
+    found = widen(narrow(values, "bfloat16"), "bfloat16")
+    np.testing.assert_array_equal(found, [1.0, 1.0, 1 + 2**-6, -(2.0**-130), np.inf, np.nan])

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import TargetError, UsageError
-from ...schedule.op_spec import OpSpec
 from ...schedule.op_words import distinct_words
 from ...schedule.target import Target, find_target
 from ...scratch import scratch_folder
@@ -45,7 +44,6 @@ MOST_BYTES = 58 * 10**6
 # Candidates of an operator come in blocks, so that a run that is stopped early has some of each.
 _BLOCK = 8
 _PACKAGE = "kompilo_measure"
-_NUMPY_FLOATS = ("float16", "float32", "float64")
 # Of the manifest, for the operator of a candidate and its config.
 _MANIFEST_BYTES = 1000
 
@@ -55,7 +53,7 @@ CARRIED = (
     "compiler/launches.py", "compiler/schedule/__init__.py", "compiler/schedule/op_spec.py",
     "compiler/schedule/template.py", "compiler/schedule/target_spec.py", "compiler/schedule/traits.py",
     "compiler/runtime/__init__.py", "compiler/runtime/cuda_driver.py", "compiler/tune/__init__.py",
-    "compiler/tune/op_json.py", "compiler/tune/record.py", "compiler/tune/reference.py",
+    "compiler/tune/numbers.py", "compiler/tune/op_json.py", "compiler/tune/record.py", "compiler/tune/reference.py",
     "compiler/tune/measure/__init__.py", "compiler/tune/measure/memory.py", "compiler/tune/measure/operands.py",
     "compiler/tune/measure/pace.py", "compiler/tune/measure/timing.py", "compiler/tune/device/__init__.py",
     "compiler/tune/device/gather.py", "compiler/tune/device/parts.py", "compiler/tune/device/player.py",
@@ -100,7 +98,7 @@ Bring results.jsonl back to a machine with Kompilo:
 class Bundle:
     """What was made: `operators` and their `candidates`, of which `failed` could not be built; why no more came in.
 
-    `skipped` are operators whose sizes only a run tells, or of types that numpy does not have.
+    `skipped` are operators whose sizes only a run tells, or that the reference does not know.
     """
 
     folder: Path
@@ -144,8 +142,8 @@ def make_bundle(
     until = None if seconds is None else began + seconds
     found = extract_tasks(model, hardware, inputs)
     library = RecordLibrary.of([records] if records is not None and RecordStore(records).folder.exists() else None)
-    unmeasurable = tuple(str(t.op) for t in found.tasks if not _measurable(t.op))
-    found = replace(found, tasks=tuple(t for t in found.tasks if _measurable(t.op)))
+    unmeasurable = tuple(str(t.op) for t in found.tasks if not supported(t.op))
+    found = replace(found, tasks=tuple(t for t in found.tasks if supported(t.op)))
     known = known_results(found, hardware, library)
     learner = (CostModel.pretrained(hardware) or CostModel(hardware)).with_records([r for own in known for r in own])
     searches = searches_for(found, hardware, library, known, learner)
@@ -165,11 +163,6 @@ def make_bundle(
         (*found.unsized, *unmeasurable),
         tuple(sorted(writer.reasons)),
     )  # fmt: skip
-
-
-def _measurable(op: OpSpec) -> bool:
-    """Whether numpy alone can make operands of `op` and its result."""
-    return supported(op) and all(t.dtype in _NUMPY_FLOATS for t in (*op.inputs, op.output))
 
 
 def _check_folder(folder: Path) -> None:

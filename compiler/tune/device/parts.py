@@ -13,6 +13,7 @@ import numpy as np
 from ...launches import DeviceProgram, Launch
 from ...schedule.op_spec import OpSpec
 from ..measure.operands import random_operands
+from ..numbers import carrier
 from .gather import Gather, gather_of
 
 # Reads a file of the bundle by its name.
@@ -25,7 +26,7 @@ def write_parts(op: OpSpec, kernel: Any, folder: Path) -> dict[str, Any]:
     packed = {}
     for k, packer in kernel.packers.items():
         operand = op.inputs[k]
-        gather = gather_of(packer, tuple(int(d) for d in operand.shape), operand.dtype)
+        gather = gather_of(packer, tuple(int(d) for d in operand.shape), carrier(operand.dtype).name)
         packed[str(k)] = _store(folder, gather.to_bytes(), "gather") if gather else _stored_array(op, k, packer, folder)
     return {
         "format": program.format,

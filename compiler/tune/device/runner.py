@@ -26,6 +26,7 @@ from ...launches import Argument, DeviceProgram, Number, Place
 from ...runtime.cuda_driver import LAUNCH_TIMEOUT, LOST, OUT_OF_MEMORY, Context, CudaError
 from ...runtime.cuda_driver import UNLOADABLE as UNLOADABLE_CODES
 from ..measure.timing import Sampling, Timing, spread
+from ..numbers import carrier, widen
 from ..reference import Expected
 
 _GUARD = 1024  # bytes on both sides of an array
@@ -82,7 +83,7 @@ class DeviceRun:
         output: tuple[tuple[int, ...], str], activations: Sequence[int], cache_bytes: int,
     ):  # fmt: skip
         self._context, self._program = context, program
-        self._output = np.empty(output[0], output[1])
+        self._output, self._dtype = np.empty(output[0], carrier(output[1])), output[1]
         self._activations, self._cache_bytes = tuple(activations), cache_bytes
         self._arrays: list[_Memory] = []
         self._owned: list[int] = []
@@ -137,12 +138,13 @@ class DeviceRun:
             intact = self._intact()
         except CudaError as error:
             raise _failure(error) from None
-        relative, index = expected.worst(self._output)
+        found = widen(self._output, self._dtype)
+        relative, index = expected.worst(found)
         if index is not None:
             raise RunFailure(
                 "wrong_result",
                 f"element {list(index)}: expected {float(expected.values[index]):.7g}, found "
-                f"{float(self._output[index]):.7g} (error {relative:.1e} of the largest value).",
+                f"{float(found[index]):.7g} (error {relative:.1e} of the largest value).",
                 relative if np.isfinite(relative) else None,
             )
         if not intact:
@@ -168,7 +170,8 @@ class DeviceRun:
         samples = self._batch(count, repeat, cold)
         while not sampling.enough(samples, spread(samples)) and time.perf_counter() - began < sampling.budget_s:
             samples += self._batch(count, repeat, cold)
-        return Timing(statistics.median(samples), spread(samples), len(samples), 1.0)
+        known = spread(samples) if len(samples) > 1 else None
+        return Timing(statistics.median(samples), known, len(samples), 1.0)
 
     def _batch(self, count: int, repeat: int, cold: bool) -> list[float]:
         """Seconds of a run in `count` samples of `repeat` runs each."""

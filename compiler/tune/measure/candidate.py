@@ -26,6 +26,8 @@ from .timing import Sampling, Timing, measure, undisturbed
 
 # Constant operands smaller than this stay in cache: a bias.
 _LEAST_COLD = 4096
+# What a result of integers holds before the candidate runs.
+_UNSET = 85
 # Sets of arguments made for one candidate.
 _MOST_SETS = 256
 
@@ -88,7 +90,7 @@ class Bench:
             packed = {k: guarded(np.asarray(pack(operands.inputs[k]))) for k, pack in kernel.packers.items()}
         arguments = [packed[k].array if k in packed else a for k, a in enumerate(operands.inputs)]
         output = operands.output
-        output.array.fill(np.nan)
+        output.array.fill(np.nan if output.array.dtype.kind == "f" else _UNSET)
         note("run")
         with self._part("run", "run_failed"):
             kernel.function(*map(_tensor, arguments), _tensor(output.array))

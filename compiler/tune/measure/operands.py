@@ -11,10 +11,14 @@ import numpy as np
 from ...errors import UsageError
 from ...schedule.op_spec import OpSpec
 from .. import reference
+from ..numbers import carrier, is_integer, narrow
 from .memory import Guarded, guarded
 
 # The anchor's values then spread over -10 .. 10: sigmoid and tanh saturate at the ends, and clip(0, 6) has work to do.
 _ANCHOR_DEVIATION = 3.0
+# Of a product of two numbers of 8 bits, and what is made of a sum of them where the operator scales it.
+_INTEGER_DEVIATION = 74.0**2
+_INTEGER_RESULT = 60.0
 # Bytes of operands and results that a worker keeps.
 _KEEP = 512 << 20
 
@@ -35,7 +39,7 @@ class Operands:
         self.expected = reference.evaluate(op, self.inputs)
         for array in (self.expected.values, self.expected.slack):
             array.setflags(write=False)
-        self.output = Guarded(tuple(int(d) for d in op.output.shape), np.dtype(op.output.dtype))
+        self.output = Guarded(tuple(int(d) for d in op.output.shape), carrier(op.output.dtype))
 
     @property
     def nbytes(self) -> int:
@@ -45,16 +49,22 @@ class Operands:
 
 
 def random_operands(op: OpSpec, seed: int) -> list[np.ndarray]:
-    """Arrays of the shapes and dtypes of `op.inputs`, the same for the same seed.
+    """Arrays of the shapes and dtypes of `op.inputs`, the same for the same seed; bfloat16 as `numbers` carries it.
 
     Values lie evenly in -1 .. 1, but for weights, which are scaled so that the anchor's results keep a like size
-    whatever its depth, and divisors, which stay away from zero.
+    whatever its depth, and divisors, which stay away from zero. Integers are spread over what 8 bits hold, and
+    what an integer result is multiplied by is so small that it comes to a like size too.
     """
     generator = np.random.Generator(np.random.SFC64(seed))
     divisors = {a for s in op.epilogue if s.op == "divide" for a in s.args[1:]}
+    factors = {a for s in op.epilogue if s.op == "multiply" for a in s.args}
+    summed = _INTEGER_DEVIATION * math.sqrt(max(1, reference.depth(op))) if is_integer(op.anchor_type.dtype) else None
     arrays = []
     for k, t in enumerate(op.inputs):
         values = generator.random(tuple(int(d) for d in t.shape), np.float32)
+        if is_integer(t.dtype):
+            arrays.append(_integers(values, t.dtype))
+            continue
         if f"i{k}" in divisors:
             values += np.float32(0.5)
         else:
@@ -62,8 +72,16 @@ def random_operands(op: OpSpec, seed: int) -> list[np.ndarray]:
             values -= 1
         if k == 1 and op.kind in reference.WEIGHTED:
             values *= np.float32(_ANCHOR_DEVIATION * 3.0 / math.sqrt(max(1, reference.depth(op))))
-        arrays.append(values.astype(t.dtype, copy=False))
+        if summed is not None and f"i{k}" in factors:
+            values *= np.float32(_INTEGER_RESULT / summed)
+        arrays.append(narrow(values, t.dtype))
     return arrays
+
+
+def _integers(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Numbers of 0 .. 1 spread over all of a `dtype` of 8 bits; over -128 .. 127 of wider ones."""
+    limits = np.iinfo(dtype if np.dtype(dtype).itemsize == 1 else "int8")
+    return np.floor(values * (int(limits.max) - int(limits.min) + 0.999) + int(limits.min)).astype(dtype)
 
 
 class OperandCache:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import tvm
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from kompilo.compiler.schedule.op_spec import OpSpec, TensorType
 from kompilo.compiler.schedule.target_spec import TargetSpec
@@ -98,14 +98,15 @@ def install_shim_targets(place: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("PYTHONPATH", os.pathsep.join([*folders, *([old] if old else [])]))
 
 
-def model_of(rows: int = 5, depth: int = 29, columns: int = 17) -> bytes:
+def model_of(rows: int = 5, depth: int = 29, columns: int = 17, dtype: str = "float32") -> bytes:
     """y = x w."""
-    weight = np.random.default_rng(0).standard_normal((depth, columns)).astype("f4")
+    weight = np.random.default_rng(0).standard_normal((depth, columns)).astype(dtype)
+    element = helper.np_dtype_to_tensor_dtype(weight.dtype)
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["y"])],
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, depth])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, columns])],
+        [helper.make_tensor_value_info("x", element, [rows, depth])],
+        [helper.make_tensor_value_info("y", element, [rows, columns])],
         [numpy_helper.from_array(weight, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])

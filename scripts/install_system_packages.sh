@@ -19,6 +19,7 @@ fi
 wanted=()
 command -v ld.lld-19 >/dev/null || wanted+=(lld-19)
 command -v llvm-objdump-19 >/dev/null || wanted+=(llvm-19)
+command -v verilator >/dev/null || wanted+=(verilator) # simulates the Verilog of FPGA kernels
 
 if [ ${#missing[@]} -gt 0 ] || [ ${#wanted[@]} -gt 0 ]; then
     apt-get update -qq

@@ -1,0 +1,1 @@
+"""Operators as loop kernels, each with the space of its configs."""

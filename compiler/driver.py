@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Model = str | os.PathLike[str] | bytes | onnx.ModelProto
     Progress = Callable[[str, int, int], None]
 
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "tf32", "fp16")
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -47,7 +47,9 @@ def compile(
         model: path of an ONNX file, its bytes, a ModelProto, or "zoo:NAME".
         target: "cpu" (this machine), a preset such as "cpu:znver4", or a list of targets.
         inputs: shapes for some or all inputs, by name; a fixed shape gives faster code than a dynamic one.
-        precision: "fp32" (computes as the model says).
+        precision: "fp32" computes as the model says. "tf32" lets products of float32 be rounded to ten bits, as the
+            matrix units of NVIDIA's GPUs take them. "fp16" multiplies and stores in float16, with sums in float32;
+            inputs and outputs keep their types.
         records: a folder of tuning records, or several, asked before the user's own (KOMPILO_RECORDS) and those that
             come with Kompilo; False: neither records nor what was learnt from them.
         progress: called with (stage, done, total) as the work goes on.
@@ -58,9 +60,8 @@ def compile(
     Raises:
         ModelError, InputError, TargetError, UsageError: one sentence on what was expected and found.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}.")
     targets = _find_targets(target)
+    _check_precision(precision, targets)
     library = _find_records(records)
     report = progress or _silent
     started = time.perf_counter()
@@ -68,7 +69,7 @@ def compile(
     imported = _import(model, inputs)
     weights = SharedWeights()
     codes = tuple(
-        compile_module(imported.mod, name, _selector(found, library), weights, report)
+        compile_module(imported.mod, name, _selector(found, library, precision), weights, report)
         for name, found in targets.items()
     )
     provenance = {
@@ -87,6 +88,7 @@ def ir_after(
     target: str = "cpu",
     inputs: Mapping[str, Sequence[int | str]] | None = None,
     records: Records = None,
+    precision: str = "fp32",
 ) -> str:
     """Text of the IR (Relax and TIR, as TVMScript) after the pipeline phase called `phase` ("import" is the first).
 
@@ -102,7 +104,8 @@ def ir_after(
     if phase == "import":
         return str(imported.mod.script())
     found = find_target(target)
-    selector = Selector(found, default_advisors(found, library))
+    _check_precision(precision, {target: found})
+    selector = Selector(found, default_advisors(found, library), precision)
     mod = run_phases(imported.mod, found, stop_after=_known_phase(phase, phase_names()), selector=selector)
     return str(mod.script())
 
@@ -138,17 +141,27 @@ def _find_targets(target: str | Sequence[str]) -> dict[str, Target]:
     return targets
 
 
+def _check_precision(precision: str, targets: Mapping[str, Target]) -> None:
+    """UsageError unless all of `targets` compute in `precision`."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}.")
+    for name, target in targets.items():
+        if precision not in target.precisions:
+            known = " or ".join(target.precisions)
+            raise UsageError(f"precision: target {name!r} computes in {known}, found {precision!r}.")
+
+
 def _find_records(records: Records) -> RecordLibrary:
     from .tune.library import RecordLibrary
 
     return RecordLibrary(RecordLibrary.of(records).stores)
 
 
-def _selector(target: Target, library: RecordLibrary) -> Selector:
+def _selector(target: Target, library: RecordLibrary, precision: str) -> Selector:
     from .schedule.selection import Selector
     from .tune.advisors import default_advisors
 
-    return Selector(target, default_advisors(target, library))
+    return Selector(target, default_advisors(target, library), precision)
 
 
 def compile_module(

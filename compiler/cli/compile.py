@@ -40,7 +40,9 @@ def compile_model(
             help="Fix the shape of an input; a name in place of a size keeps that dimension dynamic. May be repeated.",
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="Arithmetic precision.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, or where the target multiplies so: tf32, fp16 (float32 sums).")
+    ] = "fp32",
     records: Annotated[
         list[Path] | None,
         typer.Option(

@@ -70,8 +70,21 @@ def _conv2d_transpose(call: tvm.ir.Call, _: Producers) -> Anchor | None:
     return Anchor("conv2d_transpose", (call.args[0], call.args[1]), attrs)
 
 
+def as_stored(expr: relax.Expr, producers: Producers) -> relax.Expr:
+    """`expr`, or the 16-bit tensor that it is the cast to float32 of: kernels can cast what they read."""
+    made = producers.get(expr) if isinstance(expr, relax.Var) else None
+    return made.args[0] if made is not None and is_widening(made) else expr
+
+
+def is_widening(call: relax.Expr) -> bool:
+    """Whether `call` casts 16-bit floats to float32."""
+    if op_name(call) != "astype" or str(call.ty.dtype) != "float32":
+        return False
+    return str(call.args[0].ty.dtype) in ("float16", "bfloat16")
+
+
 def _pool2d(mode: str) -> Callable[[tvm.ir.Call, Producers], Anchor | None]:
-    def read(call: tvm.ir.Call, _: Producers) -> Anchor | None:
+    def read(call: tvm.ir.Call, producers: Producers) -> Anchor | None:
         a = call.attrs
         if a.layout != "NHWC" or a.out_layout != "NHWC":
             return None
@@ -84,7 +97,7 @@ def _pool2d(mode: str) -> Callable[[tvm.ir.Call, Producers], Anchor | None]:
             "ceil_mode": int(a.ceil_mode),
             "count_include_pad": int(a.count_include_pad),
         }
-        return Anchor("pool2d", (call.args[0],), attrs)
+        return Anchor("pool2d", (as_stored(call.args[0], producers),), attrs)
 
     return read
 

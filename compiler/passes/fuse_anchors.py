@@ -2,8 +2,8 @@
 
     y = conv2d(x, w); z = add(y, b); r = relu(z)      is one group: conv2d(x, w) | add(anchor, i2); relu(s0)
 
-A group may end only at a value which is the only one of the group that the rest of the graph sees. A matmul's group may
-also take in the permute_dims behind it: the kernel then writes its result in the permuted order.
+A group may end only at a value which is the only one of the group that the rest of the graph sees. The group of a
+matmul or of attention may also take in the permute_dims behind it: the kernel then writes its result in that order.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ from tvm import relax, tirx
 
 from ..schedule.epilogue import CAST, STEP_OPS
 from ..schedule.op_spec import OpSpec, Step
-from .anchors import ANCHORS, Anchor, op_name, tensor_type
+from .anchors import ANCHORS, Anchor, as_stored, is_widening, op_name, tensor_type
 
 # Longer epilogues stop paying: their operands' cache lines evict the tile that is being computed.
 MAX_STEPS = 24
+# Kinds whose kernels write their result in any order of axes.
+_WRITE_PERMUTED = ("matmul", "attention")
+# Kinds of anchors whose products may be rounded.
+_PRODUCTS = ("matmul", "conv2d")
 
 
 @dataclass
@@ -44,9 +48,13 @@ class _Growth:
 
 
 class GraphUses:
-    """Bindings of one dataflow block with the definition and the users of each variable."""
+    """Bindings of one dataflow block with the definition and the users of each variable.
 
-    def __init__(self, function: relax.Function):
+    `precision` is what products of float32 may be rounded to ("tf32"), if anything.
+    """
+
+    def __init__(self, function: relax.Function, precision: str | None = None):
+        self.precision = precision
         self.bindings = [b for block in function.body.blocks for b in block.bindings]
         self.index = {b.var: k for k, b in enumerate(self.bindings)}
         self.producers: dict[relax.Var, relax.Expr] = {b.var: b.value for b in self.bindings}
@@ -68,9 +76,18 @@ def _variables(expr: relax.Expr) -> list[relax.Var]:
 def find_group(graph: GraphUses, var: relax.Var, accepts: Callable[[OpSpec], bool]) -> Group | None:
     """The largest group anchored at the binding of `var` that `accepts` takes, or None if it takes none at all."""
     call = graph.producers[var]
-    anchor = ANCHORS[op_name(call)](call, graph.producers)
-    if anchor is None:
-        return None
+    for producers in (graph.producers, {}):  # operands as they lie in memory; as the model has them
+        anchor = ANCHORS[op_name(call)](call, producers)
+        group = _grown(graph, var, anchor, accepts) if anchor is not None else None
+        if group is not None:
+            return group
+        if anchor is None or all(a is b for a, b in zip(anchor.operands, call.args, strict=False)):
+            break
+    return None
+
+
+def _grown(graph: GraphUses, var: relax.Var, anchor: Anchor, accepts: Callable[[OpSpec], bool]) -> Group | None:
+    """The largest group around `anchor`, which `var` is bound to, that `accepts` takes."""
     growth = _Growth(anchor, list(anchor.operands), {var: "anchor"})
     closed = [(var, 0, len(growth.operands))] if _sole_escape(graph, growth) is not None else []
     for binding in graph.bindings[graph.index[var] + 1 :]:
@@ -81,7 +98,7 @@ def find_group(graph: GraphUses, var: relax.Var, accepts: Callable[[OpSpec], boo
             if last is not None:
                 closed.append((last, len(growth.steps), len(growth.operands)))
     for result, steps, operands in reversed(closed):
-        group = _make_group(growth, var, result, steps, operands)
+        group = _make_group(growth, var, result, steps, operands, graph.precision)
         for choice in (_with_permute(graph, group), group):
             if choice is not None and accepts(choice.op):
                 graph.claimed |= choice.members
@@ -94,7 +111,7 @@ def find_group(graph: GraphUses, var: relax.Var, accepts: Callable[[OpSpec], boo
 def _with_permute(graph: GraphUses, group: Group) -> Group | None:
     """The group with the permute_dims that is the only user of its result taken in, for kinds that can write so."""
     users = graph.users.get(group.result, [])
-    if group.op.kind != "matmul" or group.result in graph.outputs or len(users) != 1:
+    if group.op.kind not in _WRITE_PERMUTED or group.result in graph.outputs or len(users) != 1:
         return None
     user = users[0]
     if user in graph.claimed or op_name(graph.producers[user]) != "permute_dims":
@@ -121,7 +138,7 @@ def _extend(graph: GraphUses, growth: _Growth, anchor: relax.Var, binding: relax
         return False
     step_args = None
     if binding.var not in graph.claimed and not any(a in growth.tainted for a in args):
-        step_args = _step_args(growth, anchor, binding)
+        step_args = _step_args(graph, growth, anchor, binding)
     if step_args is None:
         growth.tainted.add(binding.var)
         return False
@@ -130,7 +147,9 @@ def _extend(graph: GraphUses, growth: _Growth, anchor: relax.Var, binding: relax
     return True
 
 
-def _step_args(growth: _Growth, anchor: relax.Var, binding: relax.VarBinding) -> tuple[str | float, ...] | None:
+def _step_args(
+    graph: GraphUses, growth: _Growth, anchor: relax.Var, binding: relax.VarBinding
+) -> tuple[str | float, ...] | None:
     call = binding.value
     if op_name(call) not in (CAST, *STEP_OPS) or not _fits(growth, anchor, binding):
         return None
@@ -150,7 +169,7 @@ def _step_args(growth: _Growth, anchor: relax.Var, binding: relax.VarBinding) ->
             elif str(arg.ty.dtype) != str(binding.var.ty.dtype) or len(arg.ty.shape) > len(anchor.ty.shape):
                 return None
             else:
-                refs.append(_operand(growth, new_operands, arg))
+                refs.append(_operand(growth, new_operands, as_stored(arg, graph.producers)))
     growth.operands.extend(new_operands)
     return tuple(refs)
 
@@ -179,6 +198,8 @@ def _fits(growth: _Growth, anchor: relax.Var, binding: relax.VarBinding) -> bool
     """Whether a step's result has the anchor's shape, and its type or the one that sums of narrower operands become."""
     if tensor_type(binding.var).shape != tensor_type(anchor).shape:
         return False
+    if is_widening(binding.value):
+        return False  # what was rounded is to be stored so
     operands = {str(x.ty.dtype) for x in growth.anchor.operands}
     if str(anchor.ty.dtype) in operands:
         return op_name(binding.value) != CAST and str(binding.var.ty.dtype) == str(anchor.ty.dtype)
@@ -194,13 +215,18 @@ def _sole_escape(graph: GraphUses, growth: _Growth) -> relax.Var | None:
     return escaping[0] if len(escaping) == 1 and growth.refs[escaping[0]] == last else None
 
 
-def _make_group(growth: _Growth, anchor: relax.Var, result: relax.Var, steps: int, operands: int) -> Group:
+def _make_group(
+    growth: _Growth, anchor: relax.Var, result: relax.Var, steps: int, operands: int, precision: str | None
+) -> Group:
     inputs = growth.operands[:operands]
+    attrs = dict(growth.anchor.attrs)
+    if precision and growth.anchor.kind in _PRODUCTS and all(str(x.ty.dtype) == "float32" for x in inputs[:2]):
+        attrs["precision"] = precision
     op = OpSpec(
         kind=growth.anchor.kind,
         inputs=tuple(tensor_type(x) for x in inputs),
         constant=tuple(isinstance(x, tvm.ir.GenericConst) for x in inputs),
-        attrs=tuple(sorted(growth.anchor.attrs.items())),
+        attrs=tuple(sorted(attrs.items())),
         anchor_type=tensor_type(anchor),
         output=tensor_type(result),
         epilogue=tuple(growth.steps[:steps]),

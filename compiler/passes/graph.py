@@ -115,7 +115,8 @@ class Graph:
 
     def function(self, name: tvm.ir.GlobalVar) -> tvm.ir.BaseFunc:
         """The module's function called by a call_tir node."""
-        return self._mod[name]
+        added = self._added.get(name)
+        return self._mod[name] if added is None else added
 
     # Rewriting
 

@@ -16,6 +16,7 @@ from tvm.relax import transform
 
 from ..reductions import extreme, extreme_position
 from ..schedule.target import Target
+from .absorb_casts import absorb_casts
 from .base import Pass
 
 
@@ -30,7 +31,7 @@ class Legalize(Pass):
         """Every call in `main` becomes call_tir or a runtime built-in."""
         with self.target.tvm_target(), tvm.transform.PassContext(opt_level=3):
             mod = transform.LegalizeOps({**_EXTREMES, **self.target.legalizations()})(mod)
-            return transform.DeadCodeElimination()(_fused(mod))
+            return transform.DeadCodeElimination()(_fused(absorb_casts(mod)))
 
 
 def _fused(mod: tvm.ir.IRModule) -> tvm.ir.IRModule:

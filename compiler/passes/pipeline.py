@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..knobs import Knobs
 from ..schedule.selection import Selector
 from .base import Pass, PassRunner
+from .cast_at_uses import CastAtUses
 from .check_sizes import CheckSizes
 from .choose_layout import ChooseLayout
 from .common_subexpressions import CommonSubexpressions
@@ -18,6 +19,7 @@ from .fuse_layer_norm import FuseLayerNorm
 from .legalize import Legalize
 from .legalize_layouts import LegalizeLayouts
 from .lookup_tables import LookupTables
+from .lower_precision import LowerPrecision
 from .narrow_operands import NarrowOperands
 from .own_outputs import OwnOutputs
 from .schedule_functions import ScheduleFunctions
@@ -50,10 +52,12 @@ PHASES: tuple[Phase, ...] = (
             Simplify(),
         ],
     ),
-    # Spatial operators run channels-last wherever that transposes least.
+    # Where float16 will do, it is what lies between kernels. Spatial operators run channels-last wherever that
+    # transposes least.
     (
         "layout",
         lambda selector: [
+            *([LowerPrecision()] if selector.precision == "fp16" else []),
             ChooseLayout(),
             Simplify(),
             SinkReshapes(),
@@ -63,7 +67,10 @@ PHASES: tuple[Phase, ...] = (
         ],
     ),
     # Anchors with their epilogues become kernels of the target's templates.
-    ("select", lambda selector: [NarrowOperands(selector), SelectTemplates(selector), LegalizeLayouts()]),
+    (
+        "select",
+        lambda selector: [NarrowOperands(selector), SelectTemplates(selector), CastAtUses(), LegalizeLayouts()],
+    ),
     # Everything else becomes TIR, fused along elementwise and reduction chains, then scheduled by generic rules.
     ("legalize", lambda selector: [Legalize(selector.target), ViewReshapes()]),
     ("schedule", lambda selector: [ScheduleFunctions(selector.target), CheckSizes(), UnsignedDivisions()]),

@@ -34,7 +34,7 @@ class SelectTemplates(Pass):
     def run(self, mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
         """Rewrite `main`; every chosen kernel becomes a private PrimFunc of the module."""
         main = mod["main"]
-        graph = GraphUses(main)
+        graph = GraphUses(main, "tf32" if self.selector.precision == "tf32" else None)
         groups: dict[relax.Var, Group] = {}
         for binding in graph.bindings:
             if op_name(binding.value) in ANCHORS and binding.var not in graph.claimed:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tvm import tirx
 
 from . import vector_math
-from .op_spec import OpSpec, TensorType
+from .op_spec import OpSpec, Step, TensorType
 
 if TYPE_CHECKING:
     from tvm.ir import PrimExpr
@@ -76,7 +76,7 @@ def apply_epilogue(op: OpSpec, anchor: PrimExpr, indices: Sequence[PrimExpr], re
     values: list[PrimExpr] = []
     bound: list[tuple[tirx.Var, PrimExpr]] = []
     for k, step in enumerate(op.epilogue):
-        args = [_argument(op, a, anchor, values, indices, read) for a in step.args]
+        args = [_argument(op, step, a, anchor, values, indices, read) for a in step.args]
         dtype = next(a.ty.dtype for a in args if not isinstance(a, float))
         args = [tirx.const(a, dtype) if isinstance(a, float) else a for a in args]
         value = tirx.Cast(step.dtype, args[0]) if step.op == CAST else STEP_OPS[step.op](*args)
@@ -98,6 +98,7 @@ def _used_again(op: OpSpec, step: int) -> bool:
 
 def _argument(
     op: OpSpec,
+    step: Step,
     ref: str | float,
     anchor: PrimExpr,
     values: list[PrimExpr],
@@ -111,4 +112,5 @@ def _argument(
     number = int(ref[1:])
     if ref[0] == "s":
         return values[number]
-    return read(number, broadcast_indices(op.inputs[number], indices))
+    value = read(number, broadcast_indices(op.inputs[number], indices))
+    return value if op.inputs[number].dtype == step.dtype else tirx.Cast(step.dtype, value)

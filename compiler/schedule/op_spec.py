@@ -31,7 +31,7 @@ class Step:
 
     `op` is a key of `epilogue.STEP_OPS` (Relax's name without its prefix: "add", "relu", "clip", ...), or "astype" to
     cast to `dtype`. Each argument is "anchor" (the anchor's result), "sK" (result of step K), "iK" (operand K of the
-    OpSpec) or a float literal.
+    OpSpec, as a number of type `dtype`) or a float literal.
     Steps compute with numpy broadcasting; the result of every step has the anchor's shape.
     """
 

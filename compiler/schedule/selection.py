@@ -33,11 +33,13 @@ class Advisor(Protocol):
 class Selector:
     """Chooses among a target's templates: what the first advisor with an opinion says, else the first match's default.
 
-    Choices and built candidates are kept per OpSpec: equal operators of a model share one kernel.
+    Choices and built candidates are kept per OpSpec: equal operators of a model share one kernel. `precision` is what
+    the compile allows ("fp32", "tf32", "fp16").
     """
 
-    def __init__(self, target: Target, advisors: Sequence[Advisor] = ()):
+    def __init__(self, target: Target, advisors: Sequence[Advisor] = (), precision: str = "fp32"):
         self.target = target
+        self.precision = precision
         self.advisors = tuple(advisors)
         self._choices: dict[OpSpec, Choice | None] = {}
         self._candidates: dict[OpSpec, Candidate] = {}

@@ -33,6 +33,11 @@ class Target(ABC):
     # Whether kernels of a run can be captured as a graph, which is launched as one (CUDA).
     captures_graphs: ClassVar[bool] = False
 
+    @property
+    def precisions(self) -> Sequence[str]:
+        """What float32 models may be computed in: "fp32", and "tf32" or "fp16" where the hardware multiplies those."""
+        return ("fp32",)
+
     @classmethod
     @abstractmethod
     def from_preset(cls, preset: str | None) -> Target:

@@ -87,6 +87,13 @@ class GpuSpec(TargetSpec):
         """The architecture that code is compiled for: wgmma exists only in code for one generation ("sm_90a")."""
         return f"{self.arch}a" if self.matrix == "wgmma" else self.arch
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What float32 models may be computed in: what the matrix units multiply, as far as templates round to it."""
+        rounds = self.matrix in ("mma", "wgmma") and "tfloat32" in self.matrix_dtypes
+        halves = self.matrix != "none" and "float16" in self.matrix_dtypes
+        return ("fp32", *(("tf32",) if rounds else ()), *(("fp16",) if halves else ()))
+
     def peak_flops(self, dtype: str) -> float:
         """Peak FLOP/s for operands of `dtype`; that of float32 where nothing else is known."""
         rates = dict(self.peak)

@@ -52,6 +52,11 @@ class GpuTarget(Target):
         """None: host code is for the plainest CPU of its architecture."""
         return ()
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """As the GPU's matrix units have it."""
+        return self.spec.precisions
+
     @abstractmethod
     def device_target(self) -> dict[str, Any]:
         """The TVM target that kernels are compiled for, without its host."""

@@ -11,14 +11,14 @@ from ....compiler.schedule.target_spec import TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
 from ....compiler.schedule.traits import Traits
 from ...shared.conv_operands import Operands
-from ...shared.conv_shape import ConvShape, conv_shape
+from ...shared.conv_shape import ConvShape, conv_sizes
 from ..spec import GpuSpec
 from .window_traits import window_traits
-from .windows import Window, WindowNest, window_space
+from .windows import Window, WindowNest, takes, window_space
 
 
 class DepthwiseConv2D(Template):
-    """A convolution with one input and one output channel per group, and constant float32 weights.
+    """A convolution with one input and one output channel per group, and constant weights, float32 or float16.
 
     Weights are packed as (KH, KW, C).
     """
@@ -27,16 +27,16 @@ class DepthwiseConv2D(Template):
 
     def match(self, op: OpSpec, target: TargetSpec) -> Space | None:
         """Only where groups == channels == output channels > 1."""
-        conv = conv_shape(op)
-        if conv is None or not isinstance(target, GpuSpec):
+        conv = conv_sizes(op)
+        if conv is None or not isinstance(target, GpuSpec) or not takes(op, 2):
             return None
         if conv.groups == 1 or not conv.groups == conv.channels == conv.out_channels:
             return None
-        return window_space(_window(conv), (conv.batch, *conv.out_size, conv.out_channels), target)
+        return window_space(_window(op, conv), (conv.batch, *conv.out_size, conv.out_channels), target)
 
     def build(self, op: OpSpec, target: TargetSpec, config: Config) -> Candidate:
         """The kernel, and the packer of the weights."""
-        conv = conv_shape(op)
+        conv = conv_sizes(op)
         assert conv is not None, "match accepts only such operators"
         operands = Operands(op, {1: conv.channels * conv.kernel[0] * conv.kernel[1]})
 
@@ -44,7 +44,7 @@ class DepthwiseConv2D(Template):
         nest = WindowNest(
             op=op,
             operands=operands,
-            window=_window(conv),
+            window=_window(op, conv),
             size=(size(conv.size[0]), size(conv.size[1])),
             outputs=[size(d) for d in (conv.batch, *conv.out_size)],
             pixels=config.int("pixels"),
@@ -56,11 +56,11 @@ class DepthwiseConv2D(Template):
 
     def traits(self, op: OpSpec, target: TargetSpec, configs: Sequence[Config]) -> Traits:
         """Traits of `configs`."""
-        conv = conv_shape(op)
+        conv = conv_sizes(op)
         assert conv is not None, "match accepts only such operators"
         assert isinstance(target, GpuSpec)
         shape = (conv.batch, *conv.out_size, conv.out_channels)
-        return window_traits(_window(conv), shape, target, configs)
+        return window_traits(_window(op, conv), shape, target, configs)
 
 
 def pack(conv: ConvShape, weight: np.ndarray) -> np.ndarray:
@@ -68,5 +68,6 @@ def pack(conv: ConvShape, weight: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(weight.reshape(conv.channels, *conv.kernel).transpose(1, 2, 0)).reshape(-1)
 
 
-def _window(conv: ConvShape) -> Window:
-    return Window(conv.channels, conv.kernel, conv.stride, conv.dilation, conv.pad, conv.padded)
+def _window(op: OpSpec, conv: ConvShape) -> Window:
+    sizes = (conv.channels, conv.kernel, conv.stride, conv.dilation, conv.pad, conv.padded)
+    return Window(*sizes, dtype=op.inputs[0].dtype)

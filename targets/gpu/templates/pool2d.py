@@ -14,7 +14,7 @@ from ....compiler.schedule.traits import Traits
 from ...shared.conv_operands import Operands
 from ..spec import GpuSpec
 from .window_traits import window_traits
-from .windows import Window, WindowNest, window_space
+from .windows import Window, WindowNest, takes, window_space
 
 # Larger windows are reductions, which teams of threads share out.
 _LARGEST = 256
@@ -26,12 +26,11 @@ class Pool2D(Template):
     name = "pool2d"
 
     def match(self, op: OpSpec, target: TargetSpec) -> Space | None:
-        """float32 NHWC without ceil_mode (the frontend has turned that into padding); channels must be static."""
+        """float32 or float16 NHWC without ceil_mode (the frontend has made that padding); channels must be static."""
         if op.kind != "pool2d" or not isinstance(target, GpuSpec) or op.attr("ceil_mode"):
             return None
         channels = op.anchor_type.shape[3]
-        dtypes = {t.dtype for t in (*op.inputs, op.anchor_type, op.output)}
-        if dtypes != {"float32"} or not isinstance(channels, int) or 0 in (*op.inputs[0].shape, *op.anchor_type.shape):
+        if not takes(op, 1) or not isinstance(channels, int) or 0 in (*op.inputs[0].shape, *op.anchor_type.shape):
             return None
         if min(op.ints("padding")) < 0 or math.prod(op.ints("pool_size")) > _LARGEST:
             return None
@@ -77,4 +76,5 @@ def _window(op: OpSpec) -> Window:
         dilation=(dilation[0], dilation[1]),
         pad=(top, left),
         padded=(top + bottom > 0, left + right > 0),
+        dtype=op.inputs[0].dtype,
     )

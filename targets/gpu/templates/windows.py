@@ -4,7 +4,7 @@
    neighbouring channels, so that loads and stores are whole vectors side by side.
 2. A column of the image is loaded once for all pixels whose windows contain it.
 3. What lies outside of the image is skipped by conditions; there are none where nothing is padded.
-Windows too wide to be unrolled are walked by loops, for one pixel at a time.
+Windows too wide to be unrolled are walked by loops, for one pixel at a time. float16 is summed up in float32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ...shared.index_math import ceil_div, split_index, unrolled
 from ...shared.tir_loops import Index, i64, loop, seq, store
 from ..launch import allocated, launch, registers
 from ..spec import GpuSpec
-from .vectors import load_vector, store_vector
+from .vectors import VECTOR_BYTES, dtype_bytes, load_vector, store_vector
 
 # Taps of a window that are unrolled at most.
 _UNROLLED = 64
@@ -46,16 +46,30 @@ class Window:
     dilation: tuple[int, int]
     pad: tuple[int, int]
     padded: tuple[bool, bool]
+    dtype: str = "float32"
 
     @property
     def lanes(self) -> int:
-        """Channels of a vector."""
-        return next(n for n in (4, 2, 1) if self.channels % n == 0)
+        """Channels of a vector, of 16 bytes at most."""
+        most = VECTOR_BYTES // dtype_bytes(self.dtype)
+        return next(n for n in (8, 4, 2, 1) if n <= most and self.channels % n == 0)
 
     @property
     def is_small(self) -> bool:
         """Whether the window is unrolled."""
         return self.kernel[0] * self.kernel[1] <= _UNROLLED and self.kernel[1] <= _WIDEST
+
+
+def as_float(value: tirx.Expr) -> tirx.Expr:
+    """`value` in float32, in which windows are summed up."""
+    return value if str(value.ty.dtype) == "float32" else value.astype("float32")
+
+
+def takes(op: OpSpec, operands: int) -> bool:
+    """Whether the first `operands` inputs of `op` are of one type, float32 or float16, and all others such too."""
+    types = {t.dtype for t in op.inputs[:operands]}
+    others = {t.dtype for t in (*op.inputs, op.anchor_type, op.output)}
+    return len(types) == 1 and others <= {"float32", "float16"}
 
 
 def window_space(window: Window, outputs: tuple[int | str, ...], spec: GpuSpec) -> Space:
@@ -112,9 +126,9 @@ class WindowNest:
     def _thread(self, n: Index, row: Index, column: Index, channel: Index) -> Stmt:
         window, lanes, pixels = self.window, self.window.lanes, self.pixels
         acc = registers(pixels * lanes, "float32", "acc")
-        seen = registers(lanes, "float32", "seen")
+        seen = registers(lanes, window.dtype, "seen")
         count = registers(pixels, "float32", "count")
-        factors = registers(lanes * (window.kernel[1] if window.is_small else 1), "float32", "factors")
+        factors = registers(lanes * (window.kernel[1] if window.is_small else 1), window.dtype, "factors")
         top, left = row * window.stride[0] - window.pad[0], column * window.stride[1] - window.pad[1]
         clear = unrolled("i", 0, pixels * lanes, lambda i: store(acc, [i], tirx.const(self.start, "float32")))
         none = unrolled("i", 0, pixels, lambda i: store(count, [i], tirx.const(0.0, "float32")))
@@ -221,8 +235,8 @@ class WindowNest:
         statements = []
         for k in range(lanes):
             place = [i64(pixel * lanes + k)]
-            weight = tirx.BufferLoad(factors, [i64(number * lanes + k)]) if self.weights else one
-            value = self.tap(tirx.BufferLoad(acc, place), tirx.BufferLoad(seen, [i64(k)]), weight)
+            weight = as_float(tirx.BufferLoad(factors, [i64(number * lanes + k)])) if self.weights else one
+            value = self.tap(tirx.BufferLoad(acc, place), as_float(tirx.BufferLoad(seen, [i64(k)])), weight)
             statements.append(store(acc, place, value))
         if self.counted:
             statements.append(store(count, [pixel], tirx.BufferLoad(count, [i64(pixel)]) + one))
@@ -238,6 +252,7 @@ class WindowNest:
                 value = value * tirx.const(self.scale, "float32")
             if self.counted:
                 value = value / tirx.max(tirx.BufferLoad(count, [i64(pixel)]), tirx.const(1.0, "float32"))
+            value = value if self.op.anchor_type.dtype == "float32" else value.astype(self.op.anchor_type.dtype)
             results.append(self.operands.result(value, n, row, column, channel + k))
         place = ((n * self.outputs[1] + row) * self.outputs[2] + column) * channels + channel
         write = store_vector(self.operands.flat(-1), place, results)

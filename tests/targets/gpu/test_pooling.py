@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from tensor_core_cases import random_operands, run
 
 from kompilo.compiler.schedule.op_spec import OpSpec, Step, TensorType
 from kompilo.targets.gpu.templates.pool2d import Pool2D
 
+from gpu.shim_support import needs_shim
 from gpu_support import TARGET, needs_opencl, relative_error, run_template
 
 # data shape, window, strides, padding, dilation
@@ -68,3 +72,18 @@ def test_minus_infinity_is_a_value_like_others():
     x = np.full((1, 4, 4, 4), -np.inf, "f4")
     found = run_template(Pool2D(), op, [x, np.zeros(4, "f4")], (1, 2, 2, 4))
     assert np.all(found == -np.inf)
+
+
+@needs_shim
+@pytest.mark.parametrize("mode", ["max", "avg"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_float16(mode, dtype):
+    """Summed up in float32; the anchor's own type is the model's affair."""
+    op = pool((1, 7, 9, 24), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), mode, 0)
+    half = TensorType(op.output.shape, "float16")
+    steps = (Step("astype", ("anchor",), "float16"),) if dtype == "float32" else ()
+    inputs, anchor = (replace(op.inputs[0], dtype="float16"),), replace(half, dtype=dtype)
+    op = replace(op, inputs=inputs, constant=(False,), anchor_type=anchor, output=half, epilogue=steps)
+    (x,) = random_operands(op)
+    for found in run(Pool2D(), op, [x], op.output.shape, None):
+        assert relative_error(found, expected(x, op)) < 1e-3

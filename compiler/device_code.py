@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 _CUDA_ARCH = re.compile(r"sm_(\d+)(\d)([af]?)")
 
@@ -32,6 +33,32 @@ class DeviceCode:
 
     def __repr__(self) -> str:
         return f"DeviceCode({self.format} for {self.arch}, {len(self.code)} bytes, {len(self.kernels)} kernels)"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an operator's kernels take of a GPU, read from their machine code; of several kernels the most.
+
+    Attributes:
+        registers: of a thread.
+        spill_bytes: memory of a thread for registers that did not fit, and for arrays indexed at run time.
+        shared_bytes: shared memory of a block, the launch's share included.
+        occupancy: share of an SM's places for warps that are taken at once, the least of the kernels; 0 where a block
+            does not fit at all.
+        limit: what allows no more of them: "registers", "shared memory", "threads" or "blocks".
+    """
+
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    occupancy: float
+    limit: str
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Usage:
+        """Of `dataclasses.asdict`; KeyError, TypeError, ValueError and the like if there is none."""
+        registers, spills, shared = (int(data[name]) for name in ("registers", "spill_bytes", "shared_bytes"))
+        return cls(registers, spills, shared, float(data["occupancy"]), str(data["limit"]))
 
 
 def runs_on(arch: str, version: str) -> bool:

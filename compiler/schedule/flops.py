@@ -18,6 +18,12 @@ def flops(op: OpSpec) -> int | None:
     return elements * (_PER_OUTPUT[op.kind](op) + len(op.epilogue))
 
 
+def peak_dtype(op: OpSpec) -> str:
+    """The type that names the greatest rate for `op`: that of its operands, "tfloat32" where float32 may be rounded."""
+    rounded = op.inputs[0].dtype == "float32" and dict(op.attrs).get("precision") == "tf32"
+    return "tfloat32" if rounded else op.inputs[0].dtype
+
+
 def bytes_moved(op: OpSpec) -> int | None:
     """Bytes that one execution of `op` must move: each operand read once, the result written once; None if symbolic."""
     if not op.is_static:

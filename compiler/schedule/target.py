@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..device_code import DeviceCode
+from ..device_code import DeviceCode, Usage
 from ..errors import TargetError
 from ..launches import DeviceProgram
 from .roofline import Roofline
@@ -77,6 +77,10 @@ class Target(ABC):
         Raises KompiloError if that cannot be, TargetError if the toolchain is missing or refuses the code.
         """
         raise TargetError(f"target {self.spec.key}: expected one that drives a device.")
+
+    def usage(self, program: DeviceProgram) -> Usage | None:
+        """What the kernels of `program` take of the device, read from their code; None where that is not known."""
+        return None
 
     @abstractmethod
     def legalizations(self) -> Mapping[str, Callable[..., Any]]:

@@ -42,6 +42,12 @@ TRAITS: dict[str, str] = {
     "panel_traffic": "bytes of weights that register tiles read, from whichever cache",
     "fetch_weights": "1 if weights are prefetched",
     "fetch_data": "1 if input is prefetched",
+    # Of devices with a program of their own (GPUs); the last four are read from the machine code once there is some.
+    "device_cycles": "cycles of the whole kernel on the busiest core, launch and waiting included",
+    "registers": "registers of a thread",
+    "spill_bytes": "memory of a thread for registers that did not fit",
+    "block_bytes": "shared memory of a block",
+    "occupancy": "share of a core's places for warps that are taken",
 }
 
 Column = np.ndarray | float

@@ -26,7 +26,7 @@ from ..errors import UsageError
 from ..schedule.op_spec import OpSpec
 from ..schedule.target import Target
 from .examples import Example, examples_of
-from .features import CONFIG, FEATURE_NAMES, features, ideal_cycles
+from .features import CONFIG, FEATURE_NAMES, feature_names, features, ideal_cycles
 from .record import Point, Record
 from .trees import Settings, Trees, grow, no_trees
 
@@ -141,8 +141,9 @@ class CostModel:
         logs = np.full(len(rows), np.log(ideal_seconds(op, self.target)))
         if not len(self.ranking.roots):
             estimate = rows[:, _ESTIMATE]
-            # A template that tells nothing of its configs names the best first.
-            return logs + np.where(np.isnan(estimate), UNTOLD * np.arange(len(rows)), np.log(estimate))
+            # A template that tells nothing of its configs names the best first, and so do several together.
+            told = not np.isnan(estimate).any()
+            return logs + (np.log(estimate) if told else UNTOLD * np.arange(len(rows)))
         return logs + self.level.predict(rows[:1, _OPERATOR_PART])[0] + self.ranking.predict(rows)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -150,7 +151,7 @@ class CostModel:
         facts = {
             "format": FORMAT,
             "target": self.target.spec.key,
-            "features": list(FEATURE_NAMES),
+            "features": list(feature_names(self.target)),
             "trained": dict(self.trained),
         }
         parts = {"ranking": self.ranking, "level": self.level}
@@ -172,7 +173,7 @@ class CostModel:
     def load(cls, path: str | os.PathLike[str], target: Target) -> CostModel:
         """The model in a file; UsageError if it cannot be read, or was made for other features or another target."""
         facts, arrays = _read(Path(path))
-        if facts.get("format") != FORMAT or facts.get("features") != list(FEATURE_NAMES):
+        if facts.get("format") != FORMAT or facts.get("features") != list(feature_names(target)):
             raise UsageError(
                 f"the cost model in {str(path)!r} was made by another version of Kompilo.",
                 "kompilo train-cost-model makes a new one from your records.",
@@ -181,7 +182,7 @@ class CostModel:
         if _without_cores(made_for) != _without_cores(target.spec.key):
             raise UsageError(f"the cost model in {str(path)!r} is for {made_for}, expected one for {target.spec.key}.")
         try:
-            ranking = Trees.of_arrays(_part("ranking", arrays), len(FEATURE_NAMES))
+            ranking = Trees.of_arrays(_part("ranking", arrays), len(feature_names(target)))
             level = Trees.of_arrays(_part("level", arrays), _OPERATOR_PART.stop)
         except (KeyError, ValueError) as error:
             raise _unreadable(path, error) from None
@@ -203,8 +204,8 @@ class CostModel:
 
 
 def ideal_seconds(op: OpSpec, target: Target) -> float:
-    """Time of `op` at the peak rate of a core of nominal clock."""
-    return ideal_cycles(op, target.spec) / NOMINAL_HERTZ
+    """Time of `op` at the peak rate of a core of nominal clock, or of a device at its own."""
+    return ideal_cycles(op, target.spec) / float(getattr(target.spec, "clock_hz", NOMINAL_HERTZ))
 
 
 def model_files(key: str) -> list[Path]:

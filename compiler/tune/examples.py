@@ -56,4 +56,5 @@ def example_of(op: OpSpec, known: dict[Point, Known], target: Target) -> Example
     if not usable:
         return None
     points = tuple(k.point for k in usable)
-    return Example(op, points, features(op, target, points), np.array([k.seconds for k in usable], float))
+    usages = {k.point: k.measurement.usage for k in usable if k.measurement.usage is not None}
+    return Example(op, points, features(op, target, points, usages), np.array([k.seconds for k in usable], float))

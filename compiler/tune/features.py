@@ -8,19 +8,20 @@ others. What a template does not tell is NaN, which XGBoost treats as missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 import numpy as np
 
-from ..schedule.flops import flops
+from ..device_code import Usage
+from ..schedule.flops import flops, peak_dtype
 from ..schedule.op_spec import OpSpec, TensorType
 from ..schedule.target import Target
 from ..schedule.target_spec import TargetSpec
 from ..schedule.traits import TRAITS
 from .record import Point
 
-KINDS = ("conv2d", "conv2d_transpose", "matmul", "pool2d")
+KINDS = ("conv2d", "conv2d_transpose", "matmul", "pool2d", "attention")
 # Bytes a cycle that a core gets from beyond its L2: the measure for traffic.
 FAR_BYTES_PER_CYCLE = 6.0
 # The part of the time of that traffic which a plain estimate counts: the rest hides behind arithmetic.
@@ -82,7 +83,12 @@ class _Facts:
 
 
 def _estimate(f: _Facts) -> np.ndarray:
-    """A plain sum of what is known: arithmetic or its loads, the work around it, and traffic half hidden behind it."""
+    """A plain sum of what is known: arithmetic or its loads, the work around it, and traffic half hidden behind it.
+
+    Templates of devices tell the sum themselves.
+    """
+    if not np.isnan(f["device_cycles"]).all():
+        return f.cost("device_cycles")
     busy = np.maximum(f["fma_cycles"], f["load_cycles"]) + f["edge_cycles"] + f["transform_cycles"]
     moved = f["weight_traffic"] + f["input_traffic"] + f["copied_bytes"]
     return (busy + EXPOSED * moved / FAR_BYTES_PER_CYCLE) / f.ideal
@@ -131,31 +137,61 @@ CONFIG: dict[str, Callable[[_Facts], np.ndarray]] = {
     "fetch_data": lambda f: f["fetch_data"],
 }
 
+# Name -> of a config of a device with programs of its own: by its template's estimate until there is code to read.
+DEVICE: dict[str, Callable[[_Facts], np.ndarray]] = {
+    "device": lambda f: f.cost("device_cycles"),
+    "registers": lambda f: f["registers"],
+    "spills": lambda f: f["spill_bytes"],
+    "block_bytes": lambda f: f["block_bytes"],
+    "occupancy": lambda f: f["occupancy"],
+}
+
 FEATURE_NAMES: tuple[str, ...] = (
     *(f"op.{name}" for name in OPERATOR),
     *(f"target.{name}" for name in TARGET),
     *(f"config.{name}" for name in CONFIG),
 )
+_DEVICE_NAMES: tuple[str, ...] = (*FEATURE_NAMES, *(f"device.{name}" for name in DEVICE))
 
 
-def features(op: OpSpec, target: Target, points: Sequence[Point]) -> np.ndarray:
-    """The features of `points` for `op`: float32 of shape (len(points), len(FEATURE_NAMES)).
+def feature_names(target: Target) -> tuple[str, ...]:
+    """The columns of `features` for `target`."""
+    return _DEVICE_NAMES if target.drives_device else FEATURE_NAMES
 
-    `op` is of known sizes, and each point of a template of `target` at its present version (KeyError otherwise).
+
+def features(
+    op: OpSpec, target: Target, points: Sequence[Point], usages: Mapping[Point, Usage] | None = None
+) -> np.ndarray:
+    """The features of `points` for `op`: float32 of shape (len(points), len(feature_names(target))).
+
+    `op` is of known sizes, and each point of a template of `target` at its present version (KeyError otherwise). What
+    `usages` tells of a point's code replaces what its template estimates.
     """
-    result = np.empty((len(points), len(FEATURE_NAMES)), np.float32)
+    tables = [CONFIG, DEVICE] if target.drives_device else [CONFIG]
+    result = np.empty((len(points), len(feature_names(target))), np.float32)
     fixed = [tell(op) for tell in OPERATOR.values()]
     fixed += [float(getattr(target.spec, name, np.nan)) for name in TARGET]
     result[:, : len(fixed)] = fixed
-    facts = _Facts(op, target.spec, traits_of(op, target, points))
-    for k, tell in enumerate(CONFIG.values(), len(fixed)):
+    traits = traits_of(op, target, points)
+    for k, point in enumerate(points):
+        if usages and point in usages:
+            used = usages[point]
+            known = (used.registers, used.spill_bytes, used.shared_bytes, used.occupancy)
+            for name, value in zip(("registers", "spill_bytes", "block_bytes", "occupancy"), known, strict=True):
+                traits[name][k] = value
+    facts = _Facts(op, target.spec, traits)
+    for k, tell in enumerate((tell for table in tables for tell in table.values()), len(fixed)):
         result[:, k] = tell(facts)
     return result
 
 
 def ideal_cycles(op: OpSpec, spec: TargetSpec) -> float:
-    """Cycles of `op`, of known sizes, at the peak rate of one core; elements of the result if FLOPs are not known."""
+    """Cycles of `op`, of known sizes, at the peak rate of one core, or of all of a device; elements of the result if
+    FLOPs are not known."""
     work = float(flops(op) or prod(_sizes(op.anchor_type)))
+    peak: Callable[[str], float] | None = getattr(spec, "peak_flops", None)
+    if peak is not None:
+        return max(work / peak(peak_dtype(op)) * float(getattr(spec, "clock_hz", 1.0)), 1.0)
     lanes = float(getattr(spec, "vector_bytes", 4)) / 4
     return max(work / (2 * lanes * float(getattr(spec, "fma_ports", 1))), 1.0)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from ..device_code import Usage
 from ..schedule.op_spec import OpSpec
 from ..schedule.template import Config
 from .op_json import op_from_json, op_to_json
@@ -17,7 +18,7 @@ SCHEMA = 1
 NEWEST = 5
 
 # What became of a candidate. Only "ok" has a time; the others are reasons why a config must not be used.
-STATUSES = ("ok", "build_failed", "crashed", "timed_out", "out_of_memory", "wrong_result", "run_failed")
+STATUSES = ("ok", "pruned", "build_failed", "crashed", "timed_out", "out_of_memory", "wrong_result", "run_failed")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Measurement:
     `spread` is half the width of the median's 95% confidence interval relative to the median; `samples` how many
     timings it rests on; `error` the largest difference from the reference relative to the largest reference value;
     `reason` one sentence where `status` is not "ok". `cache` tells whether weights were in cache ("warm") or had been
-    pushed out of it ("cold").
+    pushed out of it ("cold"). `usage` is what its code takes of a GPU; "pruned" is a candidate that was not run for it.
     """
 
     status: str
@@ -62,6 +63,7 @@ class Measurement:
     error: float | None = None
     reason: str = ""
     cache: str = "cold"
+    usage: Usage | None = None
 
     @property
     def ok(self) -> bool:
@@ -87,6 +89,7 @@ class Measurement:
             _number(data["error"]),
             str(data["reason"]),
             str(data["cache"]),
+            Usage.from_json(data["usage"]) if data.get("usage") else None,
         )
 
 
@@ -129,6 +132,7 @@ class Record:
                 "version": self.point.version,
                 "config": dict(self.point.config.knobs),
                 **measured,
+                **({"usage": asdict(m.usage)} if m.usage is not None else {}),
                 "created": self.created,
                 "kompilo": self.kompilo,
             },

@@ -7,7 +7,10 @@ ISA guides.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from ...compiler.errors import TargetError
 from .resources import Resources
@@ -106,6 +109,13 @@ def resident_blocks(spec: GpuSpec, threads: int, registers: int, shared_bytes: i
     """
     blocks = occupancy(Resources("", registers, 0, shared_bytes, 0), spec, threads).blocks
     return -(-blocks // allocation_rules(spec.arch).sms)
+
+
+def thread_traits(spec: GpuSpec, kernels: Sequence[tuple[int, int, int]]) -> dict[str, np.ndarray]:
+    """Traits of kernels by their threads, registers of a thread and shared bytes of a block, as they are estimated."""
+    resident = [resident_blocks(spec, *kernel) * kernel[0] / spec.threads_per_sm for kernel in kernels]
+    columns = {"registers": [k[1] for k in kernels], "block_bytes": [k[2] for k in kernels], "occupancy": resident}
+    return {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
 
 
 def _by_registers(used: Resources, spec: GpuSpec, rules: AllocationRules, warps: int) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...compiler.device_code import DeviceCode
+from ...compiler.device_code import DeviceCode, Usage
 from ...compiler.errors import KompiloError, TargetError
 from ...compiler.launches import DeviceProgram
 from ...compiler.object_files import write_objects
@@ -124,6 +124,12 @@ class GpuTarget(Target):
         form, code = self.device_code(parts.device)
         walk = HostWalk(capture.functions["main"], {k.name: k for k in parts.kernels})
         return DeviceProgram(form, self.spec.code_arch, code, tuple(walk.launches), tuple(walk.scratch))
+
+    def usage(self, program: DeviceProgram) -> Usage | None:
+        """As the code object and the launches of `program` have it."""
+        from .usage import usage_of
+
+        return usage_of(program, self.spec)
 
     def export(
         self, executable: tvm.runtime.Executable, path: Path, more_objects: Callable[[], Sequence[str]] = list

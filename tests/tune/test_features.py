@@ -116,7 +116,7 @@ def test_a_template_that_tells_nothing_has_missing_features():
             return {}
 
     class Quiet:
-        spec, templates = TARGET.spec, (Silent(),)
+        spec, templates, drives_device = TARGET.spec, (Silent(),), False
 
     rows = features(matmul(8, 8, 8), Quiet(), [Point("silent", 1, Config.of(a=1))])
     assert np.isnan(rows[:, -len(CONFIG) :]).all()

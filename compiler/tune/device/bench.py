@@ -5,6 +5,7 @@ Building needs no GPU, so that workers which build for another machine never ask
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ...device_code import Usage
 from ...errors import KompiloError
 from ...runtime.cuda_driver import Context, CudaError, Driver
 from ...schedule.op_spec import OpSpec
@@ -27,8 +29,9 @@ from ..measure.pace import Pace, Reading
 from ..measure.protocol import Failure, Setup
 from ..measure.timing import Sampling, Timing
 from ..reference import Expected, evaluate, supported
-from .candidate import DeviceKernel, activations, build_device_kernel
+from .candidate import DeviceKernel, activations, build_device_kernel, default_point
 from .parts import write_parts
+from .pruning import reason_against
 from .runner import UNLOADABLE, DeviceRun, RunFailure
 
 # Bytes of operands and expected results that a worker keeps.
@@ -63,11 +66,14 @@ class DeviceBench:
     def __init__(self, setup: Setup):
         self.target = find_target(setup.target)
         self.error = 0.0
+        self.usage: Usage | None = None
         self._operands: OrderedDict[tuple[OpSpec, int], tuple[list[np.ndarray], Expected]] = OrderedDict()
         self._prepared: _Prepared | None = None
         self._context: Context | None = None
         self._cache_bytes = 0
         self._spent: dict[str, float] = {}
+        # The least time of an operator's candidates of a template, and what that one takes.
+        self._fastest: dict[tuple[OpSpec, str], tuple[float, Usage | None]] = {}
         _ = self.target.templates  # loads them
 
     @property
@@ -89,7 +95,7 @@ class DeviceBench:
         with self._part("operands", "run_failed"):
             inputs, expected = self._operands_of(job)
         with self._part("build", "build_failed"):
-            kernel = build_device_kernel(job.op, job.point, self.target)
+            kernel = self._built(job)
         with self._part("pack", "build_failed"):
             packed = [np.asarray(kernel.packers[k](a)) if k in kernel.packers else a for k, a in enumerate(inputs)]
         self._prepared = _Prepared(job, kernel, packed, expected)
@@ -112,19 +118,35 @@ class DeviceBench:
                 with self._part("check", "run_failed"):
                     self.error = run.check(prepared.expected)
                 with self._part("time", "run_failed"):
-                    return run.time(job.cache == "cold", Sampling(rival=rival))
+                    timing = run.time(job.cache == "cold", Sampling(rival=rival))
         except RunFailure as failure:
             if failure.lost:
                 _end(str(failure))
             status = "run_failed" if failure.status == UNLOADABLE else failure.status
             raise Failure(status, str(failure), failure.error) from None
+        self.usage = prepared.kernel.usage
+        key = op, job.point.template
+        self._fastest[key] = min((timing.seconds, self.usage), self._fastest.get(key, (math.inf, None)), key=_seconds)
+        return timing
 
     def build(self, job: Job, folder: str) -> dict[str, Any]:
         """Build a candidate for elsewhere; its files go to `folder`, and what a bundle says of it is returned."""
         with self._part("build", "build_failed"):
-            kernel = build_device_kernel(job.op, job.point, self.target)
+            kernel = self._built(job)
         with self._part("pack", "build_failed"):
             return write_parts(job.op, kernel, Path(folder))
+
+    def _built(self, job: Job) -> DeviceKernel:
+        """The compiled candidate; Failure if what its code takes speaks against running it."""
+        kernel = build_device_kernel(job.op, job.point, self.target)
+        spec: Any = self.target.spec
+        if kernel.usage is not None:
+            best = self._fastest.get((job.op, job.point.template), (math.inf, None))[1]
+            only = job.point == default_point(job.op, self.target)
+            reason = reason_against(kernel.usage, spec.shared_bytes, best, only)
+            if reason is not None:
+                raise Failure("pruned", reason)
+        return kernel
 
     def forget(self) -> None:
         """Let the prepared candidate go."""
@@ -167,6 +189,10 @@ class DeviceBench:
             raise Failure(status, text) from None
         finally:
             self._spent[name] = self._spent.get(name, 0.0) + time.perf_counter() - began
+
+
+def _seconds(timed: tuple[float, Usage | None]) -> float:
+    return timed[0]
 
 
 def _bytes(inputs: list[np.ndarray], expected: Expected) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def write_parts(op: OpSpec, kernel: Any, folder: Path) -> dict[str, Any]:
         "launches": [launch.to_json() for launch in program.launches],
         "scratch": list(program.scratch),
         "packed": packed,
+        "usage": None if kernel.usage is None else asdict(kernel.usage),
     }
 
 

@@ -133,12 +133,15 @@ class _Play:
 
     def measure(self, number: int, candidate: dict[str, Any]) -> None:
         """Measure a candidate and write its record."""
-        answer = candidate.get("failed") or self._ask(number)
-        if answer["status"] == "crashed" and self._used > 1:  # another candidate may have caused it
+        answer = candidate.get("failed")
+        if answer is None:
             answer = self._ask(number)
+            if answer["status"] == "crashed" and self._used > 1:  # another candidate may have caused it
+                answer = self._ask(number)
         if answer["status"] == UNLOADABLE:
             _refuse(f"the driver, for CUDA {self._gpu['driver']}, does not take this bundle's code: {answer['reason']}")
-        measurement = Measurement.from_json({**_UNMEASURED, **answer})
+        usage = candidate.get("parts", {}).get("usage")
+        measurement = Measurement.from_json({**_UNMEASURED, "usage": usage, **answer})
         point = Point.from_json(candidate)
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         record = Record(op_from_json(candidate["op"]), self._gpu["key"], point, measurement, now, candidate["kompilo"])

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from ...device_code import Usage
 from ...errors import KompiloError
 from ...schedule.op_spec import OpSpec
 from ..record import Measurement
@@ -202,7 +203,8 @@ class Keeper(threading.Thread):
     def _on_timed(self, seat: Seat, message: dict[str, Any]) -> None:
         timed, job = message["timed"], seat.job
         assert job is not None
-        measurement = Measurement(status="ok", cache=job.cache, **timed)
+        usage = Usage.from_json(message["usage"]) if message["usage"] else None
+        measurement = Measurement(status="ok", cache=job.cache, usage=usage, **timed)
         self._learn_pace(Reading(**message["pace"]), int(message["readings"]), measurement.alone)
         key = job.op, job.cache
         self._best[key] = min(timed["seconds"], self._best.get(key, timed["seconds"]))

@@ -5,7 +5,8 @@ log that only serves to explain a death. A job takes two requests, between which
 
     {"do": "prepare", "job": ...} -> {"phase": "run"}, then {"checked": true} or {"failed": status, ...}
     {"do": "time", "usual": reading, "rival": seconds or null, "patience": seconds}
-                                    -> {"timed": {...}, "pace": reading, "readings": count, "leaked": bytes}
+                                    -> {"timed": {...}, "usage": {...} or null, "pace": reading, "readings": count,
+                                        "leaked": bytes}
 
 A candidate for a device may also be built for elsewhere:
 
@@ -97,10 +98,12 @@ class Server:
 
         pace = Pace(self.bench.reference.read, Reading(**request["usual"]))
         timed = timing_to_json(self.bench.time(pace, request["rival"], request["patience"]), self.bench.error)
+        usage = getattr(self.bench, "usage", None)  # of a device
         self.bench.forget()
         leaked = resident_bytes() - self._start - self.bench.kept_bytes
         return {
             "timed": timed,
+            "usage": usage and asdict(usage),
             "pace": asdict(middle_of(pace.readings)),
             "readings": len(pace.readings),
             "leaked": leaked,

@@ -13,6 +13,8 @@ import pytest
 import tvm
 from onnx import helper, numpy_helper
 
+from kompilo.compiler.device_code import Usage
+from kompilo.compiler.launches import DeviceProgram
 from kompilo.compiler.schedule.op_spec import OpSpec, TensorType
 from kompilo.compiler.schedule.target_spec import TargetSpec
 from kompilo.compiler.schedule.template import Candidate, Config, Space, Template
@@ -26,7 +28,7 @@ from gpu.fake_cuda import shim_code
 # What a candidate's kernels do; the words of the stand-in's faults.
 ACTS = ("good", "wrong", "hang", "crash", "launch:701", "kernel:719")
 # What building one does.
-BUILDS = ("abort", "refuse")
+BUILDS = ("abort", "refuse", "spill")
 _act = "good"
 HERE = Path(__file__).parent
 
@@ -37,6 +39,12 @@ class ShimTarget(CudaTarget):
     def device_code(self, mod: tvm.ir.IRModule) -> tuple[str, bytes]:
         kernels = [(k.name, k.arguments) for k in Split(mod, mod).kernels]
         return "cubin", shim_code(self.source(mod), kernels, "" if _act == "good" else _act)
+
+    def usage(self, program: DeviceProgram) -> Usage | None:
+        """As the config of a candidate that misbehaves says it; no machine code tells."""
+        if _act == "spill":
+            return Usage(registers=255, spill_bytes=400, shared_bytes=0, occupancy=0.25, limit="registers")
+        return Usage(registers=40, spill_bytes=0, shared_bytes=4096, occupancy=0.75, limit="registers")
 
 
 class ConductTemplate(Template):

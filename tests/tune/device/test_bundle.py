@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kompilo.compiler.cli.tune import tune
+from kompilo.compiler.device_code import Usage
 from kompilo.compiler.errors import TargetError, UsageError
 from kompilo.compiler.tune.device import bundle
 from kompilo.compiler.tune.device.bundle import MOST_BYTES, Bundle, make_bundle
@@ -97,7 +98,7 @@ def test_every_fate_of_a_candidate_becomes_a_record(conduct, tmp_path):
     results = tmp_path / "results.jsonl"
     done = play(folder, "--results", str(results), "--timeout", "2")
     assert done.returncode == 0, done.stderr
-    assert "NVIDIA A100-SXM4-80GB (cuda-a100), driver for CUDA 13.0: 8 candidates" in done.stdout
+    assert "NVIDIA A100-SXM4-80GB (cuda-a100), driver for CUDA 13.0: 9 candidates" in done.stdout
     found = records_of(results)
     fates = {act: (r.measurement.status, r.measurement.reason) for act, r in found.items()}
     assert fates.pop("good") == ("ok", "")
@@ -112,15 +113,17 @@ def test_every_fate_of_a_candidate_becomes_a_record(conduct, tmp_path):
         "kernel:719": ("crashed", "CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure"),
         "abort": ("crashed", "SIGABRT"),
         "refuse": ("build_failed", "as asked"),
+        "spill": ("pruned", "each thread keeps 400 bytes in memory that do not fit its 255 registers."),
     }
     assert {act: status for act, (status, _) in fates.items()} == {act: e[0] for act, e in expected.items()}
     for act, (_, words) in expected.items():
         assert words in fates[act][1], act
-    assert "1 right, 7 failed" in done.stdout
+    assert good.usage == Usage(40, 0, 4096, 0.75, "registers")
+    assert "1 right, 8 failed" in done.stdout
 
     # They come back as records, and decide.
     store = RecordStore(tmp_path / "records")
-    assert (taken := take_over(store, [results])).added == 8
+    assert (taken := take_over(store, [results])).added == 9
     assert not taken.problems
     (op,) = {r.op for r in found.values()}
     best = best_of(combine(store.find(op, "cuda-a100")).values())
@@ -138,8 +141,8 @@ def test_a_run_goes_on_where_it_was(conduct, tmp_path):
     lines = results.read_text().splitlines()
     results.write_text("\n".join([*lines[:-1], lines[-1][:40]]))
     again = play(folder, "--results", str(results), "--timeout", "1")
-    assert again.stdout.count("8/8") == 1
-    assert "7/8" not in again.stdout
+    assert again.stdout.count("9/9") == 1
+    assert "8/9" not in again.stdout
     found = results.read_text().splitlines()
     assert found[:-2] == lines[:-1]
     assert json.loads(found[-1])["config"] == json.loads(lines[-1])["config"]

@@ -61,7 +61,7 @@ def compile(
         ModelError, InputError, TargetError, UsageError: one sentence on what was expected and found.
     """
     targets = _find_targets(target)
-    _check_precision(precision, targets)
+    check_precision(precision, targets)
     library = _find_records(records)
     report = progress or _silent
     started = time.perf_counter()
@@ -104,7 +104,7 @@ def ir_after(
     if phase == "import":
         return str(imported.mod.script())
     found = find_target(target)
-    _check_precision(precision, {target: found})
+    check_precision(precision, {target: found})
     selector = Selector(found, default_advisors(found, library), precision)
     mod = run_phases(imported.mod, found, stop_after=_known_phase(phase, phase_names()), selector=selector)
     return str(mod.script())
@@ -141,7 +141,7 @@ def _find_targets(target: str | Sequence[str]) -> dict[str, Target]:
     return targets
 
 
-def _check_precision(precision: str, targets: Mapping[str, Target]) -> None:
+def check_precision(precision: str, targets: Mapping[str, Target]) -> None:
     """UsageError unless all of `targets` compute in `precision`."""
     if precision not in PRECISIONS:
         raise UsageError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}.")

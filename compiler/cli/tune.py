@@ -50,6 +50,7 @@ def tune(
             help="Processes that build and run candidates, default all cores; or the nodes of a Ray cluster.",
         ),
     ] = None,
+    precision: Annotated[str, typer.Option(help="As for compile: fp32, tf32 or fp16.")] = "fp32",
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Measure every config of every operator.")] = False,
     bundle: Annotated[
         Path | None,
@@ -79,7 +80,7 @@ def tune(
             raise UsageError("expected --bundle without --html and without a cluster.")
         from .tune_bundle import make
 
-        make(model, target, bundle, limit, trials, shapes or None, records, seed, places, as_json)
+        make(model, target, bundle, limit, trials, shapes or None, records, seed, places, precision, as_json)
         return
     from ..tune.tune import tune as tune_model
     from .tune_view import Subject, session_view
@@ -97,6 +98,7 @@ def tune(
             workers=places,
             exhaustive=exhaustive,
             progress=progress,
+            precision=precision,
         )
     _finish(report, roofline, html, as_json)
 

@@ -28,6 +28,7 @@ def make(
     records: Path | None,
     seed: int,
     workers: int | None,
+    precision: str,
     as_json: bool,
 ) -> None:
     """Make the bundle and say what is in it; arguments are those of the verb."""
@@ -41,7 +42,7 @@ def make(
             told = seconds
             console.note(f"{built} of {planned} candidates built in {seconds:.0f} s")
 
-    made = make_bundle(model, target, folder, budget, trials, inputs, records, seed, workers, progress)
+    made = make_bundle(model, target, folder, budget, trials, inputs, records, seed, workers, progress, precision)
     if not made.candidates:
         reason = made.reasons[0] if made.reasons else "no operator of known sizes has untried configs."
         raise InputError(f"the bundle of {model} is empty: {reason}")
@@ -62,8 +63,7 @@ def _print(made: Bundle) -> None:
         for reason in made.reasons[:_SHOWN_REASONS]:
             console.note(reason)
     if made.skipped:
-        console.say(
-            f"{len(made.skipped)} operators are left out: only a run tells their sizes, or numpy lacks their type"
-        )
+        why = "only a run tells their sizes, or the reference does not know them"
+        console.say(f"{len(made.skipped)} operators are left out: {why}")
     console.say("next: copy it to the machine with the GPU, python3 measure.py, bring back results.jsonl")
     console.say("      and here: kompilo records import results.jsonl")

@@ -39,12 +39,17 @@ class Tasks:
     unsized: tuple[str, ...]
 
 
-def extract_tasks(model: Model, target: Target, inputs: Mapping[str, Sequence[int | str]] | None = None) -> Tasks:
+def extract_tasks(
+    model: Model,
+    target: Target,
+    inputs: Mapping[str, Sequence[int | str]] | None = None,
+    precision: str = "fp32",
+) -> Tasks:
     """The operators of `model` that templates of `target` make, each once.
 
-    `inputs` fixes the shapes of inputs, as for `kompilo.compile`. Raises ModelError and InputError as that does.
+    `inputs` and `precision` are as for `kompilo.compile`. Raises ModelError and InputError as that does.
     """
-    selector = Selector(target)
+    selector = Selector(target, precision=precision)
     mod = run_phases(import_model(resolve(model), inputs).mod, target, stop_after="select", selector=selector)
     by_text = {str(op): op for op in selector.considered}
     used = [(by_text[o.spec], o.calls) for o in describe_operators(mod) if o.spec in by_text]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..driver import check_precision
 from ..errors import UsageError
 from ..schedule.selection import Selector
 from ..schedule.target import Target, find_target
@@ -43,6 +44,7 @@ def tune(
     workers: int | str | None = None,
     exhaustive: bool = False,
     progress: Callable[[SessionState], None] | None = None,
+    precision: str = "fp32",
 ) -> TuneReport:
     """Measure candidates for the operators of `model` and record the results; `kompilo.compile` then uses the best.
 
@@ -62,6 +64,7 @@ def tune(
             of a Ray cluster that have a resource with the name of the target's key.
         exhaustive: measure every config of every operator, as training data for the cost model.
         progress: called with a snapshot after every measurement.
+        precision: as for `kompilo.compile`: operators that compute otherwise have records of their own.
 
     Returns:
         What was found. An interrupt (Ctrl-C) ends the session early, and the report says so.
@@ -75,6 +78,7 @@ def tune(
     if seed < 0:
         raise UsageError(f"seed: expected at least 0, found {seed}.")
     hardware = find_target(target)
+    check_precision(precision, {target: hardware})
     if not _is_cluster(workers):
         if hardware.drives_device:
             check_local(hardware)
@@ -83,7 +87,7 @@ def tune(
     store = RecordStore(Path(records)) if records is not None else user_store()
     with store.locked(hardware.spec.key):
         pass  # records that cannot be written are told of before anything is measured
-    found = extract_tasks(model, hardware, inputs)
+    found = extract_tasks(model, hardware, inputs, precision)
     library = RecordLibrary.of([store.folder] if records is not None else None)
     known = known_results(found, hardware, library)
     learner = (CostModel.pretrained(hardware) or CostModel(hardware)).with_records([r for own in known for r in own])

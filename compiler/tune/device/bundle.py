@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...driver import check_precision
 from ...errors import TargetError, UsageError
 from ...schedule.op_words import distinct_words
 from ...schedule.target import Target, find_target
@@ -124,6 +125,7 @@ def make_bundle(
     seed: int = 0,
     workers: int | None = None,
     progress: Callable[[int, int, float], None] | None = None,
+    precision: str = "fp32",
 ) -> Bundle:
     """Build candidates for the operators of `model` into `folder`, which must be new or empty.
 
@@ -136,11 +138,12 @@ def make_bundle(
     hardware = find_target(target)
     if hardware.spec.kind != "cuda":
         raise TargetError(f"--bundle: expected a target of the kind cuda, found {target!r}.")
+    check_precision(precision, {target: hardware})
     _check_folder(folder)
     began = time.monotonic()
     seconds = None if budget is None else budget_seconds(budget)
     until = None if seconds is None else began + seconds
-    found = extract_tasks(model, hardware, inputs)
+    found = extract_tasks(model, hardware, inputs, precision)
     library = RecordLibrary.of([records] if records is not None and RecordStore(records).folder.exists() else None)
     unmeasurable = tuple(str(t.op) for t in found.tasks if not supported(t.op))
     found = replace(found, tasks=tuple(t for t in found.tasks if supported(t.op)))

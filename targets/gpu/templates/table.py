@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ....compiler.schedule.template import Template
 from .conv2d_depthwise import DepthwiseConv2D
 from .conv2d_implicit import ImplicitConv2D
+from .gemv import Gemv
 from .matmul_simt import MatmulSimt
 from .matrix_core_conv2d import MatrixCoreConv2D
 from .matrix_core_matmul import MatrixCoreMatmul
@@ -21,6 +22,7 @@ TEMPLATES: tuple[Template, ...] = (
     MatrixCoreConv2D(),
     ImplicitConv2D(),
     Pool2D(),
+    Gemv(),
     WarpgroupMatmul(),
     TensorCoreMatmul(),
     MatrixCoreMatmul(),

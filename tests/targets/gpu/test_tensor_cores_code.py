@@ -114,8 +114,8 @@ def half_model() -> bytes:
         helper.make_node("Gemm", ["flat", "v", "c"], ["gemm"]),
         helper.make_node("MatMul", ["gemm", "u"], ["y"]),
     ]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT16, (4, 8, 12, 12))
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT16, (4, 12))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT16, (16, 8, 12, 12))
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT16, (16, 12))
     graph = helper.make_graph(nodes, "half", [x], [y], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)

@@ -48,7 +48,7 @@ class SelectTemplates(Pass):
         bindings = []
         for binding in graph.bindings:
             if binding.var in groups:
-                bindings.append(relax.VarBinding(binding.var, kernels.call(groups[binding.var])))
+                bindings += kernels.call(groups[binding.var])
             elif binding.var not in graph.claimed:
                 bindings.append(binding)
         result = builder.get()
@@ -67,14 +67,21 @@ class _Kernels:
         self.functions: dict[str, tvm.ir.GlobalVar] = {}
         self.packed: dict[tuple[int, str, int], tvm.ir.GenericConst] = {}
 
-    def call(self, group: Group) -> relax.Expr:
+    def call(self, group: Group) -> list[relax.VarBinding]:
         choice = self.selector.choose(group.op)
         assert choice is not None, "find_group only returns accepted groups"
         key = str(group.op)
         if key not in self.functions:
             self.functions[key] = self._add(choice)
         operands = [self._operand(group, k, choice) for k in range(len(group.operands))]
-        return relax.op.call_tir(self.functions[key], operands, group.result.ty)
+        workspace = self.selector.candidate(choice).workspace
+        if workspace is None:
+            return [relax.VarBinding(group.result, relax.op.call_tir(self.functions[key], operands, group.result.ty))]
+        # A second result: Relax plans its memory with that of all others, and whoever comes next has it.
+        types = [group.result.ty, relax.TensorType(workspace.shape, workspace.dtype)]
+        both = relax.Var(f"{group.result.name}_and_workspace", relax.TupleType(types))
+        call = relax.VarBinding(both, relax.op.call_tir(self.functions[key], operands, types))
+        return [call, relax.VarBinding(group.result, relax.TupleGetItem(both, 0))]
 
     def _add(self, choice: Choice) -> tvm.ir.GlobalVar:
         func = self.selector.candidate(choice).func

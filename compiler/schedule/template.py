@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .op_spec import OpSpec
+from .op_spec import OpSpec, TensorType
 from .target_spec import TargetSpec
 from .traits import Traits
 
@@ -59,10 +59,23 @@ class Candidate:
 
     `func` takes the OpSpec's inputs in order (constant ones listed in `packers` in their packed shape), then the output
     buffer. `packers[k]` maps the constant operand k (numpy, the OpSpec's shape) to the array that `func` expects.
+    Where there is a `workspace`, `func` takes an array of that type behind the output and may leave anything in it.
     """
 
     func: PrimFunc
     packers: Mapping[int, Packer] = field(default_factory=dict)
+    workspace: TensorType | None = None
+
+    @property
+    def standalone(self) -> PrimFunc:
+        """`func` without the parameter for the workspace, which its host code then allocates."""
+        if self.workspace is None:
+            return self.func
+        from tvm import tirx
+
+        *params, workspace = self.func.params
+        body = tirx.SeqStmt([tirx.AllocBuffer(workspace), self.func.body])
+        return tirx.PrimFunc(params, body, self.func.ret_type, self.func.attrs)
 
 
 class Template(ABC):

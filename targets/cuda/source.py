@@ -18,6 +18,7 @@ _CALLBACK = "tvm_callback_cuda_compile"
 # Threads of a block, which are said together with how many blocks an SM must hold: one. Unless told, NVIDIA's assembler
 # spills a few registers where one more block runs for that.
 _BOUNDS = re.compile(r"\b__launch_bounds__\((\d+)\)")
+_TENSOR_MAP = "CUtensorMap"
 _generating = threading.local()
 
 
@@ -29,7 +30,9 @@ def generate(mod: tvm.ir.IRModule, target: tvm.target.Target) -> str:
         generated = tvm.get_global_func("target.build.cuda")(mod, target)
     finally:
         _generating.here = False
-    return _BOUNDS.sub(r"__launch_bounds__(\1, 1)", str(generated.inspect_source("cuda")))
+    source = _BOUNDS.sub(r"__launch_bounds__(\1, 1)", str(generated.inspect_source("cuda")))
+    # TVM includes it for nvcc only.
+    return f"#include <cuda.h>\n{source}" if _TENSOR_MAP in source else source
 
 
 @functools.cache

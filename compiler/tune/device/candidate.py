@@ -39,7 +39,7 @@ def build_device_kernel(op: OpSpec, point: Point, target: Target) -> DeviceKerne
     """
     candidate = template_of(point, target).build(op, target.spec, point.config)
     attrs = {"tirx.is_scheduled": True, "tirx.noalias": True}
-    func = candidate.func
+    func = candidate.standalone
     for name, value in attrs.items():
         func = func.with_attr(name, value)
     with tvm.transform.PassContext(opt_level=3, config=LOWERING):

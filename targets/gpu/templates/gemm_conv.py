@@ -21,6 +21,7 @@ from ...shared.tir_loops import Index, i64, seq
 from .gemm_costs import Problem
 from .gemm_epilogue import epilogue
 from .gemm_index import Bound, Indices
+from .tensor_core_maps import Tiled
 from .vectors import VECTOR_BYTES, dtype_bytes, store_vector
 
 
@@ -176,6 +177,17 @@ class ConvMemory:
         """A, B, and what writes results, of one group."""
         group = 0 if self.conv.groups == 1 else group
         return _Image(self, group), _Weights(self, group), lambda *what: self._write(group, *what)
+
+    def tiled(self) -> tuple[Tiled, Tiled] | None:
+        """A and B for copies by descriptors, where the image is a matrix; None where rows do not begin at 16 bytes."""
+        conv, packing = self.conv, self.packing
+        image, weights, _ = self.matrices(0)
+        pairs = ((image, self.operands.data), (weights, self.operands.weights))
+        whole = all(m.lanes * dtype_bytes(str(b.dtype)) == VECTOR_BYTES for m, b in pairs)
+        if not (whole and packing.turned and conv.is_pointwise and conv.groups == 1):
+            return None
+        left = Tiled(self.operands.params[0], True, self.count, conv.depth, conv.channels)
+        return left, Tiled(self.operands.params[1], True, packing.lines, conv.depth, packing.length)
 
     def _offset(self, k: int, indices: Sequence[Index]) -> Index:
         place: Index = 0

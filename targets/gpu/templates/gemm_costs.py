@@ -8,18 +8,16 @@ ranks tiles, it does not predict times.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-
-import numpy as np
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 
 from ....compiler.schedule.template import Config, Space
-from ....compiler.schedule.traits import Traits
 from ..occupancy import resident_blocks
 from ..spec import GpuSpec
+from .gemm_shares import EVENLY
 from .gemm_tile import QUAD, GemmTile
 
+_KNOBS = ("bm", "bn", "bk", "tm", "tn", "split")
 # What an unknown size is taken for.
 _UNKNOWN = 1024
 # Elements that a thread fetches ahead at most: with 48, NVIDIA's assembler spills.
@@ -38,16 +36,32 @@ _L2_RATE, _SHARED_RATE = 40.0, 128.0
 _IN_FLIGHT = 4 * 4 * 4
 # Cycles of a step that no overlap hides: barrier and first reads; and of a block: launch, first fetch, stores.
 _STEP_CYCLES, _BLOCK_CYCLES = 40.0, 1500.0
+# Cycles from the end of a kernel to the work of the next, which adds up partial sums.
+_ADD_CYCLES = 3000.0
+# Time of tiles that are shared out evenly: their blocks begin at different places of K, and share less in caches.
+_EVEN_LOSS = 1.1
+# Parts of K at most and their steps at least, bytes of partial sums at most, and rounds of tiles up to which it may pay
+# to share them out evenly.
+_MOST_SPLIT, _LEAST_STEPS, _WORKSPACE, _EVEN_ROUNDS = 32, 4, 64 << 20, 6
 
 
 @dataclass(frozen=True)
 class Problem:
-    """`batch` products of (m, k) and (k, n); sizes may be names of symbolic dimensions."""
+    """`batch` products of (m, k) and (k, n); sizes may be names of symbolic dimensions.
+
+    `known` says whether `batch` is; unknown axes do not count in it.
+    """
 
     batch: int
     m: int | str
     n: int | str
     k: int | str
+    known: bool = True
+
+    @property
+    def is_static(self) -> bool:
+        """Whether all sizes are known."""
+        return self.known and all(isinstance(d, int) for d in (self.m, self.n, self.k))
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -58,16 +72,72 @@ class Problem:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Cycles of the parts of a block's work, `edge` being what is done once, and of the kernel on the busiest SM."""
+    """Cycles of the parts of the work for one share of a tile, and of the kernel on the busiest SM.
+
+    Attributes:
+        blocks: shares (see gemm_shares.py; whole tiles where work is shared out evenly).
+        rounds: shares that follow each other in the same place of the busiest SM, which has `resident` such places.
+        edge: what is done once for a share.
+        added_up: cycles of the kernel that adds up partial sums.
+    """
 
     blocks: int
-    rounds: int
+    rounds: float
     resident: int
     multiply: float
     shared: float
     global_: float
     edge: float
     total: float
+    added_up: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How shares of a split follow each other on an SM: see `Estimate`; `depth` of them have `steps` steps."""
+
+    blocks: int
+    rounds: float
+    resident: int
+    steps: int
+    added_up: float
+
+
+def rounds_of(problem: Problem, size: tuple[int, int, int], split: int, most: int, spec: GpuSpec) -> Rounds:
+    """For tiles of `size` (bm, bn, bk), of which an SM holds `most` at once."""
+    m, n, k = problem.sizes
+    bm, bn, bk = size
+    tiles = problem.batch * -(-m // bm) * -(-n // bn)
+    blocks = tiles * max(1, split)
+    steps = math.ceil(math.ceil(k / bk) / max(1, split))
+    resident = max(1, min(most, -(-blocks // spec.sms)))
+    if split == EVENLY:
+        added_up = _added_up(2 * spec.sms * most, bm * bn, spec)
+        return Rounds(blocks, _EVEN_LOSS * blocks / (spec.sms * resident), resident, steps, added_up)
+    added_up = _added_up(blocks, bm * bn, spec) if split > 1 else 0.0
+    return Rounds(blocks, -(-blocks // (spec.sms * resident)), resident, steps, added_up)
+
+
+def _added_up(slots: int, elements: int, spec: GpuSpec) -> float:
+    """Cycles to launch the kernel that adds up partial sums, and to write and read these."""
+    return _ADD_CYCLES + 2 * slots * elements * 4 / (spec.sms * _L2_RATE)
+
+
+def splits_of(problem: Problem, size: tuple[int, int, int], most: int, spec: GpuSpec, even: bool) -> list[int]:
+    """The ways to share out tiles of `size` that may pay, where an SM holds `most` of them; `even`: evenly, too."""
+    found = [1]
+    if not problem.is_static:
+        return found
+    m, n, k = problem.sizes
+    tiles = problem.batch * -(-m // size[0]) * -(-n // size[1])
+    steps, at_once, elements = -(-k // size[2]), most * spec.sms, size[0] * size[1]
+    if tiles < at_once:
+        limit = min(steps // _LEAST_STEPS, _MOST_SPLIT, _WORKSPACE // (4 * tiles * elements))
+        fill = at_once // tiles, spec.sms // tiles
+        found += sorted({s for s in (2, 3, 4, 8, 16, *fill) if 2 <= s <= limit and s <= max(fill)})
+    elif even and tiles % at_once and tiles < _EVEN_ROUNDS * at_once and steps >= _LEAST_STEPS:
+        found += [EVENLY]
+    return found
 
 
 @cache
@@ -95,18 +165,14 @@ def _runs(tile: GemmTile, spec: GpuSpec) -> bool:
     if tile.bk * max(tile.bm, tile.bn) // QUAD > _FETCHES * threads:
         return False
     registers = min(spec.registers_per_thread, 255)
-    return tile.registers <= registers and resident_blocks(spec, threads, tile.registers, tile.shared_bytes) > 0
+    return tile.registers <= registers and _most_resident(tile, spec) > 0
 
 
 def estimate(problem: Problem, tile: GemmTile, spec: GpuSpec) -> Estimate:
     """What `tile` costs for `problem`."""
-    m, n, k = problem.sizes
-    blocks = problem.batch * -(-m // tile.bm) * -(-n // tile.bn)
-    most = resident_blocks(spec, tile.threads, tile.registers, tile.shared_bytes)
-    resident = max(1, min(most, -(-blocks // spec.sms)))
-    rounds = -(-blocks // (spec.sms * resident))
-    steps = -(-k // tile.bk)
-    depth = steps * tile.bk
+    most = _most_resident(tile, spec)
+    found = rounds_of(problem, (tile.bm, tile.bn, tile.bk), tile.split, most, spec)
+    resident, depth = found.resident, found.steps * tile.bk
     lanes = spec.peak_flops("float32") / (2 * spec.sms * spec.clock_hz)
     warps = tile.threads / spec.warp
     multiply = tile.bm * tile.bn * depth / lanes
@@ -114,53 +180,35 @@ def estimate(problem: Problem, tile: GemmTile, spec: GpuSpec) -> Estimate:
     global_ = (tile.bm + tile.bn) * depth * 4 / _L2_RATE
     hidden = min(1.0, resident * warps * tile.tm * tile.tn / _IN_FLIGHT / 4)
     busy = resident * max(multiply / hidden, shared, global_) + 0.25 * resident * min(multiply, shared + global_)
-    overhead = _BLOCK_CYCLES + steps * _STEP_CYCLES
-    return Estimate(blocks, rounds, resident, multiply, shared, global_, overhead, rounds * (busy + overhead))
+    edge = _BLOCK_CYCLES + found.steps * _STEP_CYCLES
+    total = found.rounds * (busy + edge) + found.added_up
+    return Estimate(found.blocks, found.rounds, resident, multiply, shared, global_, edge, total, found.added_up)
 
 
 def gemm_space(problem: Problem, spec: GpuSpec, lanes: int = QUAD) -> Space | None:
     """The likeliest tiles, best first; None if none runs on `spec`. `lanes`: elements of A that a fetch brings."""
     # Each fetch keeps an address of its own in registers.
     found = [t for t in tiles(spec) if t.bk * t.bm <= _FETCHES * lanes * t.threads]
-    ranked = sorted(found, key=lambda t: (estimate(problem, t, spec).total, t.bm * t.bn, t.bk))
+    shared_out = [
+        replace(t, split=split)
+        for t in found
+        for split in splits_of(problem, (t.bm, t.bn, t.bk), _most_resident(t, spec), spec, False)
+    ]
+    ranked = sorted(shared_out, key=lambda t: (estimate(problem, t, spec).total, t.bm * t.bn, t.bk))
     configs = tuple(config_of(t) for t in ranked[:_OFFERED])
     return Space(configs[0], configs) if configs else None
 
 
+@lru_cache(maxsize=4096)
+def _most_resident(tile: GemmTile, spec: GpuSpec) -> int:
+    return resident_blocks(spec, tile.threads, tile.registers, tile.shared_bytes)
+
+
 def config_of(tile: GemmTile) -> Config:
     """`tile` as a config."""
-    return Config.of(bm=tile.bm, bn=tile.bn, bk=tile.bk, tm=tile.tm, tn=tile.tn)
+    return Config.of(**{name: getattr(tile, name) for name in _KNOBS})
 
 
 def tile_of(config: Config) -> GemmTile:
     """The tile of a config."""
-    return GemmTile(*(config.int(name) for name in ("bm", "bn", "bk", "tm", "tn")))
-
-
-def gemm_traits(problem: Problem, spec: GpuSpec, configs: Sequence[Config]) -> Traits:
-    """Traits of `configs`; cycles are those of one SM, a tile is a thread's."""
-    chosen = [tile_of(c) for c in configs]
-    found = [estimate(problem, t, spec) for t in chosen]
-    m, n, k = problem.sizes
-    pairs = list(zip(chosen, found, strict=True))
-    wanted = problem.batch * m * n
-
-    def column(values: Sequence[float]) -> np.ndarray:
-        return np.asarray(values, dtype=np.float64)
-
-    return {
-        "tile_rows": column([t.tm for t in chosen]),
-        "tile_vectors": column([t.tn / 4 for t in chosen]),
-        "tiles": column([e.blocks * t.threads for t, e in pairs]),
-        "inner_trip": column([t.bk for t in chosen]),
-        "tile_steps": column([math.ceil(k / t.bk) * t.bk for t in chosen]),
-        "fma_cycles": column([e.multiply * e.blocks for e in found]),
-        "load_cycles": column([e.shared * e.blocks for e in found]),
-        "edge_cycles": column([(_BLOCK_CYCLES + math.ceil(k / t.bk) * _STEP_CYCLES) * e.blocks for t, e in pairs]),
-        "lane_use": column([wanted / (e.blocks * t.bm * t.bn) for t, e in pairs]),
-        "items": column([e.blocks for e in found]),
-        "imbalance": column([e.rounds * e.resident * spec.sms / e.blocks for e in found]),
-        "scratch_bytes": column([t.shared_bytes for t in chosen]),
-        "input_traffic": column([e.blocks * t.bm * k * 4 for t, e in pairs]),
-        "weight_traffic": column([e.blocks * t.bn * k * 4 for t, e in pairs]),
-    }
+    return GemmTile(*(config.int(name) for name in _KNOBS))

@@ -18,8 +18,17 @@ from ..launch import registers
 class Indices(Protocol):
     """Names values, and takes flat indices >= 0 apart."""
 
+    def const(self, value: Index) -> tirx.Expr:
+        """`value` as an expression of the type that addresses have."""
+
     def name(self, name: str, value: Index, unit: int = 1) -> tuple[list[Stmt], Index]:
         """Statements that compute `value`, a multiple of `unit`, and what stands for it after them."""
+
+    def quotient(self, a: Index, b: Index) -> Index:
+        """a / b for a >= 0."""
+
+    def remainder(self, a: Index, b: Index) -> Index:
+        """The remainder of `quotient`."""
 
     def split(self, item: Index, extents: list[Index]) -> list[Index]:
         """The coordinates of a row-major flat index, the last axis fastest."""
@@ -28,10 +37,23 @@ class Indices(Protocol):
 class Bound:
     """int64 variables. TVM puts their values where they are used, simplifies all that, and narrows it to 32 bits."""
 
+    def const(self, value: Index) -> tirx.Expr:
+        """See Indices."""
+        value = i64(value)
+        return value if str(value.ty.dtype) == "int64" else value.astype("int64")
+
     def name(self, name: str, value: Index, unit: int = 1) -> tuple[list[Stmt], Index]:
         """See Indices."""
         var = tirx.Var(name, "int64")
         return [tirx.Bind(var, i64(value))], var
+
+    def quotient(self, a: Index, b: Index) -> Index:
+        """See Indices."""
+        return _quotient(self, a, b)
+
+    def remainder(self, a: Index, b: Index) -> Index:
+        """See Indices."""
+        return _remainder(self, a, b)
 
     def split(self, item: Index, extents: list[Index]) -> list[Index]:
         """See Indices."""
@@ -71,16 +93,12 @@ class Held:
         return statements, tirx.BufferLoad(buffer, [zero]) * unit if unit != 1 else tirx.BufferLoad(buffer, [zero])
 
     def quotient(self, a: Index, b: Index) -> Index:
-        """a / b for a >= 0."""
-        if isinstance(b, int) and b == 1:
-            return a
-        return a // b if isinstance(a, int) and isinstance(b, int) else tirx.truncdiv(self.const(a), self.const(b))
+        """See Indices."""
+        return _quotient(self, a, b)
 
     def remainder(self, a: Index, b: Index) -> Index:
-        """The remainder of `quotient`."""
-        if isinstance(b, int) and b == 1:
-            return 0
-        return a % b if isinstance(a, int) and isinstance(b, int) else tirx.truncmod(self.const(a), self.const(b))
+        """See Indices."""
+        return _remainder(self, a, b)
 
     def split(self, item: Index, extents: Sequence[Index]) -> list[Index]:
         """See Indices."""
@@ -91,3 +109,17 @@ class Held:
         if long:
             coordinates[long[0]] = item
         return coordinates
+
+
+def _quotient(indices: Indices, a: Index, b: Index) -> Index:
+    if isinstance(b, int) and b == 1:
+        return a
+    whole = isinstance(a, int) and isinstance(b, int)
+    return a // b if whole else tirx.truncdiv(indices.const(a), indices.const(b))
+
+
+def _remainder(indices: Indices, a: Index, b: Index) -> Index:
+    if isinstance(b, int) and b == 1:
+        return 0
+    whole = isinstance(a, int) and isinstance(b, int)
+    return a % b if whole else tirx.truncmod(indices.const(a), indices.const(b))

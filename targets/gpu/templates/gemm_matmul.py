@@ -16,6 +16,7 @@ from ...shared.tir_loops import Index, i64, seq
 from .gemm_costs import Problem
 from .gemm_epilogue import epilogue
 from .gemm_index import Bound, Indices
+from .tensor_core_maps import Tiled
 from .vectors import VECTOR_BYTES, dtype_bytes, store_vector
 
 # Rows below which a matrix times vector product by reductions reads B just as fast, without tiles.
@@ -33,7 +34,7 @@ def sizes_of(problem: MatmulProblem) -> Problem:
     batch = 1
     for d in problem.batch:
         batch *= d if isinstance(d, int) else 1
-    return Problem(batch, problem.m, problem.n, problem.k)
+    return Problem(batch, problem.m, problem.n, problem.k, all(isinstance(d, int) for d in problem.batch))
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,40 @@ class MatmulMemory:
         """A, B, and what writes results, of one batch."""
         at = self.indices.split(batch, list(self.buffers.batch)) if self.buffers.batch else []
         return self._left(at), self._right(at), lambda row, cols, values: self._write(at, row, cols, values)
+
+    def axes(self, batch: Index) -> tuple[list[Index], list[Index]]:
+        """Coordinates of one batch in the axes of A and of B beyond rows and columns, innermost first."""
+        at = self.indices.split(batch, list(self.buffers.batch)) if self.buffers.batch else []
+        left, right = ([at[axis] for axis in self._batch_axes(k)] for k in range(2))
+        return left, right
+
+    def _batch_axes(self, index: int) -> list[int]:
+        """The batch axes that operand `index` follows, innermost first; a packed one follows none."""
+        if index == 1 and self.packing is not None:
+            return []
+        marks = self.buffers.batch_indices(index, [f"{k}" for k in range(len(self.buffers.batch))])
+        return [int(mark) for mark in reversed(marks) if mark != 0]
+
+    def tiled(self) -> tuple[Tiled, Tiled] | None:
+        """A and B for copies by descriptors; None where their lines do not begin at multiples of 16 bytes."""
+        found = []
+        for index, matrix in enumerate(self.operands(0)[:2]):
+            if matrix.lanes * dtype_bytes(str(matrix.buffer.dtype)) != VECTOR_BYTES:
+                return None
+            found.append(self._tiled(index, matrix))
+        return found[0], found[1]
+
+    def _tiled(self, index: int, matrix: Matrix) -> Tiled:
+        stride = matrix.stride if matrix.along_k else matrix.depth_stride
+        axes = self._batch_axes(index)
+        batch = []
+        if axes:
+            perm = self.problem.op.ints("lhs_perm" if index == 0 else "rhs_perm")
+            strides = self.buffers.strides(index, perm)
+            missing = len(self.buffers.batch) - (len(perm) - 2)
+            batch = [(self.buffers.batch[axis], strides[axis - missing]) for axis in axes]
+        depth = self.buffers.k
+        return Tiled(self.buffers.params[index], matrix.along_k, matrix.limit, depth, stride, tuple(batch))
 
     def _left(self, at: list[Index]) -> Matrix:
         op, buffers = self.problem.op, self.buffers

@@ -7,20 +7,18 @@ hardware, not measurements: it ranks tiles, it does not predict times.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-
-import numpy as np
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 
 from ....compiler.schedule.template import Config, Space
 from ....compiler.schedule.traits import Traits
 from ..occupancy import resident_blocks
 from ..spec import GpuSpec
-from .gemm_costs import Estimate, Problem
+from .gemm_costs import Estimate, Problem, rounds_of, splits_of
+from .gemm_fetched import fetches
+from .gemm_traits import TileFacts, product_traits
 from .matrix_core import MatrixInstruction
-from .matrix_core_gemm import fetches
 from .matrix_core_tile import MatrixTile, config_of, tile_of
 
 # Configs offered to the tuner.
@@ -78,28 +76,26 @@ def _runs(tile: MatrixTile, spec: GpuSpec, matrices: Matrices) -> bool:
 
 
 def _slots(tile: MatrixTile, matrices: Matrices) -> int:
-    return sum(fetches(tile, extent, n)[1] for extent, n in zip((tile.bm, tile.bn), matrices.lanes, strict=True))
+    pairs = zip((tile.bm, tile.bn), matrices.lanes, strict=True)
+    return sum(fetches(tile.bk * extent, tile.threads, n)[1] for extent, n in pairs)
 
 
 def _registers(tile: MatrixTile, matrices: Matrices) -> int:
     pairs = zip((tile.bm, tile.bn), matrices.lanes, strict=True)
-    ahead = sum(fetches(tile, extent, n)[1] * n for extent, n in pairs)
+    ahead = sum(fetches(tile.bk * extent, tile.threads, n)[1] * n for extent, n in pairs)
     return tile.registers(_slots(tile, matrices), ahead)
 
 
+@lru_cache(maxsize=4096)
 def _most_resident(tile: MatrixTile, spec: GpuSpec, registers: int) -> int:
     return resident_blocks(spec, tile.threads, registers, tile.shared_bytes + 16)
 
 
 def estimate(problem: Problem, tile: MatrixTile, spec: GpuSpec, matrices: Matrices) -> Estimate:
     """What `tile` costs for `problem`."""
-    m, n, k = problem.sizes
-    blocks = problem.batch * -(-m // tile.bm) * -(-n // tile.bn)
     most = _most_resident(tile, spec, _registers(tile, matrices))
-    resident = max(1, min(most, -(-blocks // spec.sms)))
-    rounds = -(-blocks // (spec.sms * resident))
-    steps = -(-k // tile.bk)
-    depth = steps * tile.bk
+    found = rounds_of(problem, (tile.bm, tile.bn, tile.bk), tile.split, most, spec)
+    resident, depth = found.resident, found.steps * tile.bk
     multiply = tile.bm * tile.bn * depth * 2 * spec.sms * spec.clock_hz / spec.peak_flops(matrices.dtype)
     copied = (tile.bm + tile.bn) * depth * tile.size
     read = tile.waves * (tile.rows + tile.columns) * tile.how.side * depth * tile.size
@@ -108,42 +104,29 @@ def estimate(problem: Problem, tile: MatrixTile, spec: GpuSpec, matrices: Matric
     waves = resident * tile.waves
     busy = min(1.0, waves / _UNITS, waves * tile.rows * tile.columns / _IN_FLIGHT)
     work = resident * max(multiply / busy, shared, global_) + 0.25 * resident * min(multiply, shared + global_)
-    edge = _BLOCK_CYCLES + steps * _STEP_CYCLES
-    return Estimate(blocks, rounds, resident, multiply, shared, global_, edge, rounds * (work + edge))
+    edge = _BLOCK_CYCLES + found.steps * _STEP_CYCLES
+    total = found.rounds * (work + edge) + found.added_up
+    return Estimate(found.blocks, found.rounds, resident, multiply, shared, global_, edge, total, found.added_up)
 
 
 def matrix_space(problem: Problem, spec: GpuSpec, matrices: Matrices) -> Space | None:
     """The likeliest tiles, best first; None if none runs on `spec`."""
-    ranked = sorted(
-        tiles(spec, matrices), key=lambda t: (estimate(problem, t, spec, matrices).total, t.shared_bytes, t.threads)
-    )
+    shared_out = []
+    for t in tiles(spec, matrices):
+        most = _most_resident(t, spec, _registers(t, matrices))
+        splits = splits_of(problem, (t.bm, t.bn, t.bk), most, spec, False)
+        shared_out += [replace(t, split=split) for split in splits]
+    ranked = sorted(shared_out, key=lambda t: (estimate(problem, t, spec, matrices).total, t.shared_bytes, t.threads))
     configs = tuple(config_of(t) for t in ranked[:_OFFERED])
     return Space(configs[0], configs) if configs else None
 
 
 def matrix_traits(problem: Problem, spec: GpuSpec, matrices: Matrices, configs: Sequence[Config]) -> Traits:
-    """Traits of `configs`; cycles are those of one compute unit, a tile is a wave's."""
+    """Traits of `configs`; a tile is a wave's."""
+
+    def facts(t: MatrixTile) -> TileFacts:
+        parts = (t.rows, t.columns, t.waves, t.threads, _registers(t, matrices), t.shared_bytes, t.size)
+        return TileFacts(t.bm, t.bn, t.bk, t.split, *parts)
+
     chosen = [tile_of(c, matrices.instructions) for c in configs]
-    pairs = [(t, estimate(problem, t, spec, matrices)) for t in chosen]
-    m, n, k = problem.sizes
-    wanted = problem.batch * m * n
-
-    def column(values: Sequence[float]) -> np.ndarray:
-        return np.asarray(values, dtype=np.float64)
-
-    return {
-        "tile_rows": column([t.rows for t in chosen]),
-        "tile_vectors": column([t.columns for t in chosen]),
-        "tiles": column([e.blocks * t.waves for t, e in pairs]),
-        "inner_trip": column([t.bk for t in chosen]),
-        "tile_steps": column([math.ceil(k / t.bk) * t.bk for t in chosen]),
-        "fma_cycles": column([e.multiply * e.blocks for _, e in pairs]),
-        "load_cycles": column([e.shared * e.blocks for _, e in pairs]),
-        "edge_cycles": column([e.edge * e.blocks for _, e in pairs]),
-        "lane_use": column([wanted / (e.blocks * t.bm * t.bn) for t, e in pairs]),
-        "items": column([e.blocks for _, e in pairs]),
-        "imbalance": column([e.rounds * e.resident * spec.sms / e.blocks for _, e in pairs]),
-        "scratch_bytes": column([t.shared_bytes for t in chosen]),
-        "input_traffic": column([e.blocks * t.bm * k * t.size for t, e in pairs]),
-        "weight_traffic": column([e.blocks * t.bn * k * t.size for t, e in pairs]),
-    }
+    return product_traits(problem, spec, [(facts(t), estimate(problem, t, spec, matrices)) for t in chosen])

@@ -11,22 +11,21 @@ Edges are cut by conditions around loads and stores; whatever lies beyond counts
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm import tirx
-from tvm.tirx import DeclBuffer, Stmt
+from tvm.tirx import Stmt
 
-from ...shared.index_math import ceil_div, unrolled, when
-from ...shared.tir_loops import Index, i64, loop, seq, store
-from ..launch import allocated, barrier, bound_to, registers, shared
-from .gemm_tile import Operand, Write
+from ...shared.index_math import unrolled, when
+from ...shared.tir_loops import Index, i64, seq, store
+from ..launch import allocated, registers
+from .gemm_fetched import FetchedPiece, double_buffered
+from .gemm_grid import Grid, Kernel, Operands, Tile
+from .gemm_index import Bound
+from .gemm_operand import Operand, Write
 from .matrix_core import READ_BYTES, in_order
 from .matrix_core_tile import MatrixTile
-from .vectors import load_vector, vector
-
-# Steps over K up to which LLVM is not told their number.
-_HIDDEN = 32
+from .vectors import load_vector
 
 
 @dataclass(frozen=True)
@@ -42,31 +41,29 @@ class MatrixNest:
     k: Index
     result: str
 
-    def kernel(self, batches: Index, operands: Callable[[Index], tuple[Operand, Operand, Write]]) -> Stmt:
+    def kernel(self, batches: Index, operands: Operands) -> Kernel:
         """All tiles of `batches` products; `operands(batch)` says where each one's matrices are."""
         tile = self.tile
-        down, along = ceil_div(self.m, tile.bm), ceil_div(self.n, tile.bn)
-
-        def block(number: Index, thread: Index) -> Stmt:
-            column = tirx.truncmod(i64(number), i64(along))
-            rest = tirx.truncdiv(i64(number), i64(along))
-            row, batch = tirx.truncmod(rest, i64(down)), tirx.truncdiv(rest, i64(down))
-            batch = 0 if isinstance(batches, int) and batches == 1 else batch
-            names = [tirx.Var(name, "int64") for name in ("first_row", "first_column", "batch")]
-            values = [row * tile.bm, column * tile.bn, i64(batch)]
-            bound = [tirx.Bind(name, value) for name, value in zip(names, values, strict=True)]
-            return seq(*bound, _Block(self, thread, names[0], names[1], *operands(names[2])).emit())
-
-        return bound_to(
-            "blockIdx.x",
-            batches * down * along,
-            lambda number: bound_to("threadIdx.x", tile.threads, lambda thread: block(number, _narrow(thread))),
+        grid = Grid(
+            m=self.m,
+            n=self.n,
+            k=self.k,
+            bm=tile.bm,
+            bn=tile.bn,
+            bk=tile.bk,
+            batches=batches,
+            accumulator="float32",
+            result=self.result,
+            lanes=tile.how.rows,
+            indices=Bound(),
+            split=tile.split,
         )
 
+        def block(thread: tirx.Expr, at: Tile, write: Write) -> Stmt:
+            a, b, _ = operands(at.batch)
+            return _Block(self, grid, thread, at, (a, b), write).emit()
 
-def _narrow(thread: tirx.Expr) -> tirx.Expr:
-    """The int32 variable of a thread; places in shared memory need no more."""
-    return thread.value if isinstance(thread, tirx.Cast) else thread
+        return grid.kernel(tile.threads, operands, block)
 
 
 def _i32(value: int) -> tirx.Expr:
@@ -77,11 +74,10 @@ class _Block:
     """What one block does."""
 
     def __init__(
-        self, nest: MatrixNest, thread: tirx.Expr, row: Index, column: Index, a: Operand, b: Operand, write: Write
+        self, nest: MatrixNest, grid: Grid, thread: tirx.Expr, at: Tile, operands: tuple[Operand, Operand], write: Write
     ) -> None:
-        self.nest, self.tile, self.how, self.write = nest, nest.tile, nest.tile.how, write
+        self.nest, self.tile, self.how, self.write, self.at = nest, nest.tile, nest.tile.how, write, at
         tile, how = nest.tile, nest.tile.how
-        self.thread, self.row, self.column = thread, row, column
         self.lane, self.wave = tirx.Var("lane", "int32"), tirx.Var("wave", "int32")
         self.indices = [
             tirx.Bind(self.lane, tirx.truncmod(thread, _i32(how.wave))),
@@ -89,12 +85,16 @@ class _Block:
         ]
         self.down = tirx.truncdiv(self.wave, _i32(tile.wn)) * (tile.bm // tile.wm)
         self.along = tirx.truncmod(self.wave, _i32(tile.wn)) * (tile.bn // tile.wn)
-        self.a = _Piece(nest, a, tile.bm, row, thread, "a")
-        self.b = _Piece(nest, b, tile.bn, column, thread, "b")
+        sizes = ((operands[0], tile.bm, at.row, "a"), (operands[1], tile.bn, at.column, "b"))
+        self.a, self.b = (
+            _Piece(
+                tile, operand, extent, tile.pitch, extent, first, thread, how.carrier, name, nest.k, grid.whole_steps
+            )
+            for operand, extent, first, name in sizes
+        )
         self.left = registers(tile.rows * how.pack, how.carrier, "left")
         self.right = registers(tile.columns * how.pack, how.carrier, "right")
         self.sums = registers(tile.rows * tile.columns * how.sums, "float32", "sums")
-        self.steps = ceil_div(nest.k, tile.bk)
         self.exchanged = how.rows > 1
 
     def emit(self) -> Stmt:
@@ -103,37 +103,9 @@ class _Block:
         count = int(self.sums.shape[0])
         clear = unrolled("i", 0, count, lambda i: store(self.sums, [i], tirx.const(0.0, "float32")))
         prepare = [s for p in pieces for s in p.prepare()]
-        first = [p.fetch(i64(0)) for p in pieces]
-        buffers = [self.sums, self.left, self.right, *(b for p in pieces for b in (p.ahead, p.buffer))]
-        starts = [p.keep(_i32(0)) for p in pieces]
-        if isinstance(self.steps, int) and self.steps == 1:
-            body = [*starts, barrier(), self._multiply(_i32(0))]
-        elif isinstance(self.steps, int) and self.steps <= _HIDDEN:
-            # LLVM writes short loops out however much is in them, and brings the fetches of all steps forward, into
-            # more registers than there are: so it shall not know how short this one is.
-            told = shared(1, "int32", "steps")
-            number = tirx.Var("count", "int64")
-            tell = when(self.thread < 1, store(told, [0], _i32(self.steps)))
-            read = tirx.Bind(number, tirx.BufferLoad(told, [i64(0)]).astype("int64"))
-            buffers.append(told)
-            body = [*starts, tell, barrier(), read, self._steps(number)]
-        else:
-            body = [*starts, barrier(), self._steps(self.steps)]
-        return allocated(buffers, *self.indices, *prepare, clear, *first, *body, self._results())
-
-    def _steps(self, count: Index) -> Stmt:
-        """The loop over K, double-buffered."""
-        pieces = (self.a, self.b)
-
-        def step(number: Index) -> Stmt:
-            following = number + 1
-            more = following < count
-            ahead = [when(more, p.fetch(following * self.tile.bk)) for p in pieces]
-            keep = [when(more, p.keep(tirx.truncmod(i64(following), i64(2)).astype("int32"))) for p in pieces]
-            current = tirx.truncmod(i64(number), i64(2)).astype("int32")
-            return seq(*ahead, self._multiply(current), *keep, barrier())
-
-        return loop("step", count, step)
+        buffers, body = double_buffered(pieces, self.at, self._multiply)
+        buffers = [self.sums, self.left, self.right, *buffers]
+        return allocated(buffers, *self.indices, *prepare, clear, *body, self._results())
 
     def _multiply(self, buffer: tirx.Expr) -> Stmt:
         """One step of K."""
@@ -188,8 +160,8 @@ class _Block:
                     values = [tirx.BufferLoad(self.sums, [i64(first + v + e)]) for e in range(how.rows)]
                     within = how.row(self.lane, v)
                     place = (down + beside, along + within) if self.exchanged else (down + within, along + beside)
-                    row, column = (x + y.astype("int64") for x, y in zip((self.row, self.column), place, strict=True))
-                    statements.append(self._write(row, column, [_cast(x, self.nest.result) for x in values]))
+                    row, column = self.at.row + place[0].astype("int64"), self.at.column + place[1].astype("int64")
+                    statements.append(self._write(row, column, values))
         return seq(*statements)
 
     def _write(self, row: Index, column: Index, values: list[tirx.Expr]) -> Stmt:
@@ -204,94 +176,7 @@ class _Block:
         return when(True if whole else row < nest.m, seq(*writes))
 
 
-def _cast(value: tirx.Expr, dtype: str) -> tirx.Expr:
-    return value if str(value.ty.dtype) == dtype else value.astype(dtype)
+class _Piece(FetchedPiece):
+    """In shared memory k runs fastest."""
 
-
-class _Piece:
-    """The part of A or B that a block multiplies in one step: fetched into registers, kept in shared memory."""
-
-    def __init__(
-        self, nest: MatrixNest, operand: Operand, extent: int, first: Index, thread: tirx.Expr, name: str
-    ) -> None:
-        self.nest, self.tile, self.operand, self.extent, self.first = nest, nest.tile, operand, extent, first
-        self.thread = thread
-        tile, lanes = nest.tile, operand.lanes
-        self.vectors, self.slots = fetches(tile, extent, lanes)
-        self.ahead = registers(self.slots * lanes, tile.how.carrier, f"{name}_ahead")
-        self.buffer = shared(2 * extent * tile.pitch, tile.how.carrier, f"{name}_piece")
-        per_line = (tile.bk if operand.along_k else extent) // lanes
-        self.views: dict[tirx.Buffer, tirx.Buffer] = {}
-        self.places = []
-        for slot in range(self.slots):
-            number = thread + slot * tile.threads
-            line, rest = tirx.truncdiv(number, _i32(per_line)), tirx.truncmod(number, _i32(per_line)) * lanes
-            self.places.append((line, rest) if operand.along_k else (rest, line))
-
-    def at(self, buffer: tirx.Expr, position: tirx.Expr, k: Index) -> tirx.Expr:
-        """Where element (position, k) of the piece lies (int32)."""
-        return buffer * (self.extent * self.tile.pitch) + position * self.tile.pitch + k
-
-    def prepare(self) -> list[Stmt]:
-        """What is computed once."""
-        positions = [self.first + p.astype("int64") for p, _ in self.places]
-        prepared = [s for slot, p in enumerate(positions) for s in self.operand.prepare(slot, p)]
-        source = self.operand.fetch(0, positions[0], i64(0))[1]
-        return [*self._declare(source), *prepared]
-
-    def _declare(self, source: tirx.Buffer) -> list[Stmt]:
-        """A view of `source` with elements as kernels keep them."""
-        carrier = self.tile.how.carrier
-        if str(source.dtype) == carrier:
-            return []
-        self.views[source] = tirx.decl_buffer(source.shape, carrier, f"{source.name}_bits", data=source.data)
-        return [DeclBuffer(self.views[source], data=source.data)]
-
-    def fetch(self, start: Index) -> Stmt:
-        """Bring the piece that begins at k = `start` into registers."""
-        return seq(*(self._if_mine(slot, self._fetch(slot, start)) for slot in range(self.slots)))
-
-    def _fetch(self, slot: int, start: Index) -> Stmt:
-        nest, lanes = self.nest, self.operand.lanes
-        position, k = self.places[slot]
-        depth = start + k.astype("int64")
-        exists, source, index = self.operand.fetch(slot, self.first + position.astype("int64"), depth)
-        whole = isinstance(nest.k, int) and nest.k % self.tile.bk == 0
-        conditions = [c for c in (True if whole else depth < nest.k, exists) if c is not True]
-        load = load_vector(self.ahead, slot * lanes, self.views.get(source, source), index, lanes)
-        if not conditions:
-            return load
-        zero = tirx.const(0, self.tile.how.carrier)
-        clear = unrolled("i", 0, lanes, lambda i: store(self.ahead, [slot * lanes + i], zero))
-        return tirx.IfThenElse(tirx.all(*conditions), load, clear)
-
-    def keep(self, buffer: tirx.Expr) -> Stmt:
-        """Put the registers into shared memory."""
-        return seq(*(self._if_mine(slot, self._keep(slot, buffer)) for slot in range(self.slots)))
-
-    def _keep(self, slot: int, buffer: tirx.Expr) -> Stmt:
-        lanes = self.operand.lanes
-        position, k = self.places[slot]
-
-        def element(i: Index) -> Stmt:
-            value = tirx.BufferLoad(self.ahead, [i64(slot * lanes) + i])
-            if self.operand.along_k:
-                return store(self.buffer, [self.at(buffer, position, k).astype("int64") + i], value)
-            return store(self.buffer, [self.at(buffer, position + i, k).astype("int64")], value)
-
-        if self.operand.along_k:
-            return vector(lanes, element)
-        return seq(*(element(i) for i in range(lanes)))
-
-    def _if_mine(self, slot: int, statement: Stmt) -> Stmt:
-        """The last slot may have fewer vectors than there are threads."""
-        threads = self.tile.threads
-        if (slot + 1) * threads <= self.vectors:
-            return statement
-        return tirx.IfThenElse(self.thread + slot * threads < _i32(self.vectors), statement, None)
-
-
-def fetches(tile: MatrixTile, extent: int, lanes: int) -> tuple[int, int]:
-    """Vectors of `lanes` elements that make up a piece of `extent` rows, and how many of them each thread fetches."""
-    vectors = tile.bk * extent // lanes
-    return vectors, -(-vectors // tile.threads)
+    along_k = True

@@ -16,7 +16,10 @@ _KNOBS = ("bm", "bn", "bk", "wm", "wn")
 
 @dataclass(frozen=True)
 class MatrixTile:
-    """A block computes bm x bn results in steps of bk along K, with wm x wn waves, each by instructions of one size."""
+    """A block computes bm x bn results in steps of bk along K, with wm x wn waves, each by instructions of one size.
+
+    `split`: see gemm_shares.py.
+    """
 
     bm: int
     bn: int
@@ -24,6 +27,7 @@ class MatrixTile:
     wm: int
     wn: int
     how: MatrixInstruction
+    split: int = 1
 
     @property
     def waves(self) -> int:
@@ -75,10 +79,10 @@ class MatrixTile:
 
 def config_of(tile: MatrixTile) -> Config:
     """`tile` as a config."""
-    return Config.of(**{name: getattr(tile, name) for name in _KNOBS}, side=tile.how.side)
+    return Config.of(**{name: getattr(tile, name) for name in _KNOBS}, side=tile.how.side, split=tile.split)
 
 
 def tile_of(config: Config, instructions: tuple[MatrixInstruction, ...]) -> MatrixTile:
     """The tile of a config, with that of `instructions` which has its side."""
     how = next(i for i in instructions if i.side == config.int("side"))
-    return MatrixTile(*(config.int(name) for name in _KNOBS), how=how)
+    return MatrixTile(*(config.int(name) for name in _KNOBS), how=how, split=config.int("split"))

@@ -12,17 +12,19 @@ from .matmul_simt import MatmulSimt
 from .matrix_core_conv2d import MatrixCoreConv2D
 from .matrix_core_matmul import MatrixCoreMatmul
 from .pool2d import Pool2D
-from .tensor_core_conv2d import TensorCoreConv2D, WarpgroupConv2D
-from .tensor_core_matmul import TensorCoreMatmul, WarpgroupMatmul
+from .tensor_core_conv2d import PipelineConv2D, TensorCoreConv2D, WarpgroupConv2D
+from .tensor_core_matmul import PipelineMatmul, TensorCoreMatmul, WarpgroupMatmul
 
 TEMPLATES: tuple[Template, ...] = (
     DepthwiseConv2D(),
+    PipelineConv2D(),
     WarpgroupConv2D(),
     TensorCoreConv2D(),
     MatrixCoreConv2D(),
     ImplicitConv2D(),
     Pool2D(),
     Gemv(),
+    PipelineMatmul(),
     WarpgroupMatmul(),
     TensorCoreMatmul(),
     MatrixCoreMatmul(),

@@ -7,18 +7,16 @@ not measurements: it ranks tiles, it does not predict times.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-
-import numpy as np
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 
 from ....compiler.schedule.template import Config, Space
 from ....compiler.schedule.traits import Traits
 from ..occupancy import resident_blocks
 from ..spec import GpuSpec
-from .gemm_costs import Estimate, Problem
+from .gemm_costs import Estimate, Problem, rounds_of, splits_of
+from .gemm_traits import TileFacts, product_traits
 from .tensor_core_ptx import Multiply
 from .tensor_core_tile import TensorTile, config_of, tile_of
 from .tensor_core_wgmma import ROWS
@@ -99,9 +97,8 @@ def _runs(tile: TensorTile, spec: GpuSpec, product: Product) -> bool:
         return False
     if not tile.divides(product.how) or tile.threads > spec.threads_per_block:
         return False
-    registers = _registers(tile, product)
-    fits = _ahead(tile, product) <= _MOST_AHEAD and registers <= spec.registers_per_thread
-    return fits and resident_blocks(spec, tile.threads, registers, tile.shared_bytes(product.how.size)) > 0
+    fits = _ahead(tile, product) <= _MOST_AHEAD and _registers(tile, product) <= spec.registers_per_thread
+    return fits and _most_resident(tile, spec, product) > 0
 
 
 def _ahead(tile: TensorTile, product: Product) -> int:
@@ -121,40 +118,48 @@ def _registers(tile: TensorTile, product: Product) -> int:
     return tile.registers(besides)
 
 
+@lru_cache(maxsize=4096)
+def _most_resident(tile: TensorTile, spec: GpuSpec, product: Product) -> int:
+    return resident_blocks(spec, tile.threads, _registers(tile, product), tile.shared_bytes(product.how.size))
+
+
+def at_once(tile: TensorTile, spec: GpuSpec, product: Product) -> int:
+    """Blocks that run at the same time."""
+    return spec.sms * _most_resident(replace(tile, split=1), spec, product)
+
+
 def estimate(problem: Problem, tile: TensorTile, spec: GpuSpec, product: Product) -> Estimate:
     """What `tile` costs for `problem`."""
-    m, n, k = problem.sizes
-    blocks = problem.batch * -(-m // tile.bm) * -(-n // tile.bn)
-    size = product.how.size
-    most = resident_blocks(spec, tile.threads, _registers(tile, product), tile.shared_bytes(size))
-    resident = max(1, min(most, -(-blocks // spec.sms)))
-    rounds = -(-blocks // (spec.sms * resident))
-    steps = -(-k // tile.bk)
-    depth = steps * tile.bk
+    size, most = product.how.size, _most_resident(replace(tile, split=1), spec, product)
+    found = rounds_of(problem, (tile.bm, tile.bn, tile.bk), tile.split, most, spec)
+    resident, steps, depth = found.resident, found.steps, found.steps * tile.bk
     rate = spec.peak_flops(product.rate) / (2 * spec.sms * spec.clock_hz)
     multiply = tile.bm * tile.bn * depth / rate
     down, along = tile.bm // tile.wm, tile.bn // tile.wn
     copied = (tile.bm + tile.bn) * depth * size
     together = product.how.warps
     shared = (tile.warps // together * (down * together + along) * depth * size + copied) / _SHARED_RATE
-    under_way = resident * tile.ahead(product.how) * (tile.bm + tile.bn) * tile.bk * size
+    ahead = tile.ahead(product.how)
+    under_way = resident * ahead * (tile.bm + tile.bn) * tile.bk * size
     global_ = copied / _L2_RATE / min(1.0, under_way / _UNDER_WAY)
     busy = min(1.0, resident * tile.warps * tile.rows * tile.columns / _IN_FLIGHT)
     work = resident * max(multiply / busy, shared, global_) + 0.25 * resident * min(multiply, shared + global_)
     # What is fetched ahead arrives after a while, whatever else there is to do.
-    work = max(work, steps * _LATENCY / tile.ahead(product.how))
-    edge = (
-        _BLOCK_CYCLES
-        + steps * _STEP_CYCLES * (1 + 1 / tile.ahead(product.how))
-        + tile.bm * tile.bn * 4 * 3 / _SHARED_RATE
-    )
-    return Estimate(blocks, rounds, resident, multiply, shared, global_, edge, rounds * (work + edge))
+    work = max(work, steps * _LATENCY / ahead)
+    edge = _BLOCK_CYCLES + steps * _STEP_CYCLES * (1 + 1 / ahead) + tile.bm * tile.bn * 4 * 3 / _SHARED_RATE
+    total = found.rounds * (work + edge) + found.added_up
+    return Estimate(found.blocks, found.rounds, resident, multiply, shared, global_, edge, total, found.added_up)
 
 
 def tensor_space(problem: Problem, spec: GpuSpec, product: Product) -> Space | None:
     """The likeliest tiles, best first; None if none runs on `spec`."""
+    shared_out = [
+        replace(t, split=split)
+        for t in tiles(spec, product)
+        for split in splits_of(problem, (t.bm, t.bn, t.bk), _most_resident(t, spec, product), spec, True)
+    ]
     ranked = sorted(
-        tiles(spec, product),
+        shared_out,
         key=lambda t: (estimate(problem, t, spec, product).total, t.shared_bytes(product.how.size), t.threads),
     )
     configs = tuple(config_of(t) for t in ranked[:_OFFERED])
@@ -162,28 +167,12 @@ def tensor_space(problem: Problem, spec: GpuSpec, product: Product) -> Space | N
 
 
 def tensor_traits(problem: Problem, spec: GpuSpec, product: Product, configs: Sequence[Config]) -> Traits:
-    """Traits of `configs`; cycles are those of one SM, a tile is a warp's."""
+    """Traits of `configs`; a tile is a warp's."""
+
+    def facts(t: TensorTile) -> TileFacts:
+        size = product.how.size
+        parts = (t.rows, t.columns, t.warps, t.threads, _registers(t, product), t.shared_bytes(size), size)
+        return TileFacts(t.bm, t.bn, t.bk, t.split, *parts)
+
     chosen = [tile_of(c) for c in configs]
-    pairs = [(t, estimate(problem, t, spec, product)) for t in chosen]
-    m, n, k = problem.sizes
-    wanted, size = problem.batch * m * n, product.how.size
-
-    def column(values: Sequence[float]) -> np.ndarray:
-        return np.asarray(values, dtype=np.float64)
-
-    return {
-        "tile_rows": column([t.rows for t in chosen]),
-        "tile_vectors": column([t.columns for t in chosen]),
-        "tiles": column([e.blocks * t.warps for t, e in pairs]),
-        "inner_trip": column([t.bk for t in chosen]),
-        "tile_steps": column([math.ceil(k / t.bk) * t.bk for t in chosen]),
-        "fma_cycles": column([e.multiply * e.blocks for _, e in pairs]),
-        "load_cycles": column([e.shared * e.blocks for _, e in pairs]),
-        "edge_cycles": column([e.edge * e.blocks for _, e in pairs]),
-        "lane_use": column([wanted / (e.blocks * t.bm * t.bn) for t, e in pairs]),
-        "items": column([e.blocks for _, e in pairs]),
-        "imbalance": column([e.rounds * e.resident * spec.sms / e.blocks for _, e in pairs]),
-        "scratch_bytes": column([t.shared_bytes(size) for t in chosen]),
-        "input_traffic": column([e.blocks * t.bm * k * size for t, e in pairs]),
-        "weight_traffic": column([e.blocks * t.bn * k * size for t, e in pairs]),
-    }
+    return product_traits(problem, spec, [(facts(t), estimate(problem, t, spec, product)) for t in chosen])

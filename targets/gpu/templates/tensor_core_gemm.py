@@ -15,22 +15,23 @@ Edges are cut by conditions around copies and stores; whatever lies beyond count
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.tirx import DeclBuffer, For, ForKind, Stmt
 
-from ...shared.index_math import ceil_div, unrolled, when
-from ...shared.tir_loops import Index, i64, seq, store
-from ..launch import allocated, barrier, bound_to, registers
+from ...shared.index_math import unrolled, when
+from ...shared.tir_loops import Index, seq, store
+from ..launch import allocated, barrier, registers
 from . import tensor_core_ptx as ptx
 from . import tensor_core_wgmma as wgmma
+from .gemm_grid import Grid, Kernel, Operands, Tile
 from .gemm_index import Held
-from .gemm_tile import Operand, Write
+from .gemm_operand import Operand, Write
 from .tensor_core_piece import SHARED, Piece, i32
-from .tensor_core_tile import SKEW, TensorTile
-from .vectors import dtype_bytes, load_vector
+from .tensor_core_results import Results, ends_within
+from .tensor_core_tile import TensorTile
+from .vectors import dtype_bytes
 
 # Rows of tiles that blocks walk down before they go to the next column: their operands meet in the second-level cache.
 _RASTER_ROWS = 8
@@ -48,6 +49,7 @@ class TensorNest:
         lanes: columns that are stored at once where n is a multiple of them.
         async_copy: whether the GPU copies to shared memory asynchronously.
         indices: how values are named, and of which type they are.
+        at_once: blocks that run at the same time, for tiles that are shared out evenly.
     """
 
     tile: TensorTile
@@ -60,59 +62,47 @@ class TensorNest:
     lanes: int
     async_copy: bool
     indices: Held
+    at_once: int = 1
 
-    def kernel(self, batches: Index, operands: Callable[[Index], tuple[Operand, Operand, Write]]) -> Stmt:
+    def kernel(self, batches: Index, operands: Operands) -> Kernel:
         """All tiles of `batches` products; `operands(batch)` says where each one's matrices are."""
+        grid = self.grid(batches)
+
+        def block(thread: tirx.Expr, at: Tile, write: Write) -> Stmt:
+            a, b, _ = operands(at.batch)
+            return _Block(self, grid, thread, at, a, b, write).emit()
+
+        return grid.kernel(self.tile.threads, operands, block)
+
+    def grid(self, batches: Index) -> Grid:
+        """The tiles of `batches` products."""
         tile = self.tile
-        down, along = ceil_div(self.m, tile.bm), ceil_div(self.n, tile.bn)
-
-        def block(number: Index, thread: Index) -> Stmt:
-            row, column, batch = self._place_of(self.indices.const(number), down, along, batches)
-            naming, (row, column, batch) = self.named(tile_row=row, tile_column=column, batch=batch)
-            return seq(*naming, _Block(self, thread, row * tile.bm, column * tile.bn, *operands(batch)).emit())
-
-        return bound_to(
-            "blockIdx.x",
-            batches * down * along,
-            lambda number: bound_to("threadIdx.x", tile.threads, lambda thread: block(number, _narrow(thread))),
+        return Grid(
+            m=self.m,
+            n=self.n,
+            k=self.k,
+            bm=tile.bm,
+            bn=tile.bn,
+            bk=tile.bk,
+            batches=batches,
+            accumulator=self.how.accumulator,
+            result=self.result,
+            lanes=self.lanes,
+            indices=self.indices,
+            band=_RASTER_ROWS,
+            split=tile.split,
+            at_once=self.at_once,
         )
-
-    def named(self, **values: Index) -> tuple[list[Stmt], list[Index]]:
-        """Statements that compute `values`, and what stands for each."""
-        pairs = [self.indices.name(name, value) for name, value in values.items()]
-        return [s for statements, _ in pairs for s in statements], [value for _, value in pairs]
-
-    def _place_of(self, number: Index, down: Index, along: Index, batches: Index) -> tuple[Index, Index, Index]:
-        """Row and column of a block's tile, and its batch: column by column within bands of _RASTER_ROWS rows."""
-        quotient, remainder = self.indices.quotient, self.indices.remainder
-        batch: Index = 0
-        if not (isinstance(batches, int) and batches == 1):
-            batch, number = quotient(number, down * along), remainder(number, down * along)
-        if isinstance(down, int) and down == 1:
-            return 0, number, batch
-        in_band = along * _RASTER_ROWS
-        first = quotient(number, in_band) * _RASTER_ROWS
-        rows: Index = _RASTER_ROWS
-        if not (isinstance(down, int) and down % _RASTER_ROWS == 0):
-            rows = tirx.min(self.indices.const(_RASTER_ROWS), self.indices.const(down) - first)
-        within = remainder(number, in_band)
-        return first + remainder(within, rows), quotient(within, rows), batch
-
-
-def _narrow(thread: tirx.Expr) -> tirx.Expr:
-    """The int32 variable of a thread; places in shared memory need no more."""
-    return thread.value if isinstance(thread, tirx.Cast) else thread
 
 
 class _Block:
     """What one block does."""
 
     def __init__(
-        self, nest: TensorNest, thread: tirx.Expr, row: Index, column: Index, a: Operand, b: Operand, write: Write
+        self, nest: TensorNest, grid: Grid, thread: tirx.Expr, at: Tile, a: Operand, b: Operand, write: Write
     ) -> None:
-        self.nest, self.tile, self.write = nest, nest.tile, write
+        self.nest, self.grid, self.tile, self.write, self.at = nest, grid, nest.tile, write, at
         tile, size = nest.tile, nest.how.size
-        self.row, self.column = row, column
         self.lane, self.warp = tirx.Var("lane", "int32"), tirx.Var("warp", "int32")
         self.indices = [
             tirx.Bind(self.lane, tirx.truncmod(thread, i32(_WARP))),
@@ -127,15 +117,15 @@ class _Block:
         self.memory = tirx.decl_buffer(
             (tile.shared_bytes(size),), "uint8", "memory", scope="shared.dyn", data_alignment=1024
         )
-        self.a = Piece(nest, a, tile.bm, row, thread, self._view(nest.dtypes[0], "a_piece"), 0, "a")
-        start = tile.stages * tile.bm * tile.bk
-        self.b = Piece(nest, b, tile.bn, column, thread, self._view(nest.dtypes[1], "b_piece"), start, "b")
+        whole, start = grid.whole_steps, tile.stages * tile.bm * tile.bk
+        self.a = Piece(nest, a, tile.bm, at.row, thread, self._view(nest.dtypes[0], "a_piece"), 0, "a", whole)
+        self.b = Piece(nest, b, tile.bn, at.column, thread, self._view(nest.dtypes[1], "b_piece"), start, "b", whole)
         self.pieces = (self.a, self.b)
         self.results = self._view(nest.how.accumulator, "results")
         self.left = registers(tile.rows * ptx.A_REGISTERS, "uint32", "left")
         self.right = registers(tile.columns * ptx.B_REGISTERS, "uint32", "right")
         self.sums = registers(tile.rows * tile.columns * ptx.RESULTS, nest.how.accumulator, "sums")
-        self.steps = ceil_div(nest.k, tile.bk)
+        self.steps = at.share.steps
         self.direct = any(p.direct for p in self.pieces)
 
     def _view(self, dtype: str, name: str) -> tirx.Buffer:
@@ -165,6 +155,7 @@ class _Block:
             *drained,
             barrier(),
             self._results(),
+            barrier() if self.grid.sharing.loops else None,
         )
 
     def _first(self) -> Stmt:
@@ -177,7 +168,7 @@ class _Block:
             count, empty = tirx.min(i32(ahead), self.steps.astype("int32")), 0
 
         def step(number: Index) -> Stmt:
-            start = self.nest.indices.const(number) * bk
+            start = self.at.k + self.nest.indices.const(number) * bk
             copies = [s for p in self.pieces for s in (*p.enter(start), p.fetch(number), p.keep(number))]
             return seq(*copies, self._commit())
 
@@ -207,7 +198,7 @@ class _Block:
         keep: list[Stmt | None] = []
         if not isinstance(self.steps, int) or self.steps > ahead:
             entered, stage = SHARED.name("stage", tirx.truncmod(following, stages))
-            start = self.nest.indices.const(following) * tile.bk
+            start = self.at.k + self.nest.indices.const(following) * tile.bk
             places += entered
             copies = [s for p in self.pieces for s in (*p.enter(start), p.fetch(stage))]
             fetch = [when(more, seq(*copies))]
@@ -254,60 +245,20 @@ class _Block:
     def _results(self) -> Stmt:
         """Store what exists of the warp's results, slab by slab."""
         tile, nest = self.tile, self.nest
-        width = tile.bn // tile.wn
-        pitch = width + SKEW
-        base = self.warp * tile.slab
-        lanes = _store_lanes(nest.n, min(nest.lanes, width // 2))
-        values = registers(lanes, nest.how.accumulator, "values")
-        statements = []
-        for i in range(tile.rows):
-            sums = ptx.address(self.sums, i32(i * tile.columns * ptx.RESULTS))
-            place = base + tirx.truncdiv(self.lane, i32(4)) * pitch + tirx.truncmod(self.lane, i32(4)) * 2
-            slab = ptx.keep_results(nest.how, ptx.address(self.results, place), sums, tile.columns, pitch)
-            number = tirx.Var("vector", "int32")
-            place = number * _WARP + self.lane
-            per_row = width // lanes
-            line, rest = tirx.truncdiv(place, i32(per_row)), tirx.truncmod(place, i32(per_row)) * lanes
-            read = _read(values, self.results, base + line * pitch + rest, lanes)
-            down, along = self._row(i) + line, self.along + rest
-            lining, row = nest.indices.name("row", self.row + nest.indices.const(down))
-            ranging, column = nest.indices.name("column", self.column + nest.indices.const(along), lanes)
-            results = [tirx.BufferLoad(values, [i64(j)]) for j in range(lanes)]
-            body = seq(*lining, *ranging, read, self._write(row, column, [_cast(r, nest.result) for r in results]))
-            count = ptx.ROWS * per_row // _WARP
-            each = For(number, i32(0), i32(count), ForKind.SERIAL, body)
-            statements.append(seq(slab, ptx.sync_warp(), each, ptx.sync_warp()))
-        return allocated([values], *statements)
-
-    def _write(self, row: Index, column: Index, values: list[tirx.Expr]) -> Stmt:
-        nest, lanes = self.nest, len(values)
-        conditions = []
-        if not (isinstance(nest.m, int) and nest.m % self.tile.bm == 0):
-            conditions.append(row < nest.m)
-        if not (isinstance(nest.n, int) and nest.n % self.tile.bn == 0):
-            conditions.append(column < nest.n)
-        body = self.write(row, [column + j for j in range(lanes)], values)
-        return tirx.IfThenElse(tirx.all(*conditions), body, None) if conditions else body
-
-
-def _read(into: tirx.Buffer, source: tirx.Buffer, start: tirx.Expr, lanes: int) -> Stmt:
-    """`lanes` results out of the slab, by vectors of at most four."""
-    step = min(4, lanes)
-    return seq(*(load_vector(into, at, source, start.astype("int64") + at, step) for at in range(0, lanes, step)))
+        results = Results(
+            how=nest.how,
+            rows=tile.rows,
+            columns=tile.columns,
+            at_once=tile.columns,
+            size=(nest.m, nest.n),
+            whole=(ends_within(nest.m, tile.bm), ends_within(nest.n, tile.bn)),
+            lanes=nest.lanes,
+            indices=nest.indices,
+        )
+        slab, corner = (self.results, self.warp * tile.slab), (self.at.row, self.at.column)
+        return results.store(self.sums, slab, self.lane, corner, lambda i: (self._row(i), self.along), self.write)
 
 
 def _count(steps: Index) -> tirx.Expr:
     """The length of the loop over K, not to be written out by the compiler."""
     return ptx.hidden(steps) if isinstance(steps, int) else steps.astype("int32")
-
-
-def _cast(value: tirx.Expr, dtype: str) -> tirx.Expr:
-    return value if str(value.ty.dtype) == dtype else value.astype(dtype)
-
-
-def _store_lanes(n: Index, most: int) -> int:
-    """Columns to store at once: vectors must end where rows do."""
-    lanes = most
-    while lanes > 1 and not (isinstance(n, int) and n % lanes == 0):
-        lanes //= 2
-    return lanes

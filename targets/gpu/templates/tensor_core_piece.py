@@ -13,7 +13,7 @@ from ...shared.tir_loops import Index, i64, seq, store
 from ..launch import registers
 from . import tensor_core_ptx as ptx
 from .gemm_index import Held
-from .gemm_tile import Operand
+from .gemm_operand import Operand
 from .tensor_core_tile import CHUNK_BYTES
 from .tensor_core_wgmma import ROW_BYTES, SharedOperand
 from .vectors import load_vector, vector
@@ -39,7 +39,7 @@ def passes_registers(operand: Operand, size: int, async_copy: bool) -> bool:
 
 
 class Piece:
-    """The part of A or B that a block multiplies in one step, in shared memory."""
+    """The part of A or B that a block multiplies in one step, in shared memory; `whole` if no step reaches over K."""
 
     def __init__(
         self,
@@ -51,9 +51,10 @@ class Piece:
         buffer: tirx.Buffer,
         start: int,
         name: str,
+        whole: bool,
     ) -> None:
         self.nest, self.operand, self.extent, self.first = nest, operand, extent, first
-        self.buffer, self.start = buffer, start
+        self.buffer, self.start, self.whole = buffer, start, whole
         tile, size = nest.tile, nest.how.size
         self.along_k = lies_along_k(operand, size)
         # Warpgroups want segments of rows of 128 bytes.
@@ -154,8 +155,7 @@ class Piece:
         nest, lanes = self.nest, self.operand.lanes
         depth, entered = self.depths[slot], self.entered[slot]
         exists, source, index = self.operand.fetch(slot, self.positions[slot], depth, entered)
-        whole = isinstance(nest.k, int) and nest.k % nest.tile.bk == 0
-        conditions = [c for c in (True if whole else depth < nest.k, exists) if c is not True]
+        conditions = [c for c in (True if self.whole else depth < nest.k, exists) if c is not True]
         if self.direct:
             inside = tirx.all(*conditions) if conditions else tirx.const(True, "bool")
             place = tirx.Select(inside, index, tirx.const(0, index.ty.dtype)) if conditions else index

@@ -14,12 +14,15 @@ SKEW = 8
 # Registers for addresses, predicates and counters: NVRTC's cubins need 40 to 70 besides sums and fragments.
 _OTHER_REGISTERS = 64
 
-_KNOBS = ("bm", "bn", "bk", "wm", "wn", "stages")
+_KNOBS = ("bm", "bn", "bk", "wm", "wn", "stages", "split")
 
 
 @dataclass(frozen=True)
 class TensorTile:
-    """A block computes bm x bn results by steps of bk along K: wm x wn warps, `stages` steps in shared memory."""
+    """A block computes bm x bn results by steps of bk along K: wm x wn warps, `stages` steps in shared memory.
+
+    `split`: see gemm_shares.py.
+    """
 
     bm: int
     bn: int
@@ -27,6 +30,7 @@ class TensorTile:
     wm: int
     wn: int
     stages: int
+    split: int = 1
 
     @property
     def warps(self) -> int:

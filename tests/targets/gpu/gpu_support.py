@@ -36,7 +36,7 @@ def run_template(
     assert space is not None, f"{template.name} refused {op}"
     candidate = template.build(op, target.spec, config or space.default)
     args = [candidate.packers[k](a) if k in candidate.packers else a for k, a in enumerate(inputs)]
-    func = candidate.func.with_attr("tirx.is_scheduled", True)
+    func = candidate.standalone.with_attr("tirx.is_scheduled", True)
     out = np.full(tuple(shape), np.nan, "float32")
     return _run(gpu_module(tvm.IRModule({"main": func}), target), [*args, out], platform)
 

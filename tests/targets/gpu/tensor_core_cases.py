@@ -110,11 +110,11 @@ def run(
     operands: Sequence[np.ndarray],
     shape: Sequence[int],
     config: Config | None = TILE,
-    preset: str = "sm_80",
+    preset: str | CudaTarget = "sm_80",
     options: Sequence[Options] = EVERY_WAY,
 ) -> list[np.ndarray]:
     """What the template's kernel makes of `operands` under each of `options`; unwritten elements are NaN or -1."""
-    target = CudaTarget.from_preset(preset)
+    target = CudaTarget.from_preset(preset) if isinstance(preset, str) else preset
     mod, packers = module(template, op, config, target)
     stored = [to_stored(x, t.dtype) for x, t in zip(operands, op.inputs, strict=True)]
     args = [packers[k](x) if k in packers else x for k, x in enumerate(stored)]
@@ -126,12 +126,17 @@ def run(
     return [from_stored(found, dtype) for found in runs]
 
 
+def small_gpu(preset: str, sms: int) -> CudaTarget:
+    """A GPU of a preset's kind with a few SMs only, so that few tiles are several rounds."""
+    return CudaTarget(replace(CudaTarget.from_preset(preset).spec, cores=sms))
+
+
 def module(template: Template, op: OpSpec, config: Config | None, target: CudaTarget) -> tuple[tvm.IRModule, dict]:
     """The kernel before lowering, and the packers of its operands."""
     space = template.match(op, target.spec)
     assert space is not None, f"{template.name} refused {op}"
     candidate = template.build(op, target.spec, config or space.default)
-    func = candidate.func.with_attr("tirx.is_scheduled", True)
+    func = candidate.standalone.with_attr("tirx.is_scheduled", True)
     return gpu_module(tvm.IRModule({"main": func}), target), dict(candidate.packers)
 
 

@@ -40,7 +40,7 @@ def test_a_hopper_kernel_takes_descriptors_of_tiles():
 def walk_of(op, config=None):
     template = MatmulSimt()
     candidate = template.build(op, TARGET.spec, config or template.match(op, TARGET.spec).default)
-    return TARGET.device_program(candidate.func.with_attr("tirx.is_scheduled", True))
+    return TARGET.device_program(candidate.standalone.with_attr("tirx.is_scheduled", True))
 
 
 def test_one_launch_of_a_matmul():

@@ -1,0 +1,52 @@
+"""Products on AMD's matrix units: float16, bfloat16 and, on CDNA, float32.
+
+Constant right operands are packed as (N, K), K rounded up to whole vectors. Sums are float32, and so is the epilogue
+unless the operator's result is narrower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ....compiler.schedule.op_spec import OpSpec
+from ....compiler.schedule.template import Candidate, Config, Space
+from ....compiler.schedule.traits import Traits
+from ..spec import GpuSpec
+from .gemm_template import Found, GemmTemplate
+from .matrix_core import MatrixInstruction, instructions_for
+from .matrix_core_costs import Matrices, matrix_space, matrix_traits
+from .matrix_core_gemm import MatrixNest
+from .matrix_core_tile import tile_of
+
+# Types that sums may be rounded to.
+FLOATS = ("float32", "float16", "bfloat16")
+
+
+class MatrixCoreTemplate(GemmTemplate):
+    """Products by MFMA (CDNA) and WMMA (RDNA3)."""
+
+    def unit(self, op: OpSpec, spec: GpuSpec) -> tuple[MatrixInstruction, ...] | None:
+        """The instructions for the operands' types; None where there are none."""
+        if op.kind not in ("matmul", "conv2d") or op.anchor_type.dtype not in FLOATS:
+            return None
+        return instructions_for(spec, op.inputs[0].dtype, op.inputs[1].dtype) or None
+
+    def space(self, found: Found) -> Space | None:
+        """See GemmTemplate."""
+        return matrix_space(found.problem.sizes, found.spec, _matrices(found))
+
+    def candidate(self, found: Found, config: Config) -> Candidate:
+        """See GemmTemplate."""
+        tile = tile_of(config, found.unit)
+        access = found.problem.access(False, bm=tile.bm, bn=tile.bn)
+        nest = MatrixNest(tile, access.m, access.n, access.k, found.problem.op.anchor_type.dtype)
+        kernel = nest.kernel(access.batches, access.operands)
+        return kernel.candidate(access.function(kernel.body), access.packers)
+
+    def traits_of(self, found: Found, configs: Sequence[Config]) -> Traits:
+        """See GemmTemplate."""
+        return matrix_traits(found.problem.sizes, found.spec, _matrices(found), configs)
+
+
+def _matrices(found: Found) -> Matrices:
+    return Matrices(found.unit, found.problem.access(False).lanes)

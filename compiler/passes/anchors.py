@@ -13,6 +13,8 @@ import tvm
 from tvm import relax, tirx
 
 from ..schedule.op_spec import AttrValue, TensorType
+from .attention import NAME as ATTENTION
+from .attention import attention_attrs
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,17 @@ def _look_through_permute(expr: relax.Expr, producers: Producers) -> tuple[relax
     return expr, axes
 
 
+def _attention(call: tvm.ir.Call, _: Producers) -> Anchor | None:
+    return Anchor("attention", tuple(call.args), attention_attrs(call))
+
+
 ANCHORS: dict[str, Callable[[tvm.ir.Call, Producers], Anchor | None]] = {
     "nn.conv2d": _conv2d,
     "nn.conv2d_transpose": _conv2d_transpose,
     "nn.max_pool2d": _pool2d("max"),
     "nn.avg_pool2d": _pool2d("avg"),
     "matmul": _matmul,
+    ATTENTION: _attention,
 }
 
 

@@ -15,6 +15,7 @@ from .common_subexpressions import CommonSubexpressions
 from .conv1d_to_conv2d import Conv1dToConv2d
 from .fold_pad import FoldPad
 from .fold_scale_shift import FoldScaleShift
+from .fuse_attention import FuseAttention
 from .fuse_layer_norm import FuseLayerNorm
 from .legalize import Legalize
 from .legalize_layouts import LegalizeLayouts
@@ -69,7 +70,13 @@ PHASES: tuple[Phase, ...] = (
     # Anchors with their epilogues become kernels of the target's templates.
     (
         "select",
-        lambda selector: [NarrowOperands(selector), SelectTemplates(selector), CastAtUses(), LegalizeLayouts()],
+        lambda selector: [
+            FuseAttention(selector),
+            NarrowOperands(selector),
+            SelectTemplates(selector),
+            CastAtUses(),
+            LegalizeLayouts(),
+        ],
     ),
     # Everything else becomes TIR, fused along elementwise and reduction chains, then scheduled by generic rules.
     ("legalize", lambda selector: [Legalize(selector.target), ViewReshapes()]),

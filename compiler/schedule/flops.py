@@ -55,4 +55,23 @@ def _pool2d(op: OpSpec) -> int:
     return prod(op.ints("pool_size"))
 
 
-_PER_OUTPUT = {"conv2d": _conv2d, "conv2d_transpose": _conv2d_transpose, "matmul": _matmul, "pool2d": _pool2d}
+def _attention(op: OpSpec) -> int:
+    """Both products, spread over the result's elements; without scores that a causal mask hides."""
+    rows, columns = (int(d) for d in op.anchor_type.shape[-2:])
+    query, key = (op.inputs[k].shape for k in (0, 1))
+    depth = int(query[op.ints("q_perm")[-1]])
+    keys = float(key[op.ints("k_perm")[-2]])
+    if op.attr("causal"):
+        last = int(op.ints("offset")[0]) + rows  # keys that the last row sees, were there as many
+        seen = sum(min(keys, max(0.0, last - r)) for r in range(rows))
+        keys = seen / max(1, rows)
+    return max(1, round(2 * keys * (depth + columns) / max(1, columns)))
+
+
+_PER_OUTPUT = {
+    "conv2d": _conv2d,
+    "conv2d_transpose": _conv2d_transpose,
+    "matmul": _matmul,
+    "pool2d": _pool2d,
+    "attention": _attention,
+}

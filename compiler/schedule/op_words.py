@@ -1,7 +1,7 @@
 """An OpSpec in a few words for people: "conv 3x3 64->64 56x56 +relu" where its text form takes three lines.
 
 Convolutions and pooling: kernel, stride ("/2"), channels, size of the result. Matmuls: rows x depth by depth x columns,
-with the number of products before them. Batches above one come first ("8x").
+with the number of products before them; attention alike. Batches above one come first ("8x").
 """
 
 from __future__ import annotations
@@ -76,6 +76,16 @@ def _matmul(op: OpSpec) -> str:
     return f"matmul {_product(op.anchor_type.shape[: max(len(lhs), len(rhs)) - 2])}x ({one})"
 
 
+def _attention(op: OpSpec) -> str:
+    """Products x (rows by keys, depth), and what besides."""
+    query, key = ([op.inputs[k].shape[a] for a in op.ints(name)] for k, name in enumerate(("q_perm", "k_perm")))
+    words = f"attention {_product(query[:-2])}x ({query[-2]} by {key[-2]}, {query[-1]} deep)"
+    grouped = [q for q, k in zip(query[:-2], key[:-2], strict=True) if q != k]
+    extra = " causal" if op.attr("causal") else ""
+    extra += " masked" if op.ints("masks") else ""
+    return words + extra + (" grouped" if grouped else "")
+
+
 def _other(op: OpSpec) -> str:
     operands = ", ".join(_sizes(t.shape) or "scalar" for t in op.inputs)
     return f"{op.kind} {operands} -> {_sizes(op.output.shape) or 'scalar'}"
@@ -86,6 +96,7 @@ _WORDS: dict[str, Callable[[OpSpec], str]] = {
     "conv2d_transpose": _conv2d_transpose,
     "pool2d": _pool2d,
     "matmul": _matmul,
+    "attention": _attention,
 }
 
 

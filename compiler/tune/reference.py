@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
+from ..schedule.masks import ADDED, KEEPS
 from ..schedule.op_spec import OpSpec
 from .numbers import is_integer, widen
 
@@ -71,6 +72,7 @@ class Expected:
 def supported(op: OpSpec) -> bool:
     """Whether `evaluate` knows the anchor, the epilogue's operators and the dtypes of `op`, and its sizes are known."""
     dtypes = {t.dtype for t in (*op.inputs, op.anchor_type, op.output)} | {s.dtype for s in op.epilogue}
+    dtypes -= {"bool"} if op.kind == "attention" else set()  # masks
     steps = {s.op for s in op.epilogue}
     known = steps <= {*STEPS, CAST} and dtypes <= {*TOLERANCE, *INTEGERS}
     return op.is_static and op.kind in ANCHORS and known
@@ -90,7 +92,7 @@ def evaluate(op: OpSpec, operands: Sequence[np.ndarray]) -> Expected:
         shift = np.maximum(np.abs(above - exact), np.abs(below - exact))
         slack = shift + tolerance(op) * _largest(exact)
     slack = np.where(np.isnan(slack), np.inf, slack)
-    order = op.ints("out_perm") if op.kind == "matmul" else tuple(range(exact.ndim))
+    order = op.ints("out_perm") if "out_perm" in dict(op.attrs) else tuple(range(exact.ndim))
     values, slack = (np.ascontiguousarray(a.transpose(order)) for a in (exact, slack))
     return Expected(values, slack, _largest(exact) or 1.0)
 
@@ -110,6 +112,8 @@ def anchor_tolerance(op: OpSpec) -> float:
         return 0.0
     narrower = sums == "float32" and (data != sums or dict(op.attrs).get("precision") == "tf32")
     allowed = MATRIX_UNIT.get(data, 0.0) if narrower else TOLERANCE[sums]
+    if op.kind == "attention":  # weights are rounded to the operands' type
+        allowed = TOLERANCE[data]
     return max(allowed, TOLERANCE[sums]) * _lengthened(op)
 
 
@@ -223,6 +227,25 @@ def _matmul(op: OpSpec, inputs: Sequence[np.ndarray]) -> np.ndarray:
     return np.matmul(lhs.transpose(op.ints("lhs_perm")), rhs.transpose(op.ints("rhs_perm")))
 
 
+def _attention(op: OpSpec, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """softmax(scale * q k^T, masked) v; rows that see no key are NaN, or zero where the attribute `zero_rows` is 1."""
+    q, k, v = (x.transpose(op.ints(p)) for x, p in zip(inputs, ("q_perm", "k_perm", "v_perm"), strict=False))
+    for axis, whole in enumerate(_shape(op)[:-2]):
+        k, v = (np.repeat(x, whole // x.shape[axis], axis) for x in (k, v))
+    scores = float(str(op.attr("scale"))) * np.matmul(q, k.swapaxes(-1, -2))
+    fill = float(str(op.attr("fill")))
+    for mask, meaning in zip(inputs[3:], op.ints("masks"), strict=False):
+        scores = scores + mask if meaning == ADDED else np.where((mask != 0) == (meaning == KEEPS), scores, fill)
+    if op.attr("causal"):
+        rows, keys = scores.shape[-2:]
+        scores = np.where(np.tri(rows, keys, op.ints("offset")[0], dtype=bool), scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    if op.attr("zero_rows"):
+        weights = np.where(np.isneginf(scores).all(axis=-1, keepdims=True), 0.0, weights)
+    return np.matmul(weights, v)
+
+
 def _shape(op: OpSpec) -> tuple[int, ...]:
     return tuple(int(d) for d in op.anchor_type.shape)
 
@@ -316,6 +339,7 @@ ANCHORS: dict[str, Reader] = {
     "conv2d_transpose": _conv2d_transpose,
     "pool2d": _pool2d,
     "matmul": _matmul,
+    "attention": _attention,
 }
 
 
@@ -324,6 +348,8 @@ _DEPTHS: dict[str, Callable[[OpSpec], int]] = {
     "conv2d_transpose": lambda op: int(op.inputs[1].shape[0]) * prod(int(d) for d in op.inputs[1].shape[2:]),
     "pool2d": lambda op: prod(op.ints("pool_size")),
     "matmul": lambda op: int(op.inputs[0].shape[op.ints("lhs_perm")[-1]]),
+    # Of the products of queries and keys; what follows is a mean.
+    "attention": lambda op: int(op.inputs[0].shape[op.ints("q_perm")[-1]]),
 }
 # Anchors that multiply operand 0 with operand 1 and sum.
 WEIGHTED = frozenset(("conv2d", "conv2d_transpose", "matmul"))

@@ -37,7 +37,7 @@ def matmul(m: int, n: int, k: int, *steps: tuple[str, tuple[str | float, ...]], 
 
 
 def test_tables_are_complete() -> None:
-    kinds = {"conv2d", "conv2d_transpose", "pool2d", "matmul"}
+    kinds = {"conv2d", "conv2d_transpose", "pool2d", "matmul", "attention"}
     assert set(reference.ANCHORS) == kinds
     assert {name.split(".")[-1].replace("max_", "").replace("avg_", "") for name in ANCHORS} == kinds
     assert set(reference.STEPS) == set(STEP_OPS)

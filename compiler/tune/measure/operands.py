@@ -19,6 +19,8 @@ _ANCHOR_DEVIATION = 3.0
 # Of a product of two numbers of 8 bits, and what is made of a sum of them where the operator scales it.
 _INTEGER_DEVIATION = 74.0**2
 _INTEGER_RESULT = 60.0
+# Share of a mask that is false.
+_HIDDEN = 0.25
 # Bytes of operands and results that a worker keeps.
 _KEEP = 512 << 20
 
@@ -64,6 +66,9 @@ def random_operands(op: OpSpec, seed: int) -> list[np.ndarray]:
         values = generator.random(tuple(int(d) for d in t.shape), np.float32)
         if is_integer(t.dtype):
             arrays.append(_integers(values, t.dtype))
+            continue
+        if t.dtype == "bool":
+            arrays.append(values > _HIDDEN)
             continue
         if f"i{k}" in divisors:
             values += np.float32(0.5)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ....compiler.schedule.template import Template
+from .attention_simt import SimtAttention
+from .attention_tensor_core import TensorCoreAttention
 from .conv2d_depthwise import DepthwiseConv2D
 from .conv2d_implicit import ImplicitConv2D
 from .gemv import Gemv
@@ -29,6 +31,8 @@ TEMPLATES: tuple[Template, ...] = (
     TensorCoreMatmul(),
     MatrixCoreMatmul(),
     MatmulSimt(),
+    TensorCoreAttention(),
+    SimtAttention(),
 )
 
 

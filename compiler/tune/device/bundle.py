@@ -51,8 +51,9 @@ _MANIFEST_BYTES = 1000
 # Files of Kompilo's that measure: the standard library and numpy are all that they import besides each other.
 CARRIED = (
     "compiler/__init__.py", "compiler/errors.py", "compiler/tensor_spec.py", "compiler/device_code.py",
-    "compiler/launches.py", "compiler/schedule/__init__.py", "compiler/schedule/op_spec.py",
-    "compiler/schedule/template.py", "compiler/schedule/target_spec.py", "compiler/schedule/traits.py",
+    "compiler/launches.py", "compiler/schedule/__init__.py", "compiler/schedule/masks.py",
+    "compiler/schedule/op_spec.py", "compiler/schedule/template.py", "compiler/schedule/target_spec.py",
+    "compiler/schedule/traits.py",
     "compiler/runtime/__init__.py", "compiler/runtime/cuda_driver.py", "compiler/tune/__init__.py",
     "compiler/tune/numbers.py", "compiler/tune/op_json.py", "compiler/tune/record.py", "compiler/tune/reference.py",
     "compiler/tune/measure/__init__.py", "compiler/tune/measure/memory.py", "compiler/tune/measure/operands.py",

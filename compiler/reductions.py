@@ -63,5 +63,6 @@ def _reduce(x: te.Tensor, axes: Sequence[int], keepdims: bool, name: str, body: 
         index = [loops[a] if a in loops else next(free) for a in range(len(x.shape))]
         return body(x(*index), [loops[a].var for a in sorted(loops)], list(loops.values()))
 
-    shape = [1 if a in loops else d for a, d in enumerate(x.shape)] if keepdims else [x.shape[a] for a in kept]
+    one = tirx.const(1, "int64")  # of the type of all other sizes: rules for loops want axes of one type
+    shape = [one if a in loops else d for a, d in enumerate(x.shape)] if keepdims else [x.shape[a] for a in kept]
     return te.compute(shape, element, name=name)

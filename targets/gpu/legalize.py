@@ -5,8 +5,57 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tvm import relax, te, tirx
+from tvm.ir import Call
+
+from ...compiler.reductions import extreme
+from ..shared.loops import as_int
 from ..shared.normalization import instance_norm
+
+Legalization = Callable[[relax.BlockBuilder, Call], relax.Expr]
+
+
+def _position(largest: bool) -> Legalization:
+    def legalize(bb: relax.BlockBuilder, call: Call) -> relax.Expr:
+        axis = int(call.attrs.axis) % len(call.args[0].ty.shape)
+        keepdims = bool(call.attrs.keepdims)
+        hint = "argmax" if largest else "argmin"
+        return bb.call_te(lambda x: first_position(x, axis, keepdims, largest), call.args[0], primfunc_name_hint=hint)
+
+    return legalize
+
+
+def first_position(x: te.Tensor, axis: int, keepdims: bool, largest: bool) -> te.Tensor:
+    """int64 position along `axis` of the first largest or least element of `x`, as two reductions that teams share out.
+
+    TVM's reduction of pairs is one that no rule knows. Rows of NaN alone give their last position.
+    """
+    size = as_int(x.shape[axis])
+    dtype = "int32" if isinstance(size, int) and size < 1 << 31 else "int64"
+    none = tirx.max_value(dtype)
+    best = extreme(x, [axis], True, largest)
+    loop = te.reduce_axis((0, x.shape[axis]), "k")
+    smallest = te.comm_reducer(lambda a, b: tirx.Min(a, b), lambda _: none)
+    shape = [tirx.const(1, "int64") if a == axis else d for a, d in enumerate(x.shape)]
+
+    def first(*at: tirx.Var) -> tirx.Expr:
+        here = [*at[:axis], loop.var, *at[axis + 1 :]]
+        own = [*at[:axis], 0, *at[axis + 1 :]]
+        return smallest(tirx.Select(tirx.EQ(x(*here), best(*own)), loop.var.astype(dtype), none), axis=loop)
+
+    found = te.compute(shape, first, name="first")
+    last = tirx.const(size - 1, dtype) if isinstance(size, int) else size - 1
+    kept = shape if keepdims else [*shape[:axis], *shape[axis + 1 :]]
+
+    def position(*at: tirx.Var) -> tirx.Expr:
+        full = at if keepdims else (*at[:axis], 0, *at[axis:])
+        return tirx.Min(found(*full), last).astype("int64")
+
+    return te.compute(kept, position, name="position")
+
 
 LEGALIZATIONS: dict[str, Callable[..., Any]] = {
     "relax.nn.instance_norm": instance_norm,
+    "relax.argmax": _position(largest=True),
+    "relax.argmin": _position(largest=False),
 }

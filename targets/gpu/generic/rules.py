@@ -14,6 +14,7 @@ from ...shared.rules import finished, rule_name
 from ..spec import GpuSpec
 from .maps import emit_map
 from .reductions import emit_group
+from .split import blocks_of, parts, split
 
 
 def schedule_program(func: tirx.PrimFunc, spec: GpuSpec) -> tuple[tirx.PrimFunc, str] | None:
@@ -45,22 +46,37 @@ class _Emitter:
         if len(group.stages) == 1 and not group.stages[0].reduce:
             self.kernels.append(emit_map(group.stages[0], self.views, self.spec))
             return
-        kernel = emit_group(group, inner, self.views, self.spec)
+        whole = all(self._parts(s, blocks_of(group, self.spec)) == 1 for s in group.stages)
+        kernel = emit_group(group, inner, self.views, self.spec) if whole else None
         if kernel is not None:
             self.kernels.append(kernel)
             return
         self._allocate(group, frozenset(s.buffer for s in group.stages if s.buffer not in inner))
-        self.kernels += [self._alone(stage) for stage in group.stages]
+        for stage in group.stages:
+            self._alone(stage)
 
     def _allocate(self, group: Group, besides: frozenset[tirx.Buffer]) -> None:
         """Memory for the temporaries that `group` writes, but for those in `besides`."""
         written = [s.buffer for s in group.stages if s.buffer in self.program.temporaries]
         self.between += [self.views.allocate(b) for b in written if b not in besides]
 
-    def _alone(self, stage: Stage) -> Stmt:
+    def _parts(self, stage: Stage, blocks: int) -> int:
+        return parts(stage, blocks, self.spec) if stage.reduce else 1
+
+    def _alone(self, stage: Stage) -> None:
+        """A kernel for `stage`, or two where it is a reduction that one leaves most of the GPU idle with."""
         if not stage.reduce:
-            return emit_map(stage, self.views, self.spec)
-        every = tuple(range(len(stage.axes)))
-        kernel = emit_group(Group((stage,), stage.axes, (every,)), frozenset(), self.views, self.spec)
-        assert kernel is not None, "a reduction by itself always fits"
-        return kernel
+            self.kernels.append(emit_map(stage, self.views, self.spec))
+            return
+        count = self._parts(stage, blocks_of(_lone(stage), self.spec))
+        pieces = split(stage, count) if count > 1 else (stage,)
+        if count > 1:
+            self.between.append(self.views.allocate(pieces[0].buffer))
+        for piece in pieces:
+            kernel = emit_group(_lone(piece), frozenset(), self.views, self.spec)
+            assert kernel is not None, "a reduction by itself always fits"
+            self.kernels.append(kernel)
+
+
+def _lone(stage: Stage) -> Group:
+    return Group((stage,), stage.axes, (tuple(range(len(stage.axes))),))

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+import tvm
 from tvm import te, tirx, topi
 from tvm.script import tirx as T
 
-from gpu_support import compute, needs_opencl, relative_error, run_rule, softmax
+from kompilo.targets.gpu.legalize import first_position
+from kompilo.targets.gpu.lowering import lowering_context, split
+from kompilo.targets.gpu.target import gpu_module
+
+from gpu.cuda import run_cuda
+from gpu.cuda_shim import Options
+from gpu.shim_support import needs_shim
+from gpu_support import TARGET, compute, needs_opencl, relative_error, run_rule, softmax
 
 n = tirx.Var("n", "int64")
 
@@ -51,6 +61,20 @@ CASES = {
     "dynamic_softmax": (topi.nn.softmax, [(3, n)], softmax, "chain"),
     "softmax_columns": (
         lambda x: topi.nn.softmax(x, axis=0), [(40, 33)], lambda x: softmax(x.T).T, "chain",
+    ),
+    "rows_of_vectors": (mean_of_squares((1,)), [(5, 4224)], lambda x: (x * x).sum(1), "reduction"),
+    "rows_for_shared_memory": (topi.nn.softmax, [(3, 1028)], softmax, "chain"),
+    "split_sum": (lambda x: topi.sum(x), [(300, 1000)], np.sum, "reduction"),
+    "split_columns": (lambda x: topi.sum(x, axis=0), [(6000, 40)], lambda x: x.sum(0), "reduction"),
+    "split_maximum": (lambda x: topi.max(x, axis=1), [(2, 131072)], lambda x: x.max(1), "reduction"),
+    "split_softmax": (topi.nn.softmax, [(2, 131072)], softmax, "chain"),
+    "argmax": (
+        lambda x: first_position(x, 1, keepdims=False, largest=True).astype("float32"),
+        [(7, 1000)], lambda x: x.argmax(1), "chain",
+    ),
+    "argmin_columns": (
+        lambda x: first_position(x, 0, keepdims=True, largest=False).astype("float32"),
+        [(40, 33)], lambda x: x.argmin(0)[None], "chain",
     ),
     "gemv": (topi.matmul, [(1, 300), (300, 70)], np.matmul, "reduction"),
 }  # fmt: skip
@@ -111,3 +135,44 @@ def test_layer_norm_keeps_a_row_in_registers():
     found, rule = run_rule(compute(build, (21, 384), (384,)), [x, gamma], np.full(want.shape, np.nan, "f4"))
     assert rule == "chain"
     assert relative_error(found, want) < 3e-6
+
+
+def kernels(build, *shapes, dtype="float32"):
+    """The CUDA C++ of what the rules make, and the number of kernels."""
+    scheduled, _ = TARGET.schedule(compute(build, *shapes, dtype=dtype).with_attr("global_symbol", "main"))
+    device = split(gpu_module(tvm.IRModule({"main": scheduled}), TARGET), TARGET.tvm_target()).device
+    return TARGET.source(device).split('extern "C"', 1)[1], len(device.functions)
+
+
+def half_softmax(x):
+    return topi.cast(topi.nn.softmax(topi.cast(x, "float32")), "float16")
+
+
+def test_a_row_is_read_once_by_vectors():
+    """float16: 1024 elements, 32 threads, four vectors of eight each."""
+    source, count = kernels(half_softmax, (4096, 1024), dtype="float16")
+    assert count == 1
+    assert source.count("*(uint4*)(kept_ptr") == 4
+    assert source.count("*(uint4*)(x0_flat_ptr") == 4
+    assert len(re.findall(r"\*\(uint4\*\)\(compute_flat_ptr", source)) == 4
+    assert not re.search(r"\(float\)x0_flat_ptr\[", source)
+
+
+def test_few_rows_are_split_over_the_gpu():
+    source, count = kernels(lambda x: topi.sum(x), (4096, 4096))
+    assert count == 2
+    assert source.count("float4*)(x0_flat_ptr") == 4
+    assert kernels(lambda x: topi.sum(x, axis=1), (4096, 4096))[1] == 1
+    assert kernels(lambda x: topi.sum(x, axis=1), (2, 1000))[1] == 1
+
+
+@needs_shim
+def test_float16_rows():
+    rng = np.random.default_rng(0)
+    for length in (8, 72, 1000, 2056):
+        x = rng.standard_normal((5, length)).astype("f2")
+        func = compute(half_softmax, x.shape, dtype="float16").with_attr("global_symbol", "main")
+        mod = gpu_module(tvm.IRModule({"main": TARGET.schedule(func)[0]}), TARGET)
+        with lowering_context():
+            found = run_cuda(mod, [x, np.full_like(x, np.nan)], options=Options(races=True))[-1]
+        assert relative_error(found, softmax(x.astype("f8"))) < 1e-3

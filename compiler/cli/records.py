@@ -89,9 +89,7 @@ def show(
     key = _key(target, library.stores) or ""
     ops = {str(r.op): r.op for store in library.stores for r in store.read(key)[0] if text in str(r.op)}
     holds = holds_now(key)
-    known = {name: list(library.known(op, key).values()) for name, op in ops.items()}
-    if holds is not None:
-        known = {name: [k for k in points if holds(k.record)] for name, points in known.items()}
+    known = {name: list(library.known(op, key, holds).values()) for name, op in ops.items()}
     known = {name: points for name, points in known.items() if points}
     if as_json:
         facts = [{"operator": n, "points": [_point_facts(k) for k in _sorted(points)]} for n, points in known.items()]

@@ -1,6 +1,7 @@
 """What the measurements of one operator amount to, point by point.
 
 A point may have been measured often: in several sessions, on several machines of the same kind.
+- A line that stands there several times counts once.
 - A wrong result, ever, rules a point out: the same version of a template generates the same code.
 - Otherwise the newest measurement tells whether the point works (crashes and time-outs may be the machine's).
 - Its time is the median of its newest five times, those with weights out of cache ("cold") if there are any; of the
@@ -62,6 +63,8 @@ def combine(found: Sequence[Found]) -> dict[Point, Known]:
 
 
 def _decide(items: Sequence[Found]) -> Known:
+    if len(items) > 1:
+        items = _last_of_equals(items)
     newest = sorted(items, key=lambda item: item.record.created)  # stable: of equal dates the later line is the newer
     wrong = [item for item in newest if item.record.measurement.status == "wrong_result"]
     last = (wrong or newest)[-1]
@@ -74,6 +77,12 @@ def _decide(items: Sequence[Found]) -> Known:
     times = sorted(alone or recent, key=lambda item: item.record.measurement.seconds or 0.0)
     middle = times[(len(times) - 1) // 2]
     return Known(middle.record, middle.file, middle.record.measurement.seconds)
+
+
+def _last_of_equals(items: Sequence[Found]) -> list[Found]:
+    """Without what stands there again further on; the order is kept."""
+    places = {(item.record.created, item.record.measurement): k for k, item in enumerate(items)}
+    return [items[k] for k in sorted(places.values())]
 
 
 def join(places: Iterable[dict[Point, Known]]) -> dict[Point, Known]:

@@ -10,7 +10,7 @@ from typing import Union
 from ..errors import UsageError
 from ..schedule.op_spec import OpSpec
 from .evidence import Known, join
-from .record import Point
+from .record import Holds, Point
 from .record_file import Problem
 from .store import RecordStore, given_store, installed_store, user_store
 
@@ -47,18 +47,20 @@ class RecordLibrary:
         usual = (user_store(), installed_store())
         return cls(_distinct([*(given_store(f) for f in folders), *(s for s in usual if s is not None)]))
 
-    def known(self, op: OpSpec, key: str) -> dict[Point, Known]:
-        """What is known of each point of `op` on the target `key`, whether or not its template still offers it."""
-        return join(known for store in self.stores for known in store.known(op, key))
+    def known(self, op: OpSpec, key: str, holds: Holds | None = None) -> dict[Point, Known]:
+        """What is known of each point of `op` on the target `key`; with `holds`, of those only that it is true of.
+
+        What does not hold any more tells nothing of how times of two places compare either.
+        """
+        places = (known for store in self.stores for known in store.known(op, key))
+        return join({p: k for p, k in place.items() if holds is None or holds(k.record)} for place in places)
 
     def tried(self, op: OpSpec, key: str, points: Iterable[Point]) -> dict[Point, Known]:
         """What is known of those `points` that were measured; nothing else counts. The order of knobs is no matter."""
-        by_knobs = {(p.template, p.version, frozenset(p.config.knobs)): p for p in points}
+        wanted = {p.unordered: p for p in points}
         found: dict[Point, Known] = {}
-        for recorded, known in self.known(op, key).items():
-            point = by_knobs.get((recorded.template, recorded.version, frozenset(recorded.config.knobs)))
-            if point is not None:
-                found.setdefault(point, known)
+        for recorded, known in self.known(op, key, lambda record: record.point.unordered in wanted).items():
+            found.setdefault(wanted[recorded.unordered], known)
         return found
 
     def problems(self, key: str) -> list[Problem]:

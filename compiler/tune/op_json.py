@@ -22,7 +22,7 @@ def op_to_json(op: OpSpec) -> dict[str, Any]:
 
 def op_from_json(data: dict[str, Any]) -> OpSpec:
     """The OpSpec that `op_to_json` gave; KeyError, TypeError or ValueError if `data` is no such thing."""
-    return OpSpec(
+    op = OpSpec(
         kind=str(data["kind"]),
         inputs=tuple(_type_from_json(t) for t in data["inputs"]),
         constant=tuple(bool(c) for c in data["constant"]),
@@ -31,6 +31,8 @@ def op_from_json(data: dict[str, Any]) -> OpSpec:
         output=_type_from_json(data["output"]),
         epilogue=tuple(Step(str(op), tuple(args), str(dtype)) for op, args, dtype in data["epilogue"]),
     )
+    hash(op)  # lists and objects where names and numbers belong
+    return op
 
 
 def _type_to_json(t: TensorType) -> list[Any]:
@@ -39,7 +41,7 @@ def _type_to_json(t: TensorType) -> list[Any]:
 
 def _type_from_json(data: list[Any]) -> TensorType:
     dtype, *shape = data
-    if not all(isinstance(d, int | str) for d in shape):
+    if not all(isinstance(d, str) or (isinstance(d, int) and d >= 0) for d in shape):
         raise TypeError(f"expected sizes or names of dimensions, found {shape}")
     return TensorType(tuple(shape), str(dtype))
 

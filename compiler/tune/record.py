@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
+import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -17,6 +18,9 @@ SCHEMA = 1
 # The time of a point rests on so many of its newest measurements.
 NEWEST = 5
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\dZ)?")
+# Seconds that a call may take; what lies outside was not measured.
+_LEAST_S, _MOST_S = 1e-9, 1e5
 # What became of a candidate. Only "ok" has a time; the others are reasons why a config must not be used.
 STATUSES = ("ok", "pruned", "build_failed", "crashed", "timed_out", "out_of_memory", "wrong_result", "run_failed")
 
@@ -31,6 +35,11 @@ class Point:
 
     def __str__(self) -> str:
         return f"{self.template}@{self.version}({self.config})"
+
+    @property
+    def unordered(self) -> tuple[str, int, frozenset[tuple[str, int | str]]]:
+        """The same for points that name their knobs in another order."""
+        return self.template, self.version, frozenset(self.config.knobs)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Point:
@@ -76,7 +85,7 @@ class Measurement:
         status, seconds = data["status"], data["seconds"]
         if status not in STATUSES:
             raise ValueError(f"expected a status among {', '.join(STATUSES)}, found {status!r}")
-        timed = isinstance(seconds, float) and 0 < seconds < math.inf
+        timed = isinstance(seconds, float) and _LEAST_S <= seconds <= _MOST_S
         if not (timed if status == "ok" else seconds is None):
             raise ValueError(f"status {status!r} with seconds {seconds!r}")
         return cls(
@@ -163,8 +172,14 @@ class Record:
             raise ValueError(f"incomplete record: {type(error).__name__} {error}") from None
 
 
+# Tells of a record whether its template, at its present version, still offers its config.
+Holds = Callable[[Record], bool]
+
+
 def _date(text: str) -> str:
-    """The text of a date, by which records are ordered; "" is older than any. ValueError for other words."""
+    """A date whose text can be ordered: in UTC, all alike; "" is older than any. ValueError for other words."""
+    if not isinstance(text, str) or (text and not _DATE.fullmatch(text)):
+        raise ValueError(f"expected a date such as 2026-11-22T10:30:00Z, found {text!r}")
     if text:
         datetime.fromisoformat(text)
     return text

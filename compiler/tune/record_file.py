@@ -12,7 +12,6 @@ import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from stat import S_ISREG
 
@@ -137,6 +136,7 @@ def _decisive(lines: Sequence[_Line]) -> list[_Line]:
 
     Parsing takes ten times as long: what was measured over and over, a benchmark's operators say, would be felt.
     """
+    lines = sorted({line: (number, line, end) for number, line, end in lines}.values())  # the last of equal ones
     decisive: list[_Line] = []
     groups: dict[tuple[str, bool, bool], list[tuple[str, _Line]]] = {}
     for item in lines:
@@ -168,11 +168,23 @@ def record_file(path: Path, key: str) -> RecordFile:
         return RecordFile(path, key, problems=[Problem(path, 0, _reason(error))])
     if not S_ISREG(stat.st_mode):  # a device may never end
         return RecordFile(path, key, problems=[Problem(path, 0, "cannot be read: not a regular file")])
-    return _record_file(path, key, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    stamp = stat.st_mtime_ns, stat.st_size, stat.st_ino
+    with _cache_lock:
+        known = _cache.pop((path, key), None)
+        if known is None or known[0] != stamp:
+            known = stamp, _indexed(path, key)
+        _cache[path, key] = known  # the last one used
+        if len(_cache) > _CACHED_FILES:
+            del _cache[next(iter(_cache))]
+    return known[1]
 
 
-@lru_cache(_CACHED_FILES)
-def _record_file(path: Path, key: str, stamp: tuple[int, int, int]) -> RecordFile:
+_Stamp = tuple[int, int, int]
+_cache: dict[tuple[Path, str], tuple[_Stamp, RecordFile]] = {}
+_cache_lock = threading.Lock()
+
+
+def _indexed(path: Path, key: str) -> RecordFile:
     file = RecordFile(path, key)
     prefix = f'{{"schema":{SCHEMA},"target":"{key}","op":'
     try:

@@ -19,7 +19,8 @@ from .evidence import Found, combine, join
 from .examples import Example, example_of
 from .features import idle_factors
 from .library import RecordLibrary
-from .record import Point, Record
+from .offered import Offered
+from .record import Holds, Point, Record
 from .record_file import record_file
 from .task import extract_tasks
 
@@ -48,10 +49,10 @@ class Score:
 
 def training_examples(library: RecordLibrary, target: Target) -> list[Example]:
     """An example of each operator that the stores of `library` have usable records of, in their order of precedence."""
-    versions = {t.name: t.version for t in target.templates}
+    holds = Offered(target)
     key = target.spec.key
     places = [files for store in library.stores for files in store.places(key)]
-    by_place = [_by_operator([r for f in files for r in record_file(f, key).all()], versions) for files in places]
+    by_place = [_by_operator([r for f in files for r in record_file(f, key).all()], holds) for files in places]
     examples = []
     for op in dict.fromkeys(op for place in by_place for op in place):
         found = [place[op] for place in by_place if op in place]
@@ -61,10 +62,10 @@ def training_examples(library: RecordLibrary, target: Target) -> list[Example]:
     return examples
 
 
-def _by_operator(records: Iterable[Record], versions: Mapping[str, int]) -> dict[str, list[Found]]:
+def _by_operator(records: Iterable[Record], holds: Holds) -> dict[str, list[Found]]:
     grouped: dict[str, list[Found]] = {}
     for record in records:
-        if versions.get(record.point.template) == record.point.version and record.op.is_static:
+        if record.op.is_static and holds(record):
             grouped.setdefault(str(record.op), []).append(Found(record, ""))
     return grouped
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +13,11 @@ from pathlib import Path
 from ..artifact.atomic import replace_file
 from ..errors import TargetError, UsageError
 from ..schedule.op_spec import OpSpec
-from ..schedule.selection import matches
-from ..schedule.target import Target, find_target
-from .record import NEWEST, SCHEMA, Point, Record
+from ..schedule.target import find_target
+from .offered import Offered
+from .record import NEWEST, SCHEMA, Holds, Point, Record
 from .record_file import Problem, numbered_lines, read_bytes
 from .store import IMPORTED, RecordStore
-
-# Tells of a record whether its template, at its present version, still offers its config.
-Holds = Callable[[Record], bool]
 
 
 @dataclass(frozen=True)
@@ -192,21 +189,6 @@ def holds_now(key: str) -> Holds | None:
     except TargetError:
         return None
     if target.spec.key == key:
-        return _Offered(target)
+        return Offered(target)
     versions = {template.name: template.version for template in target.templates}
     return lambda record: versions.get(record.point.template) == record.point.version
-
-
-class _Offered:
-    """Whether a record's point is in the present space of its operator."""
-
-    def __init__(self, target: Target):
-        self.target = target
-        self._points: dict[OpSpec, set[tuple[str, int, frozenset[tuple[str, int | str]]]]] = {}
-
-    def __call__(self, record: Record) -> bool:
-        if record.op not in self._points:
-            options = matches(record.op, self.target)
-            self._points[record.op] = {(t.name, t.version, frozenset(c.knobs)) for t, space in options for c in space}
-        point = record.point
-        return (point.template, point.version, frozenset(point.config.knobs)) in self._points[record.op]

@@ -42,8 +42,14 @@ def test_an_operator_and_back():
         ({"op": 3}, "incomplete record"),
         ({"op": {"kind": "matmul"}}, "incomplete record"),
         ({"spread": "wide"}, "could not convert"),
-        ({"created": "nope"}, "Invalid isoformat string: 'nope'"),
-        ({"created": 3}, "incomplete record"),
+        ({"created": "nope"}, "expected a date such as 2026-11-22T10:30:00Z, found 'nope'"),
+        ({"created": "2026-11-22T10:30:00+05:00"}, "expected a date"),
+        ({"created": "2026-13-45"}, "month must be in"),
+        *(({"created": nothing}, "expected a date") for nothing in (3, None, 0, False, [])),
+        ({"seconds": 1e-60}, "with seconds 1e-60"),
+        ({"seconds": 1e300}, "with seconds 1e\\+300"),
+        ({"op": json.loads(record().to_line())["op"] | {"attrs": [["strides", {}]]}}, "unhashable"),
+        ({"op": json.loads(record().to_line())["op"] | {"epilogue": [["add", [["s0"]], "float32"]]}}, "unhashable"),
     ],
 )
 def test_lines_that_are_no_record(changes, says):

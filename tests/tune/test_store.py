@@ -69,7 +69,7 @@ def test_a_writer_killed_in_mid_line_costs_that_line_only(store):
         store.append(record(3))
     assert tiles(store) == [1, 3, 3, 3, 3, 2, 3]
     assert len(store.read(KEY)[1]) == 4
-    assert [f.record.point.config.int("tile") for f in store.find(matmul(), KEY)] == [1, 3, 3, 3, 3, 2, 3]
+    assert [f.record.point.config.int("tile") for f in store.find(matmul(), KEY)] == [1, 2, 3], "equal lines count once"
 
 
 def test_writers_killed_at_any_moment_lose_nothing_they_had_written(store, tmp_path):

@@ -165,8 +165,6 @@ class Keeper(threading.Thread):
             self._on_message(seat, message)
 
     def _on_message(self, seat: Seat, message: dict[str, Any]) -> None:
-        for part, seconds in message.pop("spent", {}).items():
-            self.spent[part] += seconds
         handlers: dict[str, tuple[State, Callable[[Seat, dict[str, Any]], None]]] = {
             "ready": (State.STARTING, self._on_ready),
             "phase": (State.BUILDING, self._on_phase),
@@ -179,8 +177,10 @@ class Keeper(threading.Thread):
             self._fail(seat, "crashed", f"answered out of turn while {seat.state.value}.", dead=True)
             return
         try:
+            for part, seconds in message.pop("spent", {}).items():
+                self.spent[str(part)] += float(seconds)
             handlers[key][1](seat, message)
-        except (KeyError, TypeError, ValueError):  # a candidate writes where only its worker should
+        except (AttributeError, KeyError, TypeError, ValueError):  # a candidate writes where only its worker should
             self._fail(seat, "crashed", f"answered with nonsense while {seat.state.value}.", dead=True)
 
     def _on_ready(self, seat: Seat, message: dict[str, Any]) -> None:

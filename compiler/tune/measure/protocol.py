@@ -87,7 +87,10 @@ class Lines:
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > LONGEST_LINE:
             raise ValueError(f"a line of more than {LONGEST_LINE} bytes")
-        messages = [json.loads(line) for line in lines]
+        try:
+            messages = [json.loads(line) for line in lines]
+        except RecursionError:
+            raise ValueError("brackets nested too deeply") from None
         if not all(isinstance(m, dict) for m in messages):
             raise ValueError("a line that is no object")
         return messages

@@ -101,7 +101,9 @@ def test_messages() -> None:
     assert lines.feed(data[5:]) == [{"a": 1}, {"b": [2, "\n"]}]
 
 
-@pytest.mark.parametrize("garbage", [b"\xff\xfe\n", b"[1]\n", b"{\n", b"x" * (LONGEST_LINE + 1)])
+@pytest.mark.parametrize(
+    "garbage", [b"\xff\xfe\n", b"[1]\n", b"{\n", b"[" * 100_000 + b"\n", b"x" * (LONGEST_LINE + 1)]
+)
 def test_garbage_is_refused(garbage: bytes) -> None:
     with pytest.raises(ValueError):
         Lines().feed(garbage)

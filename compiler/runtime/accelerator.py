@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..artifact.records import TargetCode
-from ..device_code import DeviceCode
+from ..device_code import TENSOR_MAP, DeviceCode, Kernel
 from ..errors import ArtifactError, InputError, KompiloError
 from ..knobs import Knobs
 from .devices import Kind, kind_of, load_runtime
@@ -180,8 +180,12 @@ def attach(executable: Any, target: TargetCode, number: int = 0, hint: str | Non
 
 def metadata(code: DeviceCode) -> str:
     """The kernels' signatures in the JSON that TVM reads."""
-    functions = {
-        k.name: {"name": k.name, "arg_types": list(k.arguments), "launch_param_tags": list(k.launch)}
-        for k in code.kernels
-    }
-    return json.dumps({"tvm_version": "0.1.0", "func_info": functions})
+    return json.dumps({"tvm_version": "0.1.0", "func_info": {k.name: _signature(k) for k in code.kernels}})
+
+
+def _signature(kernel: Kernel) -> dict[str, Any]:
+    """Descriptors of tiles are handles with a tag: what they point to is passed by value."""
+    tiles = [argument == TENSOR_MAP for argument in kernel.arguments]
+    types = ["handle" if tiled else argument for tiled, argument in zip(tiles, kernel.arguments, strict=True)]
+    signature = {"name": kernel.name, "arg_types": types, "launch_param_tags": list(kernel.launch)}
+    return signature | ({"arg_extra_tags": [int(tiled) for tiled in tiles]} if any(tiles) else {})

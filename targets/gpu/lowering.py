@@ -12,7 +12,7 @@ from tvm import tirx
 from tvm.ir import prim
 from tvm.tirx.build import split_host_device_mods
 
-from ...compiler.device_code import Kernel
+from ...compiler.device_code import TENSOR_MAP, Kernel
 
 # TVM's StorageRewrite lets other values live in the register that a reduction over threads leaves its result in; then
 # LowerThreadAllreduce moves that register into memory that threads share, and the others overwrite each other.
@@ -71,12 +71,15 @@ def host_code(mod: tvm.ir.IRModule, host: tvm.target.Target) -> tvm.runtime.Modu
 
 
 def _kernel(func: tirx.PrimFunc) -> Kernel:
-    arguments = tuple("handle" if _is_pointer(p) else str(p.ty.dtype) for p in func.params)
+    arguments = tuple(map(_argument, func.params))
     return Kernel(str(func.attrs[_SYMBOL]), arguments, tuple(str(tag) for tag in func.attrs[_LAUNCH]))
 
 
-def _is_pointer(param: tirx.Var) -> bool:
-    return not isinstance(param.ty, tvm.ir.PrimType)
+def _argument(param: tirx.Var) -> str:
+    if isinstance(param.ty, tvm.ir.PrimType):
+        return str(param.ty.dtype)
+    tiles = isinstance(param.ty, tvm.ir.PointerType) and isinstance(param.ty.element_type, tirx.type.TensorMapType)
+    return TENSOR_MAP if tiles else "handle"
 
 
 def nan_keeping_extremes(mod: tvm.ir.IRModule) -> tvm.ir.IRModule:

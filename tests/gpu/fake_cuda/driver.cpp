@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "state.h"
+#include "tiles.h"
 
 extern char** environ;
 
@@ -75,7 +76,7 @@ struct Module {
 };
 
 const std::map<std::string, int> sizes = {
-    {"handle", 8}, {"int64", 8}, {"uint64", 8}, {"float64", 8}, {"int32", 4}, {"uint32", 4}, {"float32", 4},
+    {"tensormap", 128}, {"handle", 8}, {"int64", 8}, {"uint64", 8}, {"float64", 8}, {"int32", 4}, {"uint32", 4}, {"float32", 4},
     {"int16", 2},  {"uint16", 2}, {"float16", 2}, {"bfloat16", 2}, {"int8", 1}, {"uint8", 1}, {"bool", 1}};
 
 using Range = std::pair<const uintptr_t, size_t>;
@@ -118,26 +119,38 @@ int spawn(const std::string& program, const std::string& job, const std::string&
 
 // Runs a kernel as the CUDA shim's job: the allocations that its pointers point into are its buffers.
 bool execute(const Kernel& kernel, const Launch& launch) {
-    std::ostringstream buffers, values;
+    std::ostringstream buffers, maps, values;
     std::map<uintptr_t, int> numbers;
+    int map_count = 0;
+    // The number of the buffer that an address lies in, and the offset there.
+    const auto place = [&](uintptr_t address) {
+        const Range* range = range_of(address);
+        if (!range) return std::string();
+        const auto found = numbers.insert({range->first, int(numbers.size())});
+        if (found.second) {
+            const std::string file = folder() + "/" + std::to_string(found.first->second) + ".bin";
+            put(file, reinterpret_cast<void*>(range->first), range->second);
+            buffers << "buffer inout " << range->second << " " << file << " array" << found.first->second << "\n";
+        }
+        return std::to_string(found.first->second) + " " + std::to_string(address - range->first);
+    };
     for (size_t i = 0; i < kernel.parameters.size(); i++) {
         const std::string& type = kernel.parameters[i];
         const char* bytes = launch.values[i].data();
-        if (type == "handle") {
-            uintptr_t address;
-            memcpy(&address, bytes, 8);
-            const Range* range = range_of(address);
-            if (!range) {
+        if (type == "handle" || type == "tensormap") {
+            Tiles tiles;
+            memcpy(&tiles, bytes, type == "handle" ? 8 : sizeof tiles);
+            const std::string at = place(tiles.address);
+            if (at.empty()) {
                 note("bad pointer %zu of %s", i, kernel.name.c_str());
                 return false;
             }
-            const auto found = numbers.insert({range->first, int(numbers.size())});
-            if (found.second) {
-                const std::string file = folder() + "/" + std::to_string(found.first->second) + ".bin";
-                put(file, reinterpret_cast<void*>(range->first), range->second);
-                buffers << "buffer inout " << range->second << " " << file << " array" << found.first->second << "\n";
+            if (type == "handle") {
+                values << " pointer " << at;
+                continue;
             }
-            values << " pointer " << found.first->second << " " << address - range->first;
+            maps << "map " << map_count << " " << at << tiles.job_text() << "\n";
+            values << " map " << map_count++;
         } else if (type == "float32") {
             float number;
             memcpy(&number, bytes, 4);
@@ -150,7 +163,7 @@ bool execute(const Kernel& kernel, const Launch& launch) {
         }
     }
     std::ostringstream job;
-    job << "options 0 0 1 0 232448\n" << buffers.str() << "launch " << kernel.name;
+    job << "options 0 0 1 0 232448\n" << buffers.str() << maps.str() << "launch " << kernel.name;
     for (unsigned extent : launch.grid) job << " " << extent;
     for (unsigned extent : launch.block) job << " " << extent;
     for (unsigned extent : launch.cluster) job << " " << extent;
@@ -373,7 +386,7 @@ EXPORT cuModuleGetFunction(void** function, void* module, const char* name) {
 }
 EXPORT cuFuncSetAttribute(void* function, int number, int value) {
     if (number == 8) {
-        if (value > 163 << 10) return 1;
+        if (value > (atof(setting("ARCH", "8.0").c_str()) < 9 ? 163 : 227) << 10) return 1;
         static_cast<Kernel*>(function)->shared_limit = value;
     }
     return 0;
@@ -389,7 +402,12 @@ EXPORT cuLaunchKernelEx(const Config* config, void* function, void** values, voi
         if (config->attributes[i].id == 4) memcpy(cluster, config->attributes[i].value, sizeof cluster);
     return launched(function, config->grid, config->block, cluster, config->shared, config->stream, values);
 }
-EXPORT cuTensorMapEncodeTiled(void*, int, unsigned, void*, const void*, const void*, const void*, const void*, int, int, int, int) { return 801; }
+EXPORT cuTensorMapEncodeTiled(void* map, int kind, unsigned rank, void* address, const uint64_t* sizes, const uint64_t* strides,
+                              const uint32_t* box, const uint32_t* steps, int interleave, int swizzle, int, int fill) {
+    if (atof(setting("ARCH", "8.0").c_str()) < 9) return 801;
+    if (!encode(map, kind, rank, address, sizes, strides, box, steps, interleave, swizzle, fill)) return 1;
+    return note("tiles %ux%u", box[0], rank > 1 ? box[1] : 1), 0;
+}
 EXPORT cuEventCreate(void** event, unsigned) { return *event = new double(0), 0; }
 EXPORT cuEventRecord(void* event, void*) { return *static_cast<double*>(event) = now, broken; }
 EXPORT cuEventSynchronize(void*) { return synchronized(); }

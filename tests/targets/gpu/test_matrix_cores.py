@@ -117,9 +117,9 @@ KINDS = [
 ]
 
 
-def small(side: int, wm: int = 1, wn: int = 2) -> Config:
-    """Two waves, or four, that each multiply two fragments by one."""
-    return Config.of(bm=2 * side * wm, bn=side * wn, bk=32, wm=wm, wn=wn, side=side, split=1)
+def small(side: int, wm: int = 1, wn: int = 2, split: int = 1) -> Config:
+    """Two waves, or four, that each multiply two fragments by one, of `split` parts of K."""
+    return Config.of(bm=2 * side * wm, bn=side * wn, bk=32, wm=wm, wn=wn, side=side, split=split)
 
 
 def check_matmul(name, arch, dtype, config=None, result="float32", options=None) -> None:
@@ -138,6 +138,12 @@ def check_matmul(name, arch, dtype, config=None, result="float32", options=None)
 @pytest.mark.parametrize("name", MATMULS)
 def test_matmul(name):
     check_matmul(name, "gfx90a", "float16", small(32))
+
+
+@needs_shim
+@pytest.mark.parametrize("arch", ["gfx942", "gfx1100"])
+def test_parts_of_k_are_added_up(arch):
+    check_matmul("packed", arch, "float16", small(16, split=2), result="float16", options=Options(races=True))
 
 
 @needs_shim

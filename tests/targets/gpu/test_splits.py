@@ -1,0 +1,167 @@
+"""Products whose tiles are shared out among blocks: parts of K, and steps dealt out evenly; added up always alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conv_cases import conv2d, reference
+from tensor_core_cases import Typed, cubin, random_operands, run, small_gpu
+
+from kompilo.compiler.schedule.op_spec import Step
+from kompilo.targets.cuda.compilers import find_compilers
+from kompilo.targets.cuda.target import CudaTarget
+from kompilo.targets.gpu.resources import resources_of_cubin
+from kompilo.targets.gpu.templates import gemm_costs, tensor_core_pipeline_tile, tensor_core_tile
+from kompilo.targets.gpu.templates.conv2d_implicit import ImplicitConv2D
+from kompilo.targets.gpu.templates.gemm_shares import EVENLY, Sharing
+from kompilo.targets.gpu.templates.gemm_tile import GemmTile
+from kompilo.targets.gpu.templates.matmul_simt import MatmulSimt
+from kompilo.targets.gpu.templates.matrix_core_matmul import MatrixCoreMatmul
+from kompilo.targets.gpu.templates.tensor_core_conv2d import PipelineConv2D, TensorCoreConv2D
+from kompilo.targets.gpu.templates.tensor_core_matmul import PipelineMatmul, TensorCoreMatmul, WarpgroupMatmul
+from kompilo.targets.gpu.templates.tensor_core_pipeline_tile import PipelineTile
+from kompilo.targets.gpu.templates.tensor_core_tile import TensorTile
+from kompilo.targets.rocm.target import RocmTarget
+
+from gpu.shim_support import needs_shim
+from gpu_support import matmul, relative_error
+
+BIAS_RELU = (Step("add", ("anchor", "i2"), "float32"), Step("nn.relu", ("s0",), "float32"))
+# Three SMs, so that tiles are no multiple of what runs at once.
+A100, H200 = small_gpu("a100", 3), small_gpu("h200", 3)
+simt, tensor, pipeline = gemm_costs.config_of, tensor_core_tile.config_of, tensor_core_pipeline_tile.config_of
+
+BIASED = matmul((70, 300), (300, 40), (70, 40), True, steps=BIAS_RELU, extra=((40,),))
+IMAGE = conv2d((1, 9, 9, 32), (24, 32, 3, 3), padding=(1, 1, 1, 1), epilogue=("bias", "residual"))
+GROUPS = conv2d((1, 7, 7, 32), (48, 16, 3, 3), groups=2, padding=(1, 1, 1, 1), epilogue=("bias4", "hardswish"))
+
+
+def biased(a, b, c):
+    return np.maximum(a @ b + c, 0)
+
+
+def product(a, b):
+    return a @ b
+
+
+CASES = {
+    "vectors_parts": (MatmulSimt(), BIASED, biased, simt(GemmTile(32, 32, 8, 4, 4, 3)), A100),
+    "vectors_image": (ImplicitConv2D(), IMAGE, None, simt(GemmTile(32, 32, 8, 4, 4, 5)), A100),
+    "parts": (
+        TensorCoreMatmul(), Typed(BIASED, result="float16"), biased, tensor(TensorTile(32, 32, 32, 1, 2, 3, 4)), A100
+    ),
+    "parts_of_an_image": (
+        TensorCoreConv2D(), Typed(GROUPS, result="float16"), None, tensor(TensorTile(32, 32, 32, 1, 2, 3, 2)), A100
+    ),
+    "evenly": (
+        TensorCoreMatmul(), Typed(BIASED, result="float16"), biased, tensor(TensorTile(32, 32, 32, 1, 2, 3, EVENLY)),
+        A100,
+    ),
+    "evenly_int8": (
+        TensorCoreMatmul(), Typed(matmul((2, 50, 139), (2, 139, 36), (2, 50, 36)), "int8"), product,
+        tensor(TensorTile(16, 32, 64, 1, 1, 2, EVENLY)), small_gpu("a100", 1),
+    ),
+    "evenly_an_image": (
+        TensorCoreConv2D(), Typed(IMAGE, result="float16"), None, tensor(TensorTile(16, 32, 32, 1, 1, 3, EVENLY)),
+        small_gpu("a100", 1),
+    ),
+    "warpgroups_evenly": (
+        WarpgroupMatmul(), Typed(matmul((130, 400), (400, 72), (130, 72), True)), product,
+        tensor(TensorTile(64, 64, 64, 4, 1, 4, EVENLY)), H200,
+    ),
+    "pipeline": (
+        PipelineMatmul(), Typed(matmul((130, 400), (400, 72), (130, 72), True), result="float16"), product,
+        pipeline(PipelineTile(64, 64, 1, 3, split=3)), H200,
+    ),
+    "pipeline_evenly": (
+        PipelineMatmul(), Typed(matmul((260, 264), (264, 72), (260, 72), True)), product,
+        pipeline(PipelineTile(64, 64, 1, 3, split=EVENLY)), small_gpu("h200", 1),
+    ),
+    "pipeline_image": (
+        PipelineConv2D(), Typed(conv2d((2, 9, 7, 264), (80, 264, 1, 1), epilogue=("bias", "residual"))), None,
+        pipeline(PipelineTile(64, 64, 1, 3, split=2)), H200,
+    ),
+}  # fmt: skip
+
+
+@needs_shim
+@pytest.mark.parametrize("name", CASES)
+def test_products(name):
+    template, case, compute, config, target = CASES[name]
+    op, tolerance = (case.spec, case.tolerance) if isinstance(case, Typed) else (case, 1e-5)
+    operands = random_operands(op)
+    plain = case.op if isinstance(case, Typed) else op
+    expected = compute(*operands) if compute else reference(plain, operands)
+    first, *others = run(template, op, operands, expected.shape, config, target)
+    assert relative_error(first, expected) <= tolerance
+    # Whatever block was done first.
+    assert all(np.array_equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "steps", "blocks"), [(7, 5, 3), (4, 9, 4), (10, 4, 3), (1, 8, 3), (23, 7, 4), (5, 1, 8)]
+)
+def test_even_shares_cover_every_step_once(tiles, steps, blocks):
+    """The arithmetic in plain numbers: each step of each tile is one block's, and parts are found in their order."""
+    sharing = Sharing(tiles, steps, EVENLY, blocks)
+    alone = sharing.rounds * blocks
+    total = (tiles - alone) * steps
+    found: dict[int, list[tuple[int, int, int]]] = {}
+    for block in range(blocks):
+        begin, end = block * sharing.even, min((block + 1) * sharing.even, total)
+        for tile in range(begin // steps, (end - 1) // steps + 1 if begin < end else begin // steps):
+            low, high = max(begin, tile * steps), min(end, (tile + 1) * steps)
+            found.setdefault(tile, []).append((low, high, 2 * block + (begin < tile * steps)))
+    assert sorted(found) == list(range(tiles - alone))
+    slots = [slot for parts in found.values() if len(parts) > 1 for _, _, slot in parts]
+    assert len(set(slots)) == len(slots)
+    assert all(slot < sharing.slots for slot in slots)
+    for tile, parts in found.items():
+        assert [p[0] for p in parts] == [tile * steps, *(p[1] for p in parts[:-1])]
+        assert parts[-1][1] == (tile + 1) * steps
+        first = tile * steps // sharing.even
+        count = (tile * steps + steps - 1) // sharing.even - first + 1
+        assert count == len(parts)
+        assert [p[2] for p in parts] == [2 * b + (b * sharing.even < tile * steps) for b in range(first, first + count)]
+
+
+def test_who_is_split():
+    """Few tiles with long K are; many are not, nor what has open sizes."""
+
+    def default(template, typed, spec):
+        op = typed.spec if isinstance(typed, Typed) else typed
+        return template.match(op, spec).default.int("split")
+
+    a100, h200, mi300 = (CudaTarget.from_preset(n).spec for n in ("a100", "h200", "a100"))
+    mi300 = RocmTarget.from_preset("mi300x").spec
+    thin = matmul((64, 8192), (8192, 256), (64, 256), True)
+    large = matmul((4096, 4096), (4096, 4096), (4096, 4096), True)
+    halves = [(TensorCoreMatmul(), a100), (PipelineMatmul(), h200), (MatrixCoreMatmul(), mi300)]
+    for template, spec in halves:
+        types = Typed(thin, result="float16"), Typed(large, result="float16")
+        assert default(template, types[0], spec) > 1
+        assert default(template, types[1], spec) == 1
+    assert default(MatmulSimt(), thin, a100) > 1
+    assert default(MatmulSimt(), large, a100) == 1
+    assert default(TensorCoreMatmul(), Typed(matmul(("m", 8192), (8192, 64), ("m", 64), True)), a100) == 1
+    offered = PipelineMatmul().match(Typed(matmul((2048, 4096), (4096, 3072), (2048, 3072), True)).spec, h200)
+    assert any(c.int("split") == EVENLY for c in offered)
+
+
+@pytest.mark.skipif(not list(find_compilers()), reason="no CUDA compiler: pip install 'kompilo[cuda]'")
+@pytest.mark.parametrize("split", [4, EVENLY])
+@pytest.mark.parametrize(
+    ("template", "config", "preset"),
+    [
+        (TensorCoreMatmul(), lambda s: tensor(TensorTile(128, 128, 32, 2, 2, 4, s)), "a100"),
+        (PipelineMatmul(), lambda s: pipeline(PipelineTile(128, 256, 2, 4, split=s)), "h200"),
+    ],
+)
+def test_machine_code(template, config, preset, split):
+    op = Typed(
+        matmul((640, 4096), (4096, 1280), (640, 1280), True, steps=BIAS_RELU, extra=((1280,),)), result="float16"
+    )
+    code = cubin(template, op.spec, config(split), preset)
+    used = resources_of_cubin(code).values()
+    assert len(used) == 2
+    assert not any(kernel.spills_bytes for kernel in used)

@@ -23,7 +23,7 @@ from ...shared.tir_loops import Index, i64, seq
 from ..launch import allocated, barrier, bound_to, registers
 from . import attention_ptx as flash
 from . import tensor_core_ptx as ptx
-from .attention_problem import AttentionMemory, AttentionProblem, Batch
+from .attention_problem import AttentionMemory, AttentionProblem, Batch, masked_scores
 from .attention_rows import Rows
 from .attention_tile import SKEW, FlashTile, rounded, wide
 from .gemm_index import Held
@@ -263,28 +263,23 @@ class _Block:
 
     def _apply_masks(self, step: tirx.Expr) -> list[Stmt]:
         """Scale scores, and apply masks where there are such."""
-        shape, indices, problem = self.score, self.nest.indices, self.problem
-        scale = tirx.const(problem.scale, "float32")
+        shape, const = self.score, self.nest.indices.const
+        first = const(step * self.tile.bn + tirx.truncmod(self.lane, i32(4)) * 2)
+        places = [(i, h) for i in range(shape.rows) for h in range(2)]
+        rows = [const(self.mine) + (16 * i + 8 * h) for i, h in places]
         statements = []
-        for i in range(shape.rows):
-            for h in range(2):
-                row = indices.const(self.mine) + (16 * i + 8 * h)
-                inside = row < self.batch.query.limit
-                each = []
-                for j in range(shape.columns):
-                    for e in range(2):
-                        at = [i64(shape.at(i, j) + 2 * h + e)]
-                        key = indices.const(step * self.tile.bn + tirx.truncmod(self.lane, i32(4)) * 2 + (8 * j + e))
-                        score = tirx.BufferLoad(self.scores, at) * scale
-                        masked = score
-                        for mask in self.batch.masks:
-                            masked = mask.applied(masked, row, key, problem.fill)
-                        store = tirx.BufferStore(self.scores, masked, at)
-                        each.append(
-                            tirx.IfThenElse(key < self.batch.key.limit, store, None) if problem.masks else store
-                        )
-                body = seq(*each)
-                statements.append(tirx.IfThenElse(inside, body, None) if problem.masks else body)
+        for j in range(shape.columns):
+            for e in range(2):
+                at = [[i64(shape.at(i, j) + 2 * h + e)] for i, h in places]
+                scores = [tirx.BufferLoad(self.scores, a) for a in at]
+                statements += masked_scores(
+                    self.problem,
+                    self.batch,
+                    first + (8 * j + e),
+                    rows,
+                    scores,
+                    lambda i, score, at=at: tirx.BufferStore(self.scores, score, at[i]),
+                )
         return statements
 
     def _weigh(self) -> Stmt:

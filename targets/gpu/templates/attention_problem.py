@@ -121,13 +121,52 @@ class Mask:
     row_stride: Index
     key_stride: Index
 
-    def applied(self, score: tirx.Expr, row: Index, key: Index, fill: float) -> tirx.Expr:
-        """A score in float32 after this mask."""
+    @property
+    def for_all_rows(self) -> bool:
+        """Whether it is the same for all rows."""
+        return isinstance(self.row_stride, int) and self.row_stride == 0
+
+    def read(self, row: Index, key: Index) -> tirx.Expr:
+        """What the mask holds for a score: a number in float32, or a bool."""
         value = tirx.BufferLoad(self.buffer, [i64(self.origin + row * self.row_stride + key * self.key_stride)])
+        return value.astype("float32" if self.meaning == ADDED else "bool")
+
+    def applied(self, score: tirx.Expr, held: tirx.Expr, fill: float) -> tirx.Expr:
+        """A score in float32 after this mask, which holds `held` for it."""
         if self.meaning == ADDED:
-            return score + value.astype("float32")
-        kept = value.astype("bool")
-        return tirx.Select(kept if self.meaning == KEEPS else tirx.Not(kept), score, tirx.const(fill, "float32"))
+            return score + held
+        return tirx.Select(held if self.meaning == KEEPS else tirx.Not(held), score, tirx.const(fill, "float32"))
+
+
+def masked_scores(
+    problem: AttentionProblem,
+    batch: Batch,
+    key: Index,
+    rows: Sequence[Index],
+    scores: Sequence[tirx.Expr],
+    keep: Callable[[int, tirx.Expr], Stmt],
+) -> list[Stmt]:
+    """Scores of several rows and one key, scaled and masked; `keep(i, score)` takes each.
+
+    Rows and keys beyond the last read what masks hold for the last. What is the same for all rows is read once.
+    """
+    statements: list[Stmt] = []
+    key = tirx.min(key, batch.key.limit - 1)
+    for_all: dict[int, tirx.Expr] = {}
+    for number, mask in enumerate(batch.masks):
+        if mask.for_all_rows:
+            value = mask.read(0, key)
+            for_all[number] = tirx.Var("held", str(value.ty.dtype))
+            statements.append(tirx.Bind(for_all[number], value))
+    for i, (row, score) in enumerate(zip(rows, scores, strict=True)):
+        masked = score * tirx.const(problem.scale, "float32")
+        for number, mask in enumerate(batch.masks):
+            held = for_all.get(number)
+            if held is None:
+                held = mask.read(tirx.min(row, batch.query.limit - 1), key)
+            masked = mask.applied(masked, held, problem.fill)
+        statements.append(keep(i, masked))
+    return statements
 
 
 @dataclass(frozen=True)

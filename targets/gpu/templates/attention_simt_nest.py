@@ -25,7 +25,7 @@ from ....compiler.schedule.template import Config
 from ...shared.index_math import ceil_div
 from ...shared.tir_loops import Index, i64, seq, store
 from ..launch import allocated, barrier, bound_to, registers, shared
-from .attention_problem import AttentionMemory, AttentionProblem, Batch
+from .attention_problem import AttentionMemory, AttentionProblem, Batch, masked_scores
 from .gemm_index import Held
 from .gemm_matmul import Matrix
 from .vectors import load_vector, vector
@@ -236,21 +236,18 @@ class _Block:
     def _mask(self, first: Index) -> list[Stmt]:
         """Scale, masks, and -infinity for what is not seen."""
         tile, problem = self.tile, self.problem
-        scale = tirx.const(problem.scale, "float32")
+        rows = [self.row + self.y + i * tile.down for i in range(tile.rows)]
         found = []
-        for i in range(tile.rows):
-            row = self.row + self.y + i * tile.down
-            for j in range(tile.keys):
-                key = first + self.x + j * tile.across
-                at = i * tile.keys + j
-                score = _get(self.scores, at) * scale
-                for mask in self.batch.masks:
-                    score = mask.applied(score, row, key, problem.fill)
+        for j in range(tile.keys):
+            key = first + self.x + j * tile.across
+
+            def keep(i: int, score: tirx.Expr, j: int = j, key: Index = key) -> Stmt:
                 seen = [key < self.batch.key.limit]
-                seen += [key <= row + problem.offset] if problem.causal else []
-                seen += [row < self.batch.query.limit] if problem.masks else []
-                kept, hidden = store(self.scores, [at], score), store(self.scores, [at], _lowest())
-                found.append(tirx.IfThenElse(tirx.all(*seen), kept, hidden))
+                seen += [key <= rows[i] + problem.offset] if problem.causal else []
+                return store(self.scores, [i * tile.keys + j], tirx.Select(tirx.all(*seen), score, _lowest()))
+
+            scores = [_get(self.scores, i * tile.keys + j) for i in range(tile.rows)]
+            found += masked_scores(problem, self.batch, key, rows, scores, keep)
         return found
 
     def _largest(self, i: int) -> tirx.Expr:

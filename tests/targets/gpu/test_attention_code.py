@@ -1,0 +1,68 @@
+"""Machine code of attention: instructions, no spills; models whose attention is one kernel."""
+
+from __future__ import annotations
+
+import pytest
+from attention_cases import Attention
+from disassemble import count, sass_of
+from tensor_core_cases import module
+
+import kompilo
+from kompilo.targets.cuda.compilers import find_compilers
+from kompilo.targets.cuda.target import CudaTarget
+from kompilo.targets.gpu.lowering import split
+from kompilo.targets.gpu.resources import resources_of_code_object, resources_of_cubin
+from kompilo.targets.gpu.templates.attention_simt import SimtAttention
+from kompilo.targets.gpu.templates.attention_tensor_core import TensorCoreAttention
+from kompilo.targets.rocm.target import RocmTarget
+
+needs_cuda = pytest.mark.skipif(not list(find_compilers()), reason="no CUDA compiler: pip install 'kompilo[cuda]'")
+FLASH = {
+    "sm_80 64": ("sm_80", Attention((4, 16, 4096, 4096, 64))),
+    "sm_80 96": ("sm_80", Attention((4, 16, 4096, 4096, 96), dtype="bfloat16")),
+    "sm_80 256": ("sm_80", Attention((4, 16, 1024, 1024, 256))),
+    "sm_90 64 causal": ("sm_90", Attention((4, 16, "n", "n", 64), own=4, causal=True)),
+    "sm_90 128": ("sm_90", Attention((4, 16, 4096, 4096, 128))),
+}
+PLAIN = [("sm_80", 64), ("gfx90a", 64), ("gfx942", 128), ("gfx1100", 32)]
+
+
+def code_of(template, op, target):
+    parts = split(module(template, op, None, target)[0], target.tvm_target())
+    return target.device_code(parts.device)[1]
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", FLASH)
+def test_on_tensor_cores(name):
+    preset, case = FLASH[name]
+    code = code_of(TensorCoreAttention(), case.spec, CudaTarget.from_preset(preset))
+    (used,) = resources_of_cubin(code).values()
+    text = sass_of(code)
+    assert used.spills_bytes == 0
+    assert count(text, "HMMA") >= 64
+    assert count(text, "LDSM") > 0
+    assert count(text, "LDGSTS") > 0
+    assert count(text, "MUFU.EX2") > 0
+
+
+@pytest.mark.parametrize(("preset", "depth"), PLAIN)
+def test_plain(preset, depth):
+    cuda = preset.startswith("sm_")
+    if cuda and not list(find_compilers()):
+        pytest.skip("no CUDA compiler: pip install 'kompilo[cuda]'")
+    target = (CudaTarget if cuda else RocmTarget).from_preset(preset)
+    op = Attention((1, 12, "n", "n", depth), dtype="float32").spec
+    code = code_of(SimtAttention(), op, target)
+    (used,) = (resources_of_cubin if cuda else resources_of_code_object)(code).values()
+    assert used.spills_bytes == 0
+    assert used.shared_bytes <= target.spec.shared_bytes
+
+
+@needs_cuda
+@pytest.mark.parametrize("target", ["cuda:sm_90", "rocm:gfx942"])
+def test_minilm_has_fused_attention(target):
+    (found,) = kompilo.compile("zoo:minilm_l3", target=target).targets
+    kinds = {o.kind: o for o in found.operators}
+    assert (kinds["attention"].template, kinds["attention"].calls) == ("attention_simt", 3)
+    assert "softmax" not in " ".join(o.spec for o in found.operators)

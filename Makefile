@@ -1,11 +1,11 @@
-# make demo | test | lint | format | clean. Needs Python 3.11 or newer with venv, and a linker (gcc, clang or ld.lld).
+# make demo | test | lint | format | gpu-check | clean. Needs Python 3.11 or newer with venv, and a linker (gcc, clang or ld.lld).
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format gpu-check clean
 
 demo: $(VENV)/.installed-ort
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
@@ -19,6 +19,10 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/python scripts/package_view.py
 	$(BIN)/mypy
 	cd build/view && $(CURDIR)/$(BIN)/lint-imports --no-logo --config $(CURDIR)/pyproject.toml
+
+# Every template against float64 on this machine's GPU, then times beside torch; exit status 2 without a GPU.
+gpu-check: $(VENV)/.installed-gpu
+	$(BIN)/python benchmarks/gpu/run.py --models
 
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .

@@ -152,21 +152,37 @@ def make_bundle(
     learner = (CostModel.pretrained(hardware) or CostModel(hardware)).with_records([r for own in known for r in own])
     searches = searches_for(found, hardware, library, known, learner)
     plan = list(_plan(searches, trials, seed))
-    _make_folder(folder)
-    with scratch_folder("bundle") as scratch, BuildPool(target, scratch, workers) as pool:
-        writer = _Writer(folder, scratch)
-        for job, answer in pool.build((job for job in plan if not writer.full), until):
-            writer.add(job, answer)
-            if progress is not None:
-                progress(writer.count, len(plan), time.monotonic() - began)
+    writer = build_into(folder, plan, target, str(model), until, workers, progress)
     stopped = "the bundle is full" if writer.full else "the time is up" if writer.count < len(plan) else ""
-    size = writer.finish(str(model), target, hardware, plan)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Bundle(
         folder, hardware.spec.key, size, len(searches), writer.count - writer.failed, writer.failed,
         sum(len(s.task.points) - len(s.results) for s in searches) - writer.count, stopped,
         (*found.unsized, *unmeasurable),
         tuple(sorted(writer.reasons)),
     )  # fmt: skip
+
+
+def build_into(
+    folder: Path,
+    plan: Sequence[Job],
+    target: str,
+    title: str,
+    until: float | None = None,
+    workers: int | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Writer:
+    """Build the candidates of `plan` and write the bundle; `title` says what they are of. UsageError without room."""
+    began = time.monotonic()
+    _make_folder(folder)
+    with scratch_folder("bundle") as scratch, BuildPool(target, scratch, workers) as pool:
+        writer = Writer(folder, scratch)
+        for job, answer in pool.build((job for job in plan if not writer.full), until):
+            writer.add(job, answer)
+            if progress is not None:
+                progress(writer.count, len(plan), time.monotonic() - began)
+    writer.finish(title, target, find_target(target), plan)
+    return writer
 
 
 def _check_folder(folder: Path) -> None:
@@ -199,8 +215,8 @@ def _plan(searches: Sequence[TaskSearch], trials: int | None, seed: int) -> Iter
                 yield Job(search.task.op, point)
 
 
-class _Writer:
-    """Collects built candidates in the bundle's zip."""
+class Writer:
+    """Collects built candidates in the bundle's zip; `failed` counts those that could not be, for `reasons`."""
 
     def __init__(self, folder: Path, scratch: Path):
         self._folder, self._scratch = folder, scratch

@@ -43,7 +43,7 @@ def main(bundle: Path, arguments: list[str]) -> int:
         return 0
     options = _options(bundle, arguments)
     manifest = json.loads((bundle / MANIFEST).read_text())
-    gpu = _find_gpu(manifest, options.device)
+    gpu = find_gpu(manifest, options.device)
     print(f"{gpu['name']} ({gpu['key']}), driver for CUDA {gpu['driver']}: {len(manifest['candidates'])} candidates")
     done = _done(options.results)
     until = time.monotonic() + options.minutes * 60
@@ -74,8 +74,8 @@ def _options(bundle: Path, arguments: list[str]) -> Any:
     return parser.parse_args(arguments)
 
 
-def _find_gpu(manifest: dict[str, Any], number: int) -> dict[str, Any]:
-    """Name, key and driver of the GPU; ends the program with a sentence if it cannot measure the bundle."""
+def find_gpu(manifest: dict[str, Any], number: int) -> dict[str, Any]:
+    """Name, key and driver of GPU `number`; ends the program with a sentence if it cannot measure the bundle."""
     try:
         driver = Driver()
         if number >= driver.devices:

@@ -131,10 +131,7 @@ class DeviceRun:
         Raises RunFailure: a kernel failed, the result is wrong, or bytes beside the arrays were written.
         """
         try:
-            output = self._arrays[len(self._arrays) - 1 - len(self._program.scratch)]
-            self._context.fill(output.address, _SCRATCH_BYTE, output.bytes)
-            self._run()
-            self._context.download(self._output, output.address)
+            self._fetch()
             intact = self._intact()
         except CudaError as error:
             raise _failure(error) from None
@@ -159,6 +156,27 @@ class DeviceRun:
             return self._sample(cold, sampling)
         except CudaError as error:
             raise _failure(error) from None
+
+    def sample(self, repeat: int) -> float:
+        """Seconds of a run, the mean of `repeat` that follow each other; for what is compared with others in turns."""
+        try:
+            return self._batch(1, repeat, False)[0]
+        except CudaError as error:
+            raise _failure(error) from None
+
+    def result(self) -> np.ndarray:
+        """The numbers, as float64, that one more run gives. Raises RunFailure if a kernel fails."""
+        try:
+            self._fetch()
+        except CudaError as error:
+            raise _failure(error) from None
+        return widen(self._output, self._dtype)
+
+    def _fetch(self) -> None:
+        output = self._arrays[len(self._arrays) - 1 - len(self._program.scratch)]
+        self._context.fill(output.address, _SCRATCH_BYTE, output.bytes)
+        self._run()
+        self._context.download(self._output, output.address)
 
     def _sample(self, cold: bool, sampling: Sampling) -> Timing:
         began = time.perf_counter()

@@ -1,0 +1,92 @@
+"""The benchmark for real GPUs, played on the stand-in of the driver: everything but the numbers is as on hardware."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpu.fake_cuda import environment
+from gpu.shim_support import needs_shim
+from shim_target import install_shim_targets
+
+pytestmark = needs_shim
+BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "gpu"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        install_shim_targets(tmp_path_factory.mktemp("path"), patch)
+        place = tmp_path_factory.mktemp("bundle") / "b"
+        command = [sys.executable, str(BENCHMARK / "run.py"), "--bundle", str(place), "--target", "shim:a100"]
+        made = subprocess.run([*command, "--small"], capture_output=True, text=True, timeout=200, cwd="/")
+        assert made.returncode == 0, made.stderr
+        return place
+
+
+def play(folder: Path, out: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-P",
+        str(folder / "play.py"),
+        "--out",
+        str(out),
+        "--rounds",
+        "1",
+        "--sample",
+        "0",
+        *arguments,
+    ]
+    return subprocess.run(command, env=environment(None, **settings), capture_output=True, text=True, timeout=200)
+
+
+def test_everything_is_right_on_the_stand_in(folder, tmp_path):
+    done = play(folder, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answers = [json.loads(line) for line in (tmp_path / "timed.jsonl").read_text().splitlines()]
+    facts = json.loads((folder / "gpu_check.json").read_text())
+    assert [a["name"] for a in answers] == [c["name"] for c in (*facts["timed"], *facts["memory"])]
+    assert not [a for a in answers if a["problems"]]
+    assert all(a["seconds"]["ours"] > 0 for a in answers)
+    assert all("copy" in a["seconds"] for a in answers[-len(facts["memory"]) :])
+    table = (tmp_path / "results.md").read_text()
+    assert table.startswith("NVIDIA A100-SXM4-80GB, driver for CUDA 13.0, Kompilo ")
+    assert re.search(r"^\| matmul_simt \| float32 \| (\d+) \| \1 \| \d\.\de-\d+ \|$", table, re.MULTILINE), table
+
+
+def test_a_kernel_that_fails_costs_its_own_line(folder, tmp_path):
+    done = play(folder, tmp_path, "--only", "speed", fault="kernel:719")
+    assert done.returncode == 1
+    answers = [json.loads(line) for line in (tmp_path / "timed.jsonl").read_text().splitlines()]
+    assert len(answers) == len(json.loads((folder / "gpu_check.json").read_text())["timed"]) + 5
+    assert all("the process ended with exit code 1." in a["problems"] for a in answers)
+
+
+def test_wrong_results_are_told(folder, tmp_path):
+    done = play(folder, tmp_path, "--only", "speed", fault="wrong")
+    assert done.returncode == 1
+    assert "of the rows compared" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"devices": 0}, "this machine has no NVIDIA GPU."),
+        ({"arch": 7.5}, "this bundle is for sm_80, but this machine"),
+    ],
+)
+def test_a_machine_that_cannot_tell(folder, tmp_path, settings, said):
+    done = play(folder, tmp_path, **settings)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_without_a_gpu_one_sentence():
+    done = subprocess.run([sys.executable, str(BENCHMARK / "run.py")], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("gpu-check: cuda: NVIDIA's driver (libcuda.so.1) is not installed.")

@@ -72,7 +72,7 @@ def test_the_cost_model_trained_or_not_knows_what_was_measured_before(stores, mo
 
     monkeypatch.setattr(tune_module, "Session", Recorder)
     monkeypatch.setattr(tune_module, "find_target", lambda name: TARGET)
-    monkeypatch.setattr(tune_module, "extract_tasks", lambda model, target, inputs: FOUND)
+    monkeypatch.setattr(tune_module, "extract_tasks", lambda *given: FOUND)
     monkeypatch.setattr(CostModel, "pretrained", classmethod(lambda cls, target: cls(target) if trained else None))
     tune_module.tune("model.onnx", workers=1)
     (learner,) = learners

@@ -28,6 +28,7 @@ from .select_templates import SelectTemplates
 from .simplify import Simplify
 from .sink_permutes import SinkPermutes
 from .sink_reshapes import SinkReshapes
+from .transposed_to_conv2d import TransposedToConv2d
 from .unsigned_divisions import UnsignedDivisions
 from .view_reshapes import ViewReshapes
 
@@ -58,6 +59,7 @@ PHASES: tuple[Phase, ...] = (
     (
         "layout",
         lambda selector: [
+            TransposedToConv2d(selector),
             *([LowerPrecision()] if selector.precision == "fp16" else []),
             ChooseLayout(),
             Simplify(),

@@ -228,22 +228,32 @@ def _matmul(op: OpSpec, inputs: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _attention(op: OpSpec, inputs: Sequence[np.ndarray]) -> np.ndarray:
-    """softmax(scale * q k^T, masked) v; rows that see no key are NaN, or zero where the attribute `zero_rows` is 1."""
+    """softmax(scale * q k^T, masked) v; rows that see no key are NaN, or zero where the attribute `zero_rows` is 1.
+
+    One head at a time: the scores of all may be more than memory holds.
+    """
     q, k, v = (x.transpose(op.ints(p)) for x, p in zip(inputs, ("q_perm", "k_perm", "v_perm"), strict=False))
-    for axis, whole in enumerate(_shape(op)[:-2]):
-        k, v = (np.repeat(x, whole // x.shape[axis], axis) for x in (k, v))
-    scores = float(str(op.attr("scale"))) * np.matmul(q, k.swapaxes(-1, -2))
-    fill = float(str(op.attr("fill")))
-    for mask, meaning in zip(inputs[3:], op.ints("masks"), strict=False):
+    shape = _shape(op)
+    masks = [np.broadcast_to(mask, (*shape[:-1], k.shape[-2])) for mask in inputs[3:][: len(op.ints("masks"))]]
+    result = np.empty(shape)
+    for at in np.ndindex(shape[:-2]):
+        keys, values = (x[tuple(i * n // w for i, n, w in zip(at, x.shape, shape, strict=False))] for x in (k, v))
+        result[at] = _weights(op, q[at] @ keys.T, [mask[at] for mask in masks]) @ values
+    return result
+
+
+def _weights(op: OpSpec, products: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
+    """What attention multiplies values with, from one head's products of queries and keys."""
+    scores, fill = float(str(op.attr("scale"))) * products, float(str(op.attr("fill")))
+    for mask, meaning in zip(masks, op.ints("masks"), strict=True):
         scores = scores + mask if meaning == ADDED else np.where((mask != 0) == (meaning == KEEPS), scores, fill)
     if op.attr("causal"):
-        rows, keys = scores.shape[-2:]
-        scores = np.where(np.tri(rows, keys, op.ints("offset")[0], dtype=bool), scores, -np.inf)
+        scores = np.where(np.tri(*scores.shape, op.ints("offset")[0], dtype=bool), scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     if op.attr("zero_rows"):
         weights = np.where(np.isneginf(scores).all(axis=-1, keepdims=True), 0.0, weights)
-    return np.matmul(weights, v)
+    return weights
 
 
 def _shape(op: OpSpec) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ _TYPES = ("float32", "float16")
 # Static shared memory that every GPU gives a block.
 _SHARED = 48 * 1024
 # Threads of a block at most, and registers of a thread.
-_MOST_THREADS, _MOST_REGISTERS = 256, 160
+_MOST_THREADS, _MOST_REGISTERS = 256, 176
 # Fours that a thread fetches at once at most.
 _FETCHES = 8
 

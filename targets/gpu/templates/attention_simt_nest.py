@@ -32,8 +32,9 @@ from .vectors import load_vector, vector
 
 # Numbers that are read from shared memory at once.
 QUAD = 4
-# Registers for addresses, statistics and counters.
-_OTHER_REGISTERS = 48
+# Registers for addresses, statistics and counters; and for each key of a thread: compilers compute the weights of all,
+# and read what masks hold for all, side by side.
+_OTHER_REGISTERS, _PER_KEY = 48, 10
 
 _KNOBS = ("bm", "bn", "across", "down")
 
@@ -83,7 +84,7 @@ class SimtTile:
         """Registers of a thread."""
         groups = self.groups(columns)
         sums = self.rows * (self.keys + groups * QUAD + 3)
-        return sums + QUAD * (self.rows + max(self.keys, groups)) + _OTHER_REGISTERS
+        return sums + QUAD * (self.rows + max(self.keys, groups)) + _OTHER_REGISTERS + self.keys * _PER_KEY
 
 
 def config_of(tile: SimtTile) -> Config:

@@ -187,3 +187,23 @@ CASES = {
 def test_operator(case):
     op, inputs, attrs, options = (*case, {}, {})[:4]
     check_op(op, inputs, attrs, **options)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "uint8", "uint64"])
+@pytest.mark.parametrize("direction", ["LEFT", "RIGHT"])
+def test_bit_shift_by_any_number(direction, dtype):
+    """Beyond the width, and by negative numbers, only copies of the sign are left, or nothing."""
+    width = np.iinfo(dtype).bits
+    x = np.array([-8, 5, -1, 3, -128, 7, 1, -3]).astype(dtype)
+    by = np.array([width, width + 1, -1, 1, 3, 0, width - 1, -width]).astype(dtype)
+    inside = (by >= 0) & (by < width)
+    amount = np.where(inside, by, 0).astype(dtype)
+    shifted = x << amount if direction == "LEFT" else x >> amount
+    rest = (np.where(x < 0, -1, 0) if direction == "RIGHT" else np.zeros(len(x))).astype(dtype)
+    check_op(
+        "BitShift",
+        [x, by],
+        {"direction": direction},
+        opset=28,
+        reference=[np.where(inside, shifted, rest)],
+    )

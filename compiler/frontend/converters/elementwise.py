@@ -129,11 +129,18 @@ def _keeps_shape(node: Node) -> bool:
 
 @converter("BitShift", since=11)
 def bit_shift(node: Node) -> relax.Expr:
+    """Shifting by a negative number, or by all bits and more, leaves 0; to the right, only copies of the sign."""
     direction = node.required("direction")
-    functions = {"LEFT": op.left_shift, "RIGHT": op.right_shift}
-    if direction not in functions:
+    if direction not in ("LEFT", "RIGHT"):
         raise node.error(f"direction must be LEFT or RIGHT, found {direction!r}")
-    return functions[direction](*_operands(node))
+    x, by = (node.emit(e) if not isinstance(e, relax.Var) else e for e in _operands(node))
+    dtype = node.dtype(0)
+    width, zero = np.iinfo(dtype).bits, scalar(0, dtype)
+    inside = node.emit(op.logical_and(op.greater_equal(by, zero), op.less(by, scalar(width, dtype))))
+    if direction == "RIGHT" and not is_unsigned(dtype):
+        return op.right_shift(x, op.where(inside, by, scalar(width - 1, dtype)))
+    shift = op.left_shift if direction == "LEFT" else op.right_shift
+    return op.where(inside, shift(x, op.where(inside, by, zero)), zero)
 
 
 def _register_variadic(op_type: str, function: Binary, *, mean: bool = False) -> None:

@@ -1,0 +1,77 @@
+"""The whole suite, or a part, with a table of what is refused and why:
+
+python tests/onnx/run_suite.py                      all 2033 cases, about ten minutes on one core
+python tests/onnx/run_suite.py --cases 'lstm|gru'   those whose name matches
+python tests/onnx/run_suite.py --update             all, and the list of refused cases is written anew
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from suite_cases import KINDS, Case, all_cases  # noqa: E402
+from suite_runner import Outcome, read_expected, run_cases, surprises, write_expected  # noqa: E402
+from suite_worker import CRASH, HANG, PASS, REFUSED, WRONG  # noqa: E402
+
+STATES = (PASS, REFUSED, WRONG, CRASH, HANG)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", default="", help="regular expression that names have to contain")
+    parser.add_argument("--part", default="1/1", help="I/N: the I-th of N interleaved parts")
+    parser.add_argument("--update", action="store_true", help="write what is refused to the list of expectations")
+    parser.add_argument("--json", type=Path, help="file for all outcomes")
+    parser.add_argument("--verbose", action="store_true", help="a line for each case that does not pass")
+    options = parser.parse_args()
+    outcomes = []
+    for outcome in run_cases(select(options.cases, options.part)):
+        outcomes.append(outcome)
+        if outcome.state != PASS and (options.verbose or outcome.state != REFUSED):
+            print(f"{outcome.state:8}{outcome.name}: {outcome.detail}", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps([vars(o) for o in outcomes], indent=1))
+    if options.update:
+        update(outcomes)
+    print(table(outcomes))
+    found = surprises(outcomes, read_expected())
+    print("\n".join(found))
+    return int(bool(found))
+
+
+def select(pattern: str, part: str) -> list[Case]:
+    index, count = (int(number) for number in part.split("/"))
+    cases = [case for name, case in all_cases().items() if re.search(pattern, name)]
+    return cases[index - 1 :: count]
+
+
+def update(outcomes: list[Outcome]) -> None:
+    """Replace what is expected of the cases that ran."""
+    ran = {o.name for o in outcomes}
+    kept = {name: reason for name, reason in read_expected().items() if name not in ran}
+    write_expected(kept | {o.name: o.reason for o in outcomes if o.state == REFUSED})
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """Counts by kind and state, then refusals by reason."""
+    lines = ["| cases | all | " + " | ".join(STATES) + " |", "|---" * (len(STATES) + 2) + "|"]
+    for kind in ("node", *KINDS, "all"):
+        own = [o for o in outcomes if kind in ("all", o.kind)]
+        counts = Counter(o.state for o in own)
+        lines.append(f"| {kind} | {len(own)} | " + " | ".join(str(counts[s]) for s in STATES) + " |")
+    lines.append(f"\n{sum(o.seconds for o in outcomes):.0f} s\n\n| refused | cases |\n|---|---:|")
+    reasons = Counter(o.reason for o in outcomes if o.state == REFUSED)
+    lines += [f"| {reason} | {count} |" for reason, count in reasons.most_common()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

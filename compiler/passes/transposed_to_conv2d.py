@@ -121,11 +121,11 @@ def _phases(node: Node) -> _Phases | None:
     stuffed = _with_holes(weight, tensors.ints(a["dilation"]))
     top, left, bottom, right = tensors.ints(a["padding"])
     strides, more = tensors.ints(a["strides"]), tensors.ints(a["output_padding"])
-    sizes = zip(stuffed.shape[2:], strides, (top, left), (bottom, right), more, strict=True)
-    down, right = (_axis(*values) for values in sizes)
-    if down is None or right is None:
+    rows = _axis(stuffed.shape[2], strides[0], top, bottom, more[0])
+    columns = _axis(stuffed.shape[3], strides[1], left, right, more[1])
+    if rows is None or columns is None:
         return None
-    return _Phases(node, (down, right), int(a["groups"]), stuffed)
+    return _Phases(node, (rows, columns), int(a["groups"]), stuffed)
 
 
 def _axis(kernel: int, stride: int, before: int, after: int, more: int) -> _Axis | None:

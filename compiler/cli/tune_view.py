@@ -237,11 +237,12 @@ def print_report(report: TuneReport, roofline: Roofline | None) -> None:
     if found:
         chosen = fitting(REPORT_COLUMNS, console.console().width)
         names = ["operator", *(c.name if c is _CONFIG else f">{c.name}" for c in chosen)]
-        title = f"{report.model} on {report.target}, times of one call on one thread"
+        where = "" if roofline is not None and roofline.peaks else " on one thread"  # a device works as a whole
+        title = f"{report.model} on {report.target}, times of one call{where}"
         cells = [(row.words, *(c.text(row) for c in chosen)) for row in found]
         console.print_table(title, names, cells, fold=("operator", "config"))
         if state.model_seconds() is not None:
-            console.say(f"{totals_text(state)}, tuned operators on one thread")
+            console.say(f"{totals_text(state)}, tuned operators{where}")
     if report.skipped:
         unsized = count(len(report.skipped), "operator")
         console.say(f"not tuned: {unsized} whose sizes only a run tells; --input NAME:SHAPE fixes them")

@@ -1,4 +1,4 @@
-"""What one core can do at most: arithmetic, and bytes from each level of memory.
+"""What one core, or a whole device, can do at most: arithmetic, and bytes from each level of memory.
 
 The model of Williams, Waterman and Patterson 2009 ("Roofline: an insightful visual performance model"): work of F
 operations on B bytes takes at least max(F / peak, B / bandwidth), the bandwidth being that of the first level which
@@ -23,10 +23,12 @@ class Level:
 
 @dataclass(frozen=True)
 class Roofline:
-    """Rates of one core: `peak` in float32 operations per second, `levels` from the fastest to main memory."""
+    """Rates of one core or of a device: `peak` in float32 operations per second, `levels` from the fastest to main
+    memory; `peaks` are (dtype, rate) where units multiply other types at other rates."""
 
     peak: float
     levels: tuple[Level, ...]
+    peaks: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not (self.peak > 0 and self.levels and all(level.bandwidth > 0 for level in self.levels)):
@@ -36,6 +38,10 @@ class Roofline:
         """The first level that holds `size` bytes, or the last one."""
         return next((v for v in self.levels if v.capacity is None or size <= v.capacity), self.levels[-1])
 
-    def least_seconds(self, flops: float, size: float) -> float:
-        """The shortest time for `flops` operations on `size` bytes."""
-        return max(flops / self.peak, size / self.level(size).bandwidth)
+    def rate(self, dtype: str) -> float | None:
+        """Operations per second on operands of `dtype`; None where that is not known."""
+        return dict(self.peaks).get(dtype, self.peak if dtype == "float32" else None)
+
+    def least_seconds(self, flops: float, size: float, dtype: str = "float32") -> float:
+        """The shortest time for `flops` operations on `size` bytes; `dtype` is one whose rate is known."""
+        return max(flops / (self.rate(dtype) or self.peak), size / self.level(size).bandwidth)

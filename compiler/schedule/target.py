@@ -30,6 +30,9 @@ class Target(ABC):
     timed_on_one_core: ClassVar[bool] = False
     # Whether kernels run on a device of their own rather than on the CPU that calls them.
     drives_device: ClassVar[bool] = False
+    # Sizes by which rates of a device are measured: bytes to copy within it, and the side of matrices to multiply.
+    probe_bytes: ClassVar[int] = 256 << 20
+    probe_side: ClassVar[int] = 4096
     # Whether kernels of a run can be captured as a graph, which is launched as one (CUDA).
     captures_graphs: ClassVar[bool] = False
 

@@ -18,7 +18,8 @@ MEASUREMENTS = 3
 
 
 def machine_roofline(target: Target) -> Roofline | None:
-    """Peak rates of one core for `target`; takes a few seconds the first times. None where its code does not run here.
+    """Peak rates of one core for `target`, or of its device; takes a few seconds the first times. None where its code
+    does not run here; of a device that is elsewhere, what its maker says.
 
     They are kept in <cache>/roofline/<target key>.json. A cache that cannot be read or written costs the time again.
     """
@@ -26,19 +27,37 @@ def machine_roofline(target: Target) -> Roofline | None:
     known, times = _read(path)
     if known is not None and times >= MEASUREMENTS:
         return known
-    found = target.measure_roofline()
+    found = _measured(target)
     if found is None:
-        return known
+        return published(target) if known is None and target.drives_device else known
     if known is not None and [v.name for v in known.levels] == [v.name for v in found.levels]:
         found = _best(known, found)
     _write(path, found, times + 1)
     return found
 
 
+def published(target: Target) -> Roofline:
+    """What the maker of the target's device says of it."""
+    from .device.roofline import published as of_device
+
+    return of_device(target)
+
+
+def _measured(target: Target) -> Roofline | None:
+    if not target.drives_device:
+        return target.measure_roofline()
+    from .device.roofline import measured
+
+    return measured(target)
+
+
 def _best(a: Roofline, b: Roofline) -> Roofline:
     levels = zip(a.levels, b.levels, strict=True)
+    rates = dict(a.peaks)
     return Roofline(
-        max(a.peak, b.peak), tuple(Level(w.name, w.capacity, max(v.bandwidth, w.bandwidth)) for v, w in levels)
+        max(a.peak, b.peak),
+        tuple(Level(w.name, w.capacity, max(v.bandwidth, w.bandwidth)) for v, w in levels),
+        tuple((dtype, max(rate, rates.get(dtype, 0.0))) for dtype, rate in b.peaks),
     )
 
 
@@ -48,7 +67,8 @@ def _read(path: Path) -> tuple[Roofline | None, int]:
         data = json.loads(path.read_text())
         if data["schema"] == SCHEMA:
             levels = tuple(Level(str(v["name"]), v["bytes"], float(v["bytes_per_s"])) for v in data["levels"])
-            return Roofline(float(data["flops_per_s"]), levels), int(data["measurements"])
+            peaks = tuple((str(dtype), float(rate)) for dtype, rate in data.get("peaks", []))
+            return Roofline(float(data["flops_per_s"]), levels, peaks), int(data["measurements"])
     return None, 0
 
 
@@ -57,6 +77,8 @@ def _write(path: Path, roofline: Roofline, times: int) -> None:
 
     levels = [{"name": v.name, "bytes": v.capacity, "bytes_per_s": v.bandwidth} for v in roofline.levels]
     data = {"schema": SCHEMA, "measurements": times, "flops_per_s": roofline.peak, "levels": levels}
+    if roofline.peaks:
+        data["peaks"] = [list(pair) for pair in roofline.peaks]
     with suppress(OSError, KompiloError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as file:

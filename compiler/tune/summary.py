@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..schedule.flops import bytes_moved, flops
+from ..schedule.flops import bytes_moved, flops, peak_dtype
+from ..schedule.op_spec import OpSpec
 from ..schedule.op_words import distinct_words
 from ..schedule.roofline import Roofline
 from .report import SessionState, TaskState
@@ -36,15 +37,16 @@ class Row:
 
     @property
     def of_roofline(self) -> float | None:
-        """The least time that the machine's rates allow, as a part of the best time; float32 only.
+        """The least time that the machine's rates allow, as a part of the best time; of types whose rate is known.
 
         May exceed 1 where fewer operations are done than are counted (Winograd), or data come from a nearer cache.
         """
         if self.roofline is None or not self.task.best_seconds or self.bytes is None:
             return None
-        if any(t.dtype != "float32" for t in self.task.op.inputs):
+        dtype = peak_dtype(self.task.op)
+        if self.roofline.rate(dtype) is None or (not self.roofline.peaks and _mixed(self.task.op)):
             return None
-        return self.roofline.least_seconds(self.flops or 0, self.bytes) / self.task.best_seconds
+        return self.roofline.least_seconds(self.flops or 0, self.bytes, dtype) / self.task.best_seconds
 
     @property
     def speedup(self) -> float | None:
@@ -56,6 +58,10 @@ class Row:
     def changed(self) -> bool:
         """Whether another config than that of the start is now the best."""
         return self.task.best_point is not None and self.task.best_point != self.task.start_point
+
+
+def _mixed(op: OpSpec) -> bool:
+    return any(t.dtype != op.inputs[0].dtype for t in op.inputs)
 
 
 def rows(state: SessionState, roofline: Roofline | None = None) -> list[Row]:

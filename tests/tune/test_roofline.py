@@ -16,6 +16,7 @@ class Machine:
 
     def __init__(self, found=ROOFLINE):
         self.spec, self.found, self.times = SimpleNamespace(key="cpu-test"), found, 0
+        self.drives_device = False
 
     def measure_roofline(self):
         self.times += 1

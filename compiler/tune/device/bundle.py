@@ -258,8 +258,8 @@ class Writer:
         self._bytes += len(json.dumps(parts)) + _MANIFEST_BYTES
         self._built[job] = {"parts": parts}
 
-    def finish(self, model: str, target: str, hardware: Target, plan: Sequence[Job]) -> int:
-        """Write all else; the bytes of the bundle. Candidates are in the order of `plan`."""
+    def finish(self, model: str, target: str, hardware: Target, plan: Sequence[Job]) -> None:
+        """Write all else. Candidates are in the order of `plan`."""
         self._zip.close()
         spec: Any = hardware.spec
         ops = list(dict.fromkeys(job.op for job in plan))
@@ -283,7 +283,6 @@ class Writer:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes((root.parent / name).read_bytes())
         (self._folder / _PACKAGE / "__init__.py").touch()
-        return sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
 
 
 def _candidate(job: Job, words: str, built: dict[str, Any]) -> dict[str, Any]:

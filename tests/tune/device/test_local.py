@@ -63,7 +63,8 @@ def test_what_a_candidate_does_on_the_gpu_costs_its_worker_at_most():
         assert words in found[act][0][2], act
 
 
-def test_tuning_on_the_gpu_here_and_compiling_with_what_it_found(tmp_path: Path):
+def test_tuning_on_the_gpu_here_and_compiling_with_what_it_found(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("KOMPILO_CACHE", str(tmp_path / "cache"))
     model, records = tmp_path / "m.onnx", tmp_path / "records"
     model.write_bytes(model_of(19, 33, 21))
     tuned = on_gpu(
@@ -73,7 +74,15 @@ def test_tuning_on_the_gpu_here_and_compiling_with_what_it_found(tmp_path: Path)
     assert tuned.returncode == 0, tuned.stderr
     facts = json.loads(tuned.stdout)
     assert (facts["target"], facts["measured"], facts["failed"]) == ("cuda-a100", 3, 0)
+    # Copies at the stand-in's rate; products at the maker's, which nothing there reaches.
+    (memory,) = facts["roofline"]["levels"]
+    assert (memory["name"], memory["bandwidth"]) == ("memory", pytest.approx(2e12, rel=1e-3))
+    assert dict(facts["roofline"]["peaks"])["float16"] == 312e12
+    kept = json.loads((tmp_path / "cache" / "roofline" / "cuda-a100.json").read_text())
+    assert (kept["measurements"], kept["peaks"]) == (1, facts["roofline"]["peaks"])
     (operator,) = facts["operators"]
+    least = max(operator["flops"] / 19.5e12, operator["bytes"] / memory["bandwidth"])
+    assert operator["of_roofline"] == pytest.approx(least / operator["after"]["seconds"])
     assert operator["after"]["seconds"] <= operator["before"]["seconds"] < 1e-3
     made = on_gpu(
         "-m", "kompilo", "compile", str(model), "--target", "shim", "--records", str(records),

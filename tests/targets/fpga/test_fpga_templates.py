@@ -1,0 +1,145 @@
+"""Templates on random shapes: C simulation and RTL simulation against numpy, cycles against the model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kompilo.compiler.errors import KompiloError
+from kompilo.compiler.schedule.template import Config
+from kompilo.targets.fpga.kernel.interpret import interpret
+from kompilo.targets.fpga.kernel.model import estimate
+from kompilo.targets.fpga.presets import fpga_spec
+from kompilo.targets.fpga.sim.case import Case
+from kompilo.targets.fpga.templates.conv_int import ConvInt, ConvProblem
+from kompilo.targets.fpga.templates.elementwise import KINDS, Elementwise, ElementwiseProblem
+from kompilo.targets.fpga.templates.gemm_float import GemmFloat
+from kompilo.targets.fpga.templates.gemm_int import GemmInt, GemmProblem
+from kompilo.targets.fpga.templates.pool import Pool, PoolProblem
+from kompilo.targets.fpga.templates.window import Picture
+
+from fpga_cases import check_c, check_rtl, random_inputs
+
+SHAPES = 20
+
+
+def up_to(rng, most: int, least: int = 1) -> int:
+    return int(rng.integers(least, most, endpoint=True))
+
+
+def gemm(dtype):
+    return lambda rng: GemmProblem(up_to(rng, 9), up_to(rng, 12), up_to(rng, 12), dtype)
+
+
+def picture(rng, kernel: int) -> Picture:
+    stride, pad = up_to(rng, 2), up_to(rng, kernel // 2, 0)
+    return Picture(up_to(rng, 8, kernel), up_to(rng, 8, kernel), up_to(rng, 5), kernel, kernel, stride, pad)
+
+
+def conv(kernel):
+    return lambda rng: ConvProblem(picture(rng, kernel), up_to(rng, 5))
+
+
+def pool(rng) -> PoolProblem:
+    return PoolProblem(picture(rng, up_to(rng, 3, 2)), str(rng.choice(["max", "sum"])))
+
+
+def elementwise(rng) -> ElementwiseProblem:
+    dtype = str(rng.choice(["int8", "int32", "float32", "float16", "uint8"]))
+    return ElementwiseProblem(up_to(rng, 90), str(rng.choice(KINDS)), dtype)
+
+
+# name: template, problems, most lanes of a config (what larger ones cost is time to compile, not other code)
+TEMPLATES = {
+    "gemm int8": (GemmInt(), gemm("int8"), 16),
+    "gemm fp32": (GemmFloat(), gemm("float32"), 4),
+    "gemm fp16": (GemmFloat(), gemm("float16"), 4),
+    "conv 3x3": (ConvInt(), conv(3), 4),
+    "conv 1x1": (ConvInt(), conv(1), 8),
+    "pool": (Pool(), pool, 4),
+    "elementwise": (Elementwise(), elementwise, 8),
+}
+
+
+def lanes(config: Config) -> int:
+    return int(np.prod([v for k, v in config.knobs if k not in ("im", "jn")]))
+
+
+def make_cases(name: str, count: int) -> list[Case]:
+    template, problems, most = TEMPLATES[name]
+    rng = np.random.default_rng(list(TEMPLATES).index(name))
+    cases: dict = {}
+    while len(cases) < count:
+        problem = problems(rng)
+        if problem in cases:
+            continue
+        space = [c for c in template.space(problem, fpga_spec("u280")) if lanes(c) <= most]
+        kernel = template.build(problem, space[int(rng.integers(len(space)))])
+        inputs = random_inputs(kernel, rng)
+        cases[problem] = Case(kernel, inputs, template.reference(problem, inputs))
+    return list(cases.values())
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    return [case for name in TEMPLATES for case in make_cases(name, SHAPES)]
+
+
+def test_c_simulation(cases, tmp_path):
+    check_c(cases, tmp_path)
+
+
+def test_rtl_simulation(cases, tmp_path):
+    check_rtl(cases, tmp_path)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_reference_interpreter(name):
+    for case in make_cases(name, 4):
+        found = interpret(case.kernel, case.inputs)
+        for output, expected in case.expected.items():
+            np.testing.assert_array_equal(found[output], expected)
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        (GemmInt(), GemmProblem(16, 24, 32)),
+        (GemmFloat(), GemmProblem(16, 24, 32, "float32")),
+        (ConvInt(), ConvProblem(Picture(16, 16, 8, 3, 3, 1, 1), 16)),
+        (Pool(), PoolProblem(Picture(16, 16, 8, 3, 3, 2, 1))),
+        (Elementwise(), ElementwiseProblem(256, "add_relu")),
+    ],
+)
+def test_defaults_start_an_iteration_every_cycle(template, problem):
+    spec = fpga_spec("zcu104")
+    made = estimate(template.build(problem, template.space(problem, spec).default))
+    assert set(made.iis) == {1}
+    assert made.dsps(spec.dsp) <= spec.budget("dsp")
+
+
+def test_what_lanes_do():
+    problem = GemmProblem(16, 16, 64)
+    one, many = (GemmInt().build(problem, Config.of(um=n, un=n, uk=n)) for n in (1, 4))
+    spec = fpga_spec("u280")
+    assert [estimate(k).dsps(spec.dsp) for k in (one, many)] == [1, 64]
+    assert estimate(one).cycles == pytest.approx(64 * estimate(many).cycles, rel=0.05)
+    waiting, flowing = (
+        estimate(GemmFloat().build(GemmProblem(8, 8, 16, "float32"), Config.of(un=1, im=im, jn=1))) for im in (1, 5)
+    )
+    assert (waiting.iis, flowing.iis) == ((5,), (1,))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GemmInt().build(GemmProblem(4, 4, 4), Config.of(um=8, un=1, uk=1)), "knob um: expected 1..4, found 8"),
+        (lambda: GemmInt().build(GemmProblem(0, 4, 4), Config.of(um=1, un=1, uk=1)), "sizes above 0, found {'m': 0}"),
+        (lambda: Pool().build(PoolProblem(Picture(4, 4, 1, 2, 2), "mean"), Config.of(lanes=1)), "a kind of max, sum"),
+        (lambda: Elementwise().build(ElementwiseProblem(4, "tanh"), Config.of(lanes=1)), "one of relu, add, add_relu"),
+        (lambda: Pool().build(PoolProblem(Picture(2, 4, 1, 3, 3)), Config.of(lanes=1)), "'out_h': 0"),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(KompiloError, match=message):
+        make()

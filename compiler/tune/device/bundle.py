@@ -198,12 +198,12 @@ def _make_folder(folder: Path) -> None:
 
 
 def _plan(searches: Sequence[TaskSearch], trials: int | None, seed: int) -> Iterator[Job]:
-    """Candidates in blocks for each operator in turn: its start, those the model likes best, and some unlike them."""
+    """The start of each operator; then, in blocks, those the model likes best and some unlike them."""
     rng = np.random.default_rng(seed)
     left = trials if trials is not None else sum(len(s.task.points) for s in searches)
-    open_searches = list(searches)
+    open_searches, most = list(searches), 1
     while open_searches and left > 0:
-        share = max(1, min(_BLOCK, left // len(open_searches)))
+        share, most = max(1, min(most, left // len(open_searches))), _BLOCK
         for search in list(open_searches):
             for _ in range(share):
                 point = search.pick(rng) if left > 0 else None

@@ -1,6 +1,6 @@
 """The roofline of a GPU: its maker's rates, and where it is in this machine, rates measured.
 
-Arithmetic by type and matrix unit is what the maker says of it, unless a product of matrices of our own is faster, as it
+Arithmetic by type and matrix unit is what the maker says of it, unless a product of matrices of our own is faster, as
 is where no more than the driver's word is known of the GPU. Bandwidth counts what is read and what is written.
 """
 

@@ -222,6 +222,16 @@ def test_operators_of_sixteen_bits(tmp_path, shim_targets, precision):
     assert all(0 < r.measurement.error < 1e-3 for r in found)
 
 
+def test_every_operator_has_its_start_first(tmp_path):
+    """A bundle of few candidates, or a run that is stopped early, is of use to the whole model."""
+    folder = tmp_path / "b"
+    made = make_bundle("zoo:mnist", "cuda:sm_80", folder, trials=7, inputs={"image": (1, 1, 28, 28)}, workers=1)
+    planned = json.loads((folder / "bundle.json").read_text())["candidates"]
+    first = [c["words"] for c in planned[: made.operators]]
+    assert len({*first}) == made.operators > 2
+    assert len(planned) == 7
+
+
 def test_a_bundle_stays_small(tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "MOST_BYTES", 5000)
     made = make_bundle(model_of(), "cuda:sm_80", tmp_path / "b", trials=20, workers=1)

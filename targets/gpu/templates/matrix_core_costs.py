@@ -33,6 +33,8 @@ _STEP_CYCLES, _BLOCK_CYCLES = 80.0, 2500.0
 _MOST_SLOTS = 16
 # Waves of a block at most, and sums of a lane: epilogues want registers too.
 _MOST_WAVES, _MOST_SUMS = 8, 128
+# Sums of a lane where sizes are open: addresses have 64 bits then, and batches strides of their own.
+_MOST_SUMS_OPEN = 64
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def matrix_space(problem: Problem, spec: GpuSpec, matrices: Matrices) -> Space |
     """The likeliest tiles, best first; None if none runs on `spec`."""
     shared_out = []
     for t in tiles(spec, matrices):
+        if not problem.is_static and t.rows * t.columns * t.how.sums > _MOST_SUMS_OPEN:
+            continue
         most = _most_resident(t, spec, _registers(t, matrices))
         splits = splits_of(problem, (t.bm, t.bn, t.bk), most, spec, False)
         shared_out += [replace(t, split=split) for split in splits]

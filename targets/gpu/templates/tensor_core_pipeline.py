@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tvm import tirx
 from tvm.tirx import DeclBuffer, For, ForKind, Stmt
@@ -62,11 +63,11 @@ class PipelineNest:
         def block(number: Index, thread: tirx.Expr) -> Stmt:
             return _Block(self, grid.indices.const(number), thread, operands).emit()
 
-        blocks = bound_to(
-            "blockIdx.x",
-            grid.sharing.blocks,
-            lambda number: bound_to("threadIdx.x", tile.threads, lambda thread: block(number, narrow(thread))),
-        )
+        def threads(number: Index) -> Stmt:
+            body = bound_to("threadIdx.x", tile.threads, lambda thread: block(number, narrow(thread)))
+            return bound_to("clusterCtaIdx.x", tile.cluster, lambda _: body) if tile.cluster > 1 else body
+
+        blocks = bound_to("blockIdx.x", grid.sharing.blocks, threads)
         return Kernel(seq(*host, blocks, grid.added_up(operands)), grid.workspace)
 
 
@@ -78,6 +79,7 @@ class _Block:
         tile = nest.tile
         self.number, self.thread = number, thread
         self.lane, self.warp = tirx.Var("lane", "int32"), tirx.Var("warp", "int32")
+        self.block = tirx.Var("block", "int32")
         self.indices = [
             tirx.Bind(self.lane, tirx.truncmod(thread, i32(_WARP))),
             tirx.Bind(self.warp, tirx.truncdiv(thread - PRODUCER_THREADS, i32(_WARP))),
@@ -109,7 +111,8 @@ class _Block:
         tile = self.tile
         views = [DeclBuffer(v, data=self.memory.data) for v in (self.slabs, self.barriers)]
         start = [tma.start_barrier(self._barrier(s, False), 1) for s in range(tile.stages)]
-        start += [tma.start_barrier(self._barrier(s, True), tile.warps) for s in range(tile.stages)]
+        # The warps of all blocks that get this block's copies.
+        start += [tma.start_barrier(self._barrier(s, True), tile.warps * tile.cluster) for s in range(tile.stages)]
         begin = when(self.thread < 1, seq(*start, tma.publish_barriers(tile.cluster)))
         zero = store(self.passed, [0], i32(0))
         hands_over = tile.hands_over_registers
@@ -119,7 +122,12 @@ class _Block:
         )
         consume = seq(tma.keep_registers(hands_over[1], True) if hands_over else None, self._consume())
         roles = tirx.IfThenElse(self.thread < PRODUCER_THREADS, produce, consume)
-        return allocated([self.memory, self.passed], *views, *self.indices, begin, barrier(), zero, roles)
+        meet = tma.sync_cluster() if tile.cluster > 1 else barrier()
+        # A block's shared memory must be there as long as others copy to it or arrive in it.
+        leave = tma.sync_cluster() if tile.cluster > 1 else None
+        place = [tirx.Bind(self.block, tma.cluster_block())] if tile.cluster > 1 else []
+        buffers = [self.memory, self.passed]
+        return allocated(buffers, *views, *self.indices, *place, begin, meet, zero, roles, leave)
 
     def _steps(self, tile: Tile, body: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], Stmt]) -> Stmt:
         """`body(step, stage, turn)` for the steps of a tile; `turn` counts how often the ring was passed before."""
@@ -137,6 +145,10 @@ class _Block:
         """One thread's work: fill stages as they become empty."""
         nest = self.nest
         maps, const = nest.maps, nest.grid.indices.const
+        together = self.tile.cluster
+        # Each block of a cluster brings a share of B, to all of them.
+        shares: tuple[Sequence[Any], Sequence[Any]] = ((), ((self.block, together), (1 << together) - 1))
+        shares = shares if together > 1 else ((), ())
 
         def fill(tile: Tile) -> Stmt:
             batches = nest.axes(tile.batch)
@@ -148,8 +160,8 @@ class _Block:
                 wait = tma.wait_barrier(self._barrier(stage, True), tirx.bitwise_and(turn + 1, i32(1)))
                 expect = tma.expect_bytes(full, sum(m.piece_bytes for m in maps))
                 copies = [
-                    m.copy(self.memory, at(stage), corner, k, batch, full)
-                    for m, at, corner, batch in zip(maps, self.places, corners, batches, strict=True)
+                    m.copy(self.memory, at(stage), corner, k, batch, full, *share)
+                    for m, at, corner, batch, share in zip(maps, self.places, corners, batches, shares, strict=True)
                 ]
                 return seq(wait, expect, *copies)
 
@@ -164,7 +176,11 @@ class _Block:
         zero = tirx.const(0, how.accumulator)
 
         def release(stage: tirx.Expr) -> Stmt | None:
-            return when(self.lane < 1, tma.arrive(self._barrier(stage, True)))
+            empty = self._barrier(stage, True)
+            if self.tile.cluster == 1:
+                return when(self.lane < 1, tma.arrive(empty))
+            # One lane for each block of the cluster.
+            return when(self.lane < self.tile.cluster, tma.arrive_at(empty, self.lane))
 
         def work(tile: Tile) -> Stmt:
             def multiply(step: tirx.Expr, stage: tirx.Expr, turn: tirx.Expr) -> Stmt:

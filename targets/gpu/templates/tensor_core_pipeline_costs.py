@@ -41,7 +41,7 @@ def tiles(spec: GpuSpec) -> tuple[PipelineTile, ...]:
         for bm in (64, 128, 192, 256):
             for bn in (64, 128, 192, 256):
                 for stages in _STAGES:
-                    for cluster in (1,):
+                    for cluster in (1, 2):
                         tile = PipelineTile(bm, bn, groups, stages, cluster)
                         fits = tile.divides() and tile.fits_registers and tile.shared_bytes <= spec.shared_bytes
                         if fits and resident(tile, spec):
@@ -105,7 +105,9 @@ def pipeline_space(problem: Problem, spec: GpuSpec, unit: Operands) -> Space | N
         key=lambda t: (estimate(problem, t, spec, unit).total, -t.stages, t.threads),
     )
     configs = tuple(config_of(t) for t in ranked[:_OFFERED])
-    return Space(configs[0], configs) if configs else None
+    # Clusters start later where an SM is still taken: they are left to measuring.
+    alone = [config_of(t) for t in ranked if t.cluster == 1]
+    return Space(alone[0], configs) if alone else None
 
 
 def pipeline_traits(problem: Problem, spec: GpuSpec, unit: Operands, configs: Sequence[Config]) -> Traits:

@@ -116,7 +116,7 @@ def sync_cluster() -> Stmt:
     """All threads of the cluster wait for each other."""
     name = "kompilo_sync_cluster"
     text = " ".join(
-        f'asm volatile("barrier.cluster.{word}.aligned;" ::: "memory");' for word in ("arrive.release", "wait.acquire")
+        f'asm volatile("barrier.cluster.{word};" ::: "memory");' for word in ("arrive.release", "wait.acquire")
     )
     return call(name, f"\n{_INLINE} void {name}() {{ {text} }}\n")
 

@@ -12,12 +12,11 @@ from kompilo.targets.cuda.compilers import find_compilers
 from kompilo.targets.cuda.target import CudaTarget
 from kompilo.targets.gpu.resources import resources_of_cubin
 from kompilo.targets.gpu.templates import gemm_costs, tensor_core_pipeline_tile, tensor_core_tile
-from kompilo.targets.gpu.templates.conv2d_implicit import ImplicitConv2D
 from kompilo.targets.gpu.templates.gemm_shares import EVENLY, Sharing
 from kompilo.targets.gpu.templates.gemm_tile import GemmTile
 from kompilo.targets.gpu.templates.matmul_simt import MatmulSimt
 from kompilo.targets.gpu.templates.matrix_core_matmul import MatrixCoreMatmul
-from kompilo.targets.gpu.templates.tensor_core_conv2d import PipelineConv2D, TensorCoreConv2D
+from kompilo.targets.gpu.templates.tensor_core_conv2d import TensorCoreConv2D
 from kompilo.targets.gpu.templates.tensor_core_matmul import PipelineMatmul, TensorCoreMatmul, WarpgroupMatmul
 from kompilo.targets.gpu.templates.tensor_core_pipeline_tile import PipelineTile
 from kompilo.targets.gpu.templates.tensor_core_tile import TensorTile
@@ -46,7 +45,6 @@ def product(a, b):
 
 CASES = {
     "vectors_parts": (MatmulSimt(), BIASED, biased, simt(GemmTile(32, 32, 8, 4, 4, 3)), A100),
-    "vectors_image": (ImplicitConv2D(), IMAGE, None, simt(GemmTile(32, 32, 8, 4, 4, 5)), A100),
     "parts": (
         TensorCoreMatmul(), Typed(BIASED, result="float16"), biased, tensor(TensorTile(32, 32, 32, 1, 2, 3, 4)), A100
     ),
@@ -61,10 +59,6 @@ CASES = {
         TensorCoreMatmul(), Typed(matmul((2, 50, 139), (2, 139, 36), (2, 50, 36)), "int8"), product,
         tensor(TensorTile(16, 32, 64, 1, 1, 2, EVENLY)), small_gpu("a100", 1),
     ),
-    "evenly_an_image": (
-        TensorCoreConv2D(), Typed(IMAGE, result="float16"), None, tensor(TensorTile(16, 32, 32, 1, 1, 3, EVENLY)),
-        small_gpu("a100", 1),
-    ),
     "warpgroups_evenly": (
         WarpgroupMatmul(), Typed(matmul((130, 400), (400, 72), (130, 72), True)), product,
         tensor(TensorTile(64, 64, 64, 4, 1, 4, EVENLY)), H200,
@@ -76,10 +70,6 @@ CASES = {
     "pipeline_evenly": (
         PipelineMatmul(), Typed(matmul((260, 264), (264, 72), (260, 72), True)), product,
         pipeline(PipelineTile(64, 64, 1, 3, split=EVENLY)), small_gpu("h200", 1),
-    ),
-    "pipeline_image": (
-        PipelineConv2D(), Typed(conv2d((2, 9, 7, 264), (80, 264, 1, 1), epilogue=("bias", "residual"))), None,
-        pipeline(PipelineTile(64, 64, 1, 3, split=2)), H200,
     ),
 }  # fmt: skip
 
@@ -149,19 +139,18 @@ def test_who_is_split():
 
 
 @pytest.mark.skipif(not list(find_compilers()), reason="no CUDA compiler: pip install 'kompilo[cuda]'")
-@pytest.mark.parametrize("split", [4, EVENLY])
 @pytest.mark.parametrize(
     ("template", "config", "preset"),
     [
-        (TensorCoreMatmul(), lambda s: tensor(TensorTile(128, 128, 32, 2, 2, 4, s)), "a100"),
-        (PipelineMatmul(), lambda s: pipeline(PipelineTile(128, 256, 2, 4, split=s)), "h200"),
+        (TensorCoreMatmul(), tensor(TensorTile(128, 128, 32, 2, 2, 4, EVENLY)), "a100"),
+        (PipelineMatmul(), pipeline(PipelineTile(128, 256, 2, 4, split=EVENLY)), "h200"),
     ],
 )
-def test_machine_code(template, config, preset, split):
+def test_machine_code(template, config, preset):
     op = Typed(
         matmul((640, 4096), (4096, 1280), (640, 1280), True, steps=BIAS_RELU, extra=((1280,),)), result="float16"
     )
-    code = cubin(template, op.spec, config(split), preset)
+    code = cubin(template, op.spec, config, preset)
     used = resources_of_cubin(code).values()
     assert len(used) == 2
     assert not any(kernel.spills_bytes for kernel in used)

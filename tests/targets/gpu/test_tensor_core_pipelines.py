@@ -23,8 +23,8 @@ needs_compiler = pytest.mark.skipif(not list(find_compilers()), reason="no CUDA 
 BIAS_RELU = (Step("add", ("anchor", "i2"), "float32"), Step("nn.relu", ("s0",), "float32"))
 SMALL = PipelineTile(64, 64, 1, 3)
 H200 = CudaTarget.from_preset("h200")
-# Three SMs, so that blocks have several tiles.
-FEW = small_gpu("h200", 3)
+# Four SMs, so that blocks have several tiles.
+FEW = small_gpu("h200", 4)
 
 
 def product(a, b):
@@ -48,7 +48,7 @@ MATMULS = {
         lambda a, b, c: np.maximum(a @ b + c, 0),
         SMALL,
     ),
-    "from_outside": (Typed(matmul((100, 136), (136, 72), (100, 72))), product, SMALL),
+    "from_outside": (Typed(matmul((3, 100, 136), (1, 136, 72), (3, 100, 72)), "bfloat16"), product, SMALL),
     "transposed_left": (
         Typed(matmul((136, 152), (136, 200), (152, 200), lhs=(1, 0))),
         lambda a, b: a.T @ b,
@@ -56,17 +56,13 @@ MATMULS = {
     ),
     "scores": (Typed(SCORES), scores, SMALL),
     "context": (Typed(CONTEXT, result="float16"), context, SMALL),
-    "broadcast": (Typed(matmul((3, 72, 64), (1, 64, 72), (3, 72, 72))), product, SMALL),
     "open": (Typed(matmul(("b", 2, "m", 72), (72, 104), ("b", 2, "m", 104), True), result="float16"), product, SMALL),
-    "bfloat16": (Typed(matmul((64, 200), (200, 64), (64, 64), True), "bfloat16"), product, SMALL),
     "int8": (Typed(matmul((70, 272), (272, 72), (70, 72), True), "int8"), product, SMALL),
-    "uint8": (Typed(matmul((64, 144), (144, 64), (64, 64), True), "uint8", "int8"), product, SMALL),
-    "two_warpgroups": (
-        Typed(matmul((130, 200), (200, 264), (130, 264), True), result="float16"),
+    "cluster": (
+        Typed(matmul((250, 200), (200, 136), (250, 136), True), result="float16"),
         product,
-        PipelineTile(128, 256, 2, 4),
+        PipelineTile(64, 64, 1, 3, cluster=2),
     ),
-    "three_warpgroups": (Typed(matmul((200, 136), (136, 72), (200, 72))), product, PipelineTile(192, 128, 3, 3)),
 }
 
 
@@ -108,7 +104,7 @@ def test_what_the_copy_engine_does_not_bring():
 LARGE = Typed(matmul((8192, 8192), (8192, 8192), (8192, 8192), True), result="float16")
 CODES = {
     "large": (PipelineMatmul(), LARGE, None),
-    "plain": (PipelineMatmul(), LARGE, PipelineTile(128, 256, 2, 4)),
+    "cluster": (PipelineMatmul(), LARGE, PipelineTile(128, 256, 2, 4, cluster=2)),
     "from_outside": (PipelineMatmul(), Typed(matmul((1000, 1000), (1000, 520), (1000, 520))), None),
     "int8": (PipelineMatmul(), Typed(matmul((4096, 4096), (4096, 4096), (4096, 4096), True), "int8"), None),
     "1x1": (PipelineConv2D(), Typed(conv2d((8, 28, 28, 512), (256, 512, 1, 1), epilogue=("bias", "relu"))), None),
@@ -129,6 +125,7 @@ def test_machine_code(name):
     assert count(text, "WARPGROUP.DEPBAR") <= 2
     assert count(text, "USETMAXREG") == (2 if tile_of(config).groups > 1 else 0)
     assert count(text, "LDGSTS") == 0
+    assert ("UTMALDG.2D.MULTICAST" in text) == (tile_of(config).cluster > 1)
 
 
 def test_the_default_for_large_matrices():

@@ -87,21 +87,18 @@ def hide(scores: Any, shape: Fragments, column: Any, end: Any, seen: Any, step: 
     return call(name, body, scores, column, end, seen)
 
 
-def weigh(
-    dtype: str, shape: Fragments, results: Fragments, natural: bool, weights: Any, scores: Any, state: Any, scale: Any
-) -> Stmt:
-    """Weights exp(score - largest), rounded to `dtype`, of one step; what was summed up before fades accordingly.
+def weigh(shape: Fragments, natural: bool, scores: Any, state: Any, scale: Any) -> Stmt:
+    """Scores of one step become exp(score - largest so far), in place.
 
-    `state` are the pointers to results, to the largest scores so far and to the sums of the lane's weights, two for
-    each row of fragments. `scale` is that of scores in units of log2; `natural` scores are in those of log instead,
-    and may be as large as float32 allows.
+    `state` are pointers to the largest scores so far, to the sums of the lane's weights, and to what the results so far
+    are still worth: two numbers for each row of fragments. `scale` is that of scores in units of log2; `natural` scores
+    are in those of log instead, and may be as large as float32 allows.
     """
-    name = f"kompilo_weigh_{dtype}_{shape}_{results}_{'natural' if natural else 'scaled'}"
+    name = f"kompilo_weigh_{shape}_{'natural' if natural else 'scaled'}"
     if natural:
         base, power = "high", "(x - base) * scale"
     else:
         base, power = "high * scale", "fmaf(x, scale, -base)"
-    exponential = 'asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));'
     helper = f"kompilo_power_{'natural' if natural else 'scaled'}"
     body = f"""
 #ifndef KOMPILO_{helper.upper()}
@@ -109,11 +106,11 @@ def weigh(
 {_INLINE} float {helper}(float x, float scale, float base) {{
   float y;
   x = {power};
-  {exponential}
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }}
 #endif
-{_INLINE} void {name}(unsigned* p, float* s, float* o, float* top, float* sum, float scale) {{
+{_INLINE} void {name}(float* s, float* top, float* sum, float* worth, float scale) {{
 #pragma unroll
   for (int i = 0; i < {shape.rows}; ++i) {{
 #pragma unroll
@@ -129,26 +126,48 @@ def weigh(
       float base = high == {_NONE} ? 0.0f : {base};
       float fade = {helper}(top[2 * i + h], scale, base), part = 0.0f;
       top[2 * i + h] = high;
+      worth[2 * i + h] = fade;
 #pragma unroll
       for (int j = 0; j < {shape.columns}; ++j) {{
         float* x = s + {shape.text} + 2 * h;
-        float a = {helper}(x[0], scale, base), b = {helper}(x[1], scale, base);
-        part += a + b;
-        unsigned* to = p + (j / 2 * {shape.rows} + i) * {A_REGISTERS} + j % 2 * 2 + h;
-        asm("{ROUNDING[dtype]} %0, %1, %2;" : "=r"(*to) : "f"(b), "f"(a));
+        x[0] = {helper}(x[0], scale, base);
+        x[1] = {helper}(x[1], scale, base);
+        part += x[0] + x[1];
       }}
       sum[2 * i + h] = fmaf(sum[2 * i + h], fade, part);
+    }}
+  }}
+}}
+"""
+    return call(name, body, scores, *state, scale)
+
+
+def fade(dtype: str, shape: Fragments, results: Fragments, weights: Any, scores: Any, sums: Any, worth: Any) -> Stmt:
+    """Results so far become what they are worth; weights, rounded to `dtype`, become fragments of A."""
+    name = f"kompilo_fade_{dtype}_{shape}_{results}"
+    body = f"""
+{_INLINE} void {name}(unsigned* p, const float* s, float* o, const float* worth) {{
+#pragma unroll
+  for (int i = 0; i < {shape.rows}; ++i) {{
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {{
+#pragma unroll
+      for (int j = 0; j < {shape.columns}; ++j) {{
+        const float* x = s + {shape.text} + 2 * h;
+        unsigned* to = p + (j / 2 * {shape.rows} + i) * {A_REGISTERS} + j % 2 * 2 + h;
+        asm("{ROUNDING[dtype]} %0, %1, %2;" : "=r"(*to) : "f"(x[1]), "f"(x[0]));
+      }}
 #pragma unroll
       for (int j = 0; j < {results.columns}; ++j) {{
         float* y = o + {results.text} + 2 * h;
-        y[0] *= fade;
-        y[1] *= fade;
+        y[0] *= worth[2 * i + h];
+        y[1] *= worth[2 * i + h];
       }}
     }}
   }}
 }}
 """
-    return call(name, body, weights, scores, *state, scale)
+    return call(name, body, weights, scores, sums, worth)
 
 
 def finish(results: Fragments, zero_rows: bool, sums: Any, totals: Any) -> Stmt:

@@ -11,8 +11,9 @@ from ....compiler.schedule.template import Candidate, Config, Space, Template
 from ....compiler.schedule.traits import Traits
 from ..occupancy import resident_blocks
 from ..spec import GpuSpec
+from .attention_block import FlashNest
 from .attention_costs import Work, attention_traits, offered
-from .attention_flash import FlashNest
+from .attention_flash import WarpBlock
 from .attention_problem import AttentionMemory, AttentionProblem, read_attention
 from .attention_ptx import ROUNDING
 from .attention_tile import FlashTile, config_of, rounded, tile_of
@@ -52,7 +53,7 @@ class TensorCoreAttention(Template):
         indices = Held.of(op)
         memory = AttentionMemory(problem, indices)
         nest = FlashNest(tile_of(config), problem, how, memory, indices)
-        return Candidate(memory.function(nest.kernel()))
+        return Candidate(memory.function(nest.kernel(WarpBlock)))
 
     def traits(self, op: OpSpec, target: TargetSpec, configs: Sequence[Config]) -> Traits:
         """Traits of `configs`."""

@@ -9,6 +9,8 @@ from .tensor_core_ptx import COLUMNS, ROWS
 
 # Elements between the rows of a tile in shared memory beyond its own: 16 bytes more spread eight rows over all banks.
 SKEW = 8
+# Elements of two bytes in a row of Hopper's swizzle of 128 bytes.
+SEGMENT = 64
 # Registers for addresses, statistics, fragments on their way and counters.
 _OTHER_REGISTERS = 56
 

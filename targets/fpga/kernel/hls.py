@@ -81,6 +81,11 @@ def cpp_type(dtype: Scalar) -> str:
     return "bool" if dtype == BOOL else f"ap_{dtype.kind}<{dtype.bits}>"
 
 
+def element_type(dtype: Scalar) -> str:
+    """The C++ type of an element of an array: no array of bool, which std::vector packs."""
+    return "ap_uint<1>" if dtype == BOOL else cpp_type(dtype)
+
+
 def token_type(stream: Stream) -> str:
     """The C++ type of a token."""
     return f"kp_token<{cpp_type(stream.dtype)}, {math.prod(stream.shape)}>"
@@ -88,8 +93,8 @@ def token_type(stream: Stream) -> str:
 
 def declaration(kernel: Kernel, name: str | None = None) -> str:
     """The top function's signature."""
-    ports = [f"const {cpp_type(a.dtype)} *{a.name}" for a in kernel.role("in")]
-    ports += [f"{cpp_type(a.dtype)} *{a.name}" for a in kernel.role("out")]
+    ports = [f"const {element_type(a.dtype)} *{a.name}" for a in kernel.role("in")]
+    ports += [f"{element_type(a.dtype)} *{a.name}" for a in kernel.role("out")]
     return f'extern "C" void {name or kernel.name}({", ".join(ports)})'
 
 
@@ -139,7 +144,7 @@ def _top(kernel: Kernel, top: str) -> str:
         lines.append(f"#pragma HLS INTERFACE m_axi port={a.name} offset=slave bundle=gmem_{a.name} depth={depth}")
     lines.append("#pragma HLS INTERFACE s_axilite port=return")
     for a in _shared(kernel):
-        lines += [f"static {cpp_type(a.dtype)} {a.name}_buf{_dims(a.shape)};", *_partition(a)]
+        lines += [f"static {element_type(a.dtype)} {a.name}_buf{_dims(a.shape)};", *_partition(a)]
     for a in kernel.role("in"):
         lines += _copy(a)
     if kernel.dataflow:
@@ -154,7 +159,7 @@ def _top(kernel: Kernel, top: str) -> str:
 
 
 def _dataflow(kernel: Kernel, top: str) -> str:
-    ports = ", ".join(f"{cpp_type(a.dtype)} {a.name}{_dims(a.shape)}" for a in _shared(kernel))
+    ports = ", ".join(f"{element_type(a.dtype)} {a.name}{_dims(a.shape)}" for a in _shared(kernel))
     lines = [f"static void {top}_dataflow({ports}) {{", "#pragma HLS DATAFLOW"]
     for s in kernel.streams:
         lines += [f"hls::stream<{token_type(s)}> {s.name};", f"#pragma HLS STREAM variable={s.name} depth={s.depth}"]
@@ -185,7 +190,7 @@ class _NestCpp:
 
     def text(self) -> str:
         nest = self.nest
-        ports = [f"{cpp_type(a.dtype)} {a.name}{_dims(a.shape)}" for a in nest.arrays()]
+        ports = [f"{element_type(a.dtype)} {a.name}{_dims(a.shape)}" for a in nest.arrays()]
         ports += [f"hls::stream<{token_type(s)}> &{s.name}" for s in _nest_streams(nest)]
         self.lines = [f"static void {self.top}_{nest.name}({', '.join(ports)}) {{"]
         accumulators = [s for s in nest.body if isinstance(s, Accumulate)]
@@ -290,6 +295,7 @@ class _NestCpp:
             return f"{t}({index_text(e.index)})"
         if isinstance(e, Load):
             element = _element(e.array, e.indices)
+            element = f"bool({element})" if e.dtype == BOOL else element
             return element if e.guard is None else f"({self._expr(e.guard)} ? {element} : {t}(0))"
         if isinstance(e, Ref):
             return e.name + "".join(f"[{index_text(i)}]" for i in e.indices)
@@ -298,6 +304,10 @@ class _NestCpp:
         args = [self._expr(a) for a in e.args]
         if e.name == "shr":
             args[1] = str(e.args[1].value) if isinstance(e.args[1], Const) else args[1]
+        if e.name in ("max", "min", "eq", "lt", "le"):
+            args = _comparable(args, [a.dtype for a in e.args])
+        if e.dtype == BOOL and not OPS[e.name].compares:  # bool(2) is true, but 2 wraps to 0
+            return f"bool(ap_uint<1>({OPS[e.name].cpp.format(*args, t='ap_uint<1>')}))"
         return f"{t}({OPS[e.name].cpp.format(*args, t=t)})"
 
     def _reduce(self, e: Reduce, t: str) -> str:
@@ -308,6 +318,14 @@ class _NestCpp:
         self.lines.append(f"{name}[{_flat(e.lanes)}] = {self._expr(e.value)};")
         self._close(e.lanes)
         return f"kp_tree<kp_op_{e.name}, {t}, {count}>::of({name})"
+
+
+def _comparable(args: list[str], dtypes: list[Scalar]) -> list[str]:
+    """Operands in one signed type where only some are signed: C++ would compare them as unsigned numbers."""
+    if len({d.kind for d in dtypes}) == 1:
+        return args
+    bits = max(d.bits + (d.kind == "uint") for d in dtypes)
+    return [f"ap_int<{bits}>({a})" for a in args]
 
 
 def _element(array: Array, indices: Iterable[Affine]) -> str:

@@ -102,9 +102,9 @@ def validate(kernel: Kernel) -> None:
             bool(_NAME.fullmatch(name)) and name not in _RESERVED, f"{where}: expected a plain name, found {name!r}."
         )
     expect(len(set(names)) == len(names), f"{where}: expected different names, found {sorted(names)}.")
-    expect(bool(kernel.nests), f"{where}: expected at least one nest.")
     for array in kernel.arrays:
         _check_array(array, where)
+    expect(bool(kernel.nests), f"{where}: expected at least one nest.")
     for nest in kernel.nests:
         _NestCheck(kernel, nest).run()
     _check_streams(kernel)
@@ -244,6 +244,7 @@ class _NestCheck:
         if isinstance(e, Reduce):
             expect(e.name in COMBINERS, f"{where}: expected a reduction by {', '.join(COMBINERS)}, found {e.name!r}.")
             expect(e.value.dtype.is_float == e.dtype.is_float, f"{where}: expected {e.dtype}, found {e.value.dtype}.")
+            expect(e.dtype != BOOL, f"{where}: expected a reduction to numbers, found {e.dtype}.")
             inner = self._extents(e.lanes, where, extents)
         elif isinstance(e, Load):
             self._access(e.array, e.indices, extents, e.guard is None, where)
@@ -291,6 +292,7 @@ class _NestCheck:
         expect(kind == ("register", "local"), f"{where}: expected local registers, found {kind[1]} array in {kind[0]}.")
         expect(s.op in COMBINERS, f"{where}: expected one of {', '.join(COMBINERS)}, found {s.op!r}.")
         types = {s.value.dtype.is_float, s.init.dtype.is_float, s.array.dtype.is_float}
+        expect(s.array.dtype != BOOL, f"{where}: expected an accumulator of numbers, found {s.array.dtype}.")
         expect(len(types) == 1, f"{where}: expected values of the kind of {s.array.dtype}.")
         expect(s.first.dtype == BOOL, f"{where}: expected a bool that tells the first iteration.")
         expect(s.array.name not in self.accumulated, f"{where}: expected one accumulation into {s.array.name}.")

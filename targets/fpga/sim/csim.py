@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ....compiler.errors import TargetError
-from ..kernel.hls import PRELUDE, cpp_type, declaration, emit_hls
+from ..kernel.hls import PRELUDE, cpp_type, declaration, element_type, emit_hls
 from ..kernel.ir import Array, Kernel
 from .case import Case, Outcome, Run, check_arrays, tool
 from .headers import header_folder
@@ -112,10 +112,10 @@ def testbench(names: Mapping[Kernel, str]) -> str:
     for kernel, name in names.items():
         lines = [f"{declaration(kernel, name)};", f"static long kp_case_{name}(const std::string &folder) {{"]
         for a in kernel.role("in"):
-            types = f"<{storage(a)}, {cpp_type(a.dtype)}>"
+            types = f"<{storage(a)}, {element_type(a.dtype)}>"
             lines.append(f'  auto {a.name} = kp_input{types}(folder, "{a.name}", {math.prod(a.shape)});')
         for a in kernel.role("out"):
-            lines.append(f"  std::vector<{cpp_type(a.dtype)}> {a.name}({math.prod(a.shape)});")
+            lines.append(f"  std::vector<{element_type(a.dtype)}> {a.name}({math.prod(a.shape)});")
         arguments = ", ".join(f"{a.name}.data()" for a in (*kernel.role("in"), *kernel.role("out")))
         lines += [f"  {name}({arguments});", "  long bad = 0;"]
         for a in kernel.role("out"):

@@ -16,7 +16,7 @@ from .runtime_checks import with_sizes
 if TYPE_CHECKING:
     from ..node import Node
 
-_CONV: dict[int, Callable] = {1: relax.op.nn.conv1d, 2: relax.op.nn.conv2d, 3: relax.op.nn.conv3d}
+CONV: dict[int, Callable] = {1: relax.op.nn.conv1d, 2: relax.op.nn.conv2d, 3: relax.op.nn.conv3d}
 _CONV_TRANSPOSE: dict[int, Callable] = {
     1: relax.op.nn.conv1d_transpose,
     2: relax.op.nn.conv2d_transpose,
@@ -60,9 +60,9 @@ def _add_bias(node: Node, out: relax.Expr, channels: Dim, rank: int) -> relax.Ex
     return node.emit(relax.op.add(out, per_channel(node, 2, rank, [channels])))
 
 
-def _check_operands(node: Node, table: dict[int, Callable]) -> tuple[list[Dim], list[int], int]:
-    """Shapes of data and weight, and the group count; ModelError when they do not fit."""
-    data, weight, group = node.shape(0), node.shape(1), node.attr("group", 1)
+def check_operands(node: Node, table: dict[int, Callable], weight_index: int = 1) -> tuple[list[Dim], list[int], int]:
+    """Shapes of data (input 0) and weight, and the group count; ModelError when they do not fit."""
+    data, weight, group = node.shape(0), node.shape(weight_index), node.attr("group", 1)
     if len(data) - 2 not in table:
         raise node.error(f"the input needs 1 to 3 spatial axes, found shape {data}")
     if len(weight) != len(data) or not all_fixed(weight):
@@ -79,7 +79,7 @@ def _check_operands(node: Node, table: dict[int, Callable]) -> tuple[list[Dim], 
 @converter("FusedConv", domain="com.microsoft")
 def conv(node: Node) -> relax.Expr:
     """nn.conv{1,2,3}d with ONNX's padding in its attributes, then the bias as an add of (C, 1, ...)."""
-    data_shape, weight_shape, group = _check_operands(node, _CONV)
+    data_shape, weight_shape, group = check_operands(node, CONV)
     rank = len(data_shape) - 2
     window = read_window(node, weight_shape[2:], data_shape[2:])
     data = with_sizes(node, 0, {1: weight_shape[1] * group}, "channels")
@@ -87,7 +87,7 @@ def conv(node: Node) -> relax.Expr:
         data, window = pad_spatial(node, data, window)
 
     def operator(x: relax.Expr, weight: relax.Expr) -> relax.Expr:
-        return _CONV[rank](x, weight, window.strides, tuple(window.padding), window.dilations, group)
+        return CONV[rank](x, weight, window.strides, tuple(window.padding), window.dilations, group)
 
     out = _add_bias(node, accumulate_wide(node, operator, data, node.inputs[1]), weight_shape[0], rank)
     return _fused_activation(node, out) if node.domain == "com.microsoft" else out
@@ -118,7 +118,7 @@ def _fused_activation(node: Node, out: relax.Expr) -> relax.Expr:
 @converter("ConvTranspose")
 def conv_transpose(node: Node) -> relax.Expr:
     """nn.conv{1,2,3}d_transpose; what its padding attributes cannot express becomes a crop or zero padding behind."""
-    data_shape, weight_shape, group = _check_operands(node, _CONV_TRANSPOSE)
+    data_shape, weight_shape, group = check_operands(node, _CONV_TRANSPOSE)
     rank = len(data_shape) - 2
     data = with_sizes(node, 0, {1: weight_shape[0]}, "channels")
     strides = spatial_list(node, "strides", rank, 1)

@@ -30,18 +30,25 @@ def _matmul(node: Node, a: relax.Expr, b: relax.Expr) -> relax.Expr:
 @converter("MatMul")
 def matmul(node: Node) -> relax.Expr:
     """relax.matmul. Symbolic sizes that have to be equal and are not known to be are checked at run time."""
-    a_shape, b_shape = node.shape(0), node.shape(1)
+    return _matmul(node, *matmul_operands(node, 0, 1))
+
+
+def matmul_operands(node: Node, left: int, right: int) -> tuple[relax.Expr, relax.Expr]:
+    """Inputs `left` and `right` in shapes that fit each other, as numpy.matmul has it."""
+    a_shape, b_shape = node.shape(left), node.shape(right)
     if not a_shape or not b_shape:
         raise node.error(f"the operands need at least one dimension, found shapes {a_shape} and {b_shape}")
     pairs = [(-1, -2 if len(b_shape) > 1 else -1)]
     pairs += [(-i, -i) for i in range(3, min(len(a_shape), len(b_shape)) + 1)]
-    a_wanted, b_wanted = _agreed_shapes(node, pairs)
-    return _matmul(node, node.cast_shape(node.inputs[0], a_wanted), node.cast_shape(node.inputs[1], b_wanted))
+    a_wanted, b_wanted = _agreed_shapes(node, pairs, (left, right))
+    return node.cast_shape(node.inputs[left], a_wanted), node.cast_shape(node.inputs[right], b_wanted)
 
 
-def _agreed_shapes(node: Node, pairs: list[tuple[int, int]]) -> tuple[list[Dim], list[Dim]]:
-    """Shapes of inputs 0 and 1, equal on each pair of axes, or 1 on all but the first; fixed where one is fixed."""
-    a_shape, b_shape = node.shape(0), node.shape(1)
+def _agreed_shapes(
+    node: Node, pairs: list[tuple[int, int]], operands: tuple[int, int] = (0, 1)
+) -> tuple[list[Dim], list[Dim]]:
+    """Shapes of both inputs, equal on each pair of axes, or 1 on all but the first; fixed where one is fixed."""
+    a_shape, b_shape = (node.shape(index) for index in operands)
     a_wanted, b_wanted = list(a_shape), list(b_shape)
     for position, (i, j) in enumerate(pairs):
         a, b = a_shape[i], b_shape[j]

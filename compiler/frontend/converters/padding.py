@@ -177,8 +177,10 @@ def _positions(size: Dim, begin: int, end: int, extent: int, stride: int, ceil_m
     return tidy(out - tirx.Select(outside, tirx.const(1, "int64"), tirx.const(0, "int64")))
 
 
-def pad_spatial(node: Node, data: relax.Expr, window: Window) -> tuple[relax.Expr, Window]:
-    """Zero-pad `data` (N, C, spatial...) by the symbolic padding of `window`.
+def pad_spatial(
+    node: Node, data: relax.Expr, window: Window, filling: relax.Expr | None = None
+) -> tuple[relax.Expr, Window]:
+    """Pad `data` (N, C, spatial...) by the padding of `window`, with zeros or with `filling`, a tensor of one element.
 
     Returns:
         The padded tensor, whose extents are exactly what the window positions cover, and the window without padding.
@@ -188,14 +190,17 @@ def pad_spatial(node: Node, data: relax.Expr, window: Window) -> tuple[relax.Exp
         for out, stride, extent in zip(window.out, window.strides, window.extent, strict=True)
     ]
 
-    def pad(x: te.Tensor, begin: list[Dim], covered: list[Dim]) -> te.Tensor:
+    def pad(x: te.Tensor, begin: list[Dim], covered: list[Dim], *filling: te.Tensor) -> te.Tensor:
+        outside = filling[0](*(0 for _ in filling[0].shape)) if filling else tirx.const(0, x.dtype)
+
         def element(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> ir.Expr:
             source = [i - b for i, b in zip(at, begin, strict=True)]
             inside = [tirx.all(s >= 0, s < x.shape[2 + i]) for i, s in enumerate(source)]
-            return tirx.if_then_else(tirx.all(*inside), x(n, c, *source), tirx.const(0, x.dtype))
+            return tirx.if_then_else(tirx.all(*inside), x(n, c, *source), outside)
 
         return te.compute((x.shape[0], x.shape[1], *covered), element, name="pad_same")
 
-    padded = node.te(pad, data, list(window.begin), covered, name="pad_same")
+    fillings = [filling] if filling is not None else []
+    padded = node.te(pad, data, list(window.begin), covered, *fillings, name="pad_same")
     zeros = (0,) * window.rank
     return padded, replace(window, size=tuple(covered), begin=zeros, end=zeros)

@@ -167,16 +167,8 @@ class FlashBlock(ABC):
         """Further registers, and what is computed once; `down` is the warp's first row within the block."""
 
     @abstractmethod
-    def first(self) -> Stmt:
-        """What comes before the walk through the keys."""
-
-    @abstractmethod
-    def body(self, step: tirx.Var, count: tirx.Expr) -> Stmt:
-        """One of `count` steps."""
-
-    @abstractmethod
-    def last(self) -> Stmt | None:
-        """What comes after them, before results are there."""
+    def walk(self, count: tirx.Expr) -> Stmt:
+        """All `count` steps, behind which results are there, but for the sums of weights."""
 
     def _view(self, dtype: str, name: str, size: int) -> tirx.Buffer:
         count = size // dtype_bytes(dtype)
@@ -184,7 +176,7 @@ class FlashBlock(ABC):
 
     def emit(self) -> Stmt:
         """Everything from the first copy to the last store."""
-        tile, places, step = self.tile, Held("int32"), tirx.Var("step", "int32")
+        tile, places = self.tile, Held("int32")
         down = self.warp * (tile.rows * ptx.ROWS)
         more, preparing = self.prepare(down)
         # The first row of a lane, and the number of keys that the block's rows see.
@@ -202,9 +194,8 @@ class FlashBlock(ABC):
             *naming,
             *counting,
             *copying,
-            self.first(),
-            For(step, i32(0), count, ForKind.SERIAL, self.body(step, count)),
-            self.last(),
+            *self._clear(),
+            self.walk(count),
             ptx.wait_copies(0),
             barrier(),
             flash.finish(self.result, self.problem.zero_rows, first_of(self.sums), first_of(self.total)),
@@ -220,7 +211,7 @@ class FlashBlock(ABC):
         const = self.nest.indices.const
         return tirx.max(const(0), tirx.min(const(keys), last))
 
-    def clear(self) -> list[Stmt]:
+    def _clear(self) -> list[Stmt]:
         """Nothing is summed up, and no score was seen."""
         return [
             flash.fill(first_of(self.sums), self.result.registers),

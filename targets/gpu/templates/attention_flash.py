@@ -7,7 +7,7 @@ Keys and values of the next `stages` - 1 steps are on their way to shared memory
 from __future__ import annotations
 
 from tvm import tirx
-from tvm.tirx import Stmt
+from tvm.tirx import For, ForKind, Stmt
 
 from ...shared.index_math import when
 from ...shared.tir_loops import Index, seq
@@ -59,8 +59,13 @@ class WarpBlock(FlashBlock):
         self.query_lane, self.key_lane, self.value_lane = (value for _, value in pairs)
         return [self.left, self.right], [s for statements, _ in pairs for s in statements]
 
-    def first(self) -> Stmt:
-        """Bring queries and the first keys and values; meanwhile clear what is summed up."""
+    def walk(self, count: tirx.Expr) -> Stmt:
+        """See FlashBlock."""
+        step = tirx.Var("step", "int32")
+        return seq(self._first(), For(step, i32(0), count, ForKind.SERIAL, self._body(step, count)))
+
+    def _first(self) -> Stmt:
+        """Bring queries and the first keys and values."""
         groups = []
         for stage in range(self.tile.stages - 1):
             queries = [self.queries.copy(self.row, self.pieces, i32(0))] if stage == 0 else []
@@ -69,10 +74,10 @@ class WarpBlock(FlashBlock):
         if self.tile.held:
             load = [ptx.wait_copies(self.tile.stages - 2), barrier()]
             load += [self._load_queries(k) for k in range(0, self.nest.depth, self.nest.how.depth)]
-        return seq(*groups, *self.clear(), *load)
+        return seq(*groups, *load)
 
-    def body(self, step: tirx.Var, count: tirx.Expr) -> Stmt:
-        """See FlashBlock."""
+    def _body(self, step: tirx.Var, count: tirx.Expr) -> Stmt:
+        """One of `count` steps."""
         stages, ahead = self.tile.stages, self.tile.stages - 1
         places, current = Held("int32").name("current", tirx.truncmod(step, i32(stages)))
         entered, following = Held("int32").name("following", tirx.truncmod(step + ahead, i32(stages)))
@@ -89,10 +94,6 @@ class WarpBlock(FlashBlock):
             self.fade(),
             self._gather(current),
         )
-
-    def last(self) -> None:
-        """Nothing."""
-        return
 
     def _fetch(self, step: tirx.Expr, stage: tirx.Expr) -> Stmt:
         """Begin to copy keys and values of `step` into `stage`."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ....compiler.schedule.template import Template
 from .attention_simt import SimtAttention
-from .attention_tensor_core import TensorCoreAttention
+from .attention_tensor_core import TensorCoreAttention, WarpgroupAttention
 from .conv2d_depthwise import DepthwiseConv2D
 from .conv2d_implicit import ImplicitConv2D
 from .gemv import Gemv
@@ -31,6 +31,7 @@ TEMPLATES: tuple[Template, ...] = (
     TensorCoreMatmul(),
     MatrixCoreMatmul(),
     MatmulSimt(),
+    WarpgroupAttention(),
     TensorCoreAttention(),
     SimtAttention(),
 )

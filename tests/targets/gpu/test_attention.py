@@ -16,9 +16,11 @@ from kompilo.compiler.schedule.op_words import op_words
 from kompilo.compiler.tune.reference import evaluate
 from kompilo.targets.cuda.target import CudaTarget
 from kompilo.targets.gpu.templates import attention_simt_nest as simt
+from kompilo.targets.gpu.templates import attention_warpgroup as warpgroup
 from kompilo.targets.gpu.templates.attention_simt import SimtAttention
-from kompilo.targets.gpu.templates.attention_tensor_core import TensorCoreAttention
+from kompilo.targets.gpu.templates.attention_tensor_core import TensorCoreAttention, WarpgroupAttention
 from kompilo.targets.gpu.templates.attention_tile import FlashTile, config_of
+from kompilo.targets.gpu.templates.attention_warpgroup import GroupTile
 from kompilo.targets.rocm.target import RocmTarget
 
 from gpu.shim_support import needs_shim
@@ -60,6 +62,19 @@ PLAIN = {
 }
 
 
+WARPGROUPS = {
+    "causal": (Attention((1, 2, 75, 79, 64), own=1, causal=True, offset=4), GroupTile(1, 32, 2)),
+    "masks": (
+        Attention((1, 2, 70, 100, 80), dtype="bfloat16", masks=((ADDED, (1, 1, 1, 100), "float32"),), inside=False),
+        GroupTile(2, 32, 3),
+    ),
+    "empty rows": (
+        Attention((1, 1, 70, 40, 40), columns=24, causal=True, offset=-66, zero_rows=True),
+        GroupTile(1, 32, 2),
+    ),
+}
+
+
 def check(found, op, arrays):
     expected = evaluate(op, arrays).values
     np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
@@ -75,6 +90,16 @@ def test_on_tensor_cores(name):
     arrays, known = operands(op, **OPEN_SIZES), sized(op, **OPEN_SIZES)
     for found in run(TensorCoreAttention(), op, arrays, known.output.shape, config_of(tile)):
         check(found, known, arrays)
+
+
+@needs_shim
+@pytest.mark.parametrize("name", WARPGROUPS)
+def test_by_warpgroups(name):
+    case, tile = WARPGROUPS[name]
+    op = case.spec
+    arrays = operands(op)
+    for found in run(WarpgroupAttention(), op, arrays, op.output.shape, warpgroup.config_of(tile), "sm_90"):
+        check(found, op, arrays)
 
 
 @needs_opencl
@@ -163,6 +188,10 @@ def test_who_is_refused():
     assert flash.match(Attention((1, 2, 64, 64, 33), inside=False).spec, a100) is None  # copies of two bytes
     assert flash.match(Attention((1, 2, 64, 64, 320)).spec, a100) is None
     assert any_gpu.match(Attention((1, 2, 64, 64, 33), inside=False).spec, a100) is not None
+    h100 = CudaTarget.from_preset("sm_90")
+    assert WarpgroupAttention().match(half.spec, a100) is None
+    assert WarpgroupAttention().match(Attention((1, 2, 8, 64, 64)).spec, h100.spec) is None
+    assert next(t for t in h100.templates if t.match(half.spec, h100.spec)).name == "attention_warpgroup"
     for spec in (a100, turing, mi300):
         assert any_gpu.match(plain.spec, spec) is not None
         assert any_gpu.match(half.spec, spec) is not None

@@ -13,7 +13,7 @@ from kompilo.targets.cuda.target import CudaTarget
 from kompilo.targets.gpu.lowering import split
 from kompilo.targets.gpu.resources import resources_of_code_object, resources_of_cubin
 from kompilo.targets.gpu.templates.attention_simt import SimtAttention
-from kompilo.targets.gpu.templates.attention_tensor_core import TensorCoreAttention
+from kompilo.targets.gpu.templates.attention_tensor_core import TensorCoreAttention, WarpgroupAttention
 from kompilo.targets.rocm.target import RocmTarget
 
 needs_cuda = pytest.mark.skipif(not list(find_compilers()), reason="no CUDA compiler: pip install 'kompilo[cuda]'")
@@ -21,8 +21,11 @@ FLASH = {
     "sm_80 64": ("sm_80", Attention((4, 16, 4096, 4096, 64))),
     "sm_80 96": ("sm_80", Attention((4, 16, 4096, 4096, 96), dtype="bfloat16")),
     "sm_80 256": ("sm_80", Attention((4, 16, 1024, 1024, 256))),
-    "sm_90 64 causal": ("sm_90", Attention((4, 16, "n", "n", 64), own=4, causal=True)),
-    "sm_90 128": ("sm_90", Attention((4, 16, 4096, 4096, 128))),
+    "sm_90 few rows": ("sm_90", Attention((4, 16, 16, 4096, 128), own=4)),
+}
+WARPGROUPS = {
+    "64 causal": Attention((4, 16, "n", "n", 64), own=4, causal=True),
+    "128": Attention((4, 16, 4096, 4096, 128)),
 }
 PLAIN = [("sm_80", 64), ("gfx90a", 64), ("gfx942", 128), ("gfx1100", 32)]
 
@@ -40,10 +43,23 @@ def test_on_tensor_cores(name):
     (used,) = resources_of_cubin(code).values()
     text = sass_of(code)
     assert used.spills_bytes == 0
-    assert count(text, "HMMA") >= 64
+    assert count(text, "HMMA") >= 32
     assert count(text, "LDSM") > 0
     assert count(text, "LDGSTS") > 0
     assert count(text, "MUFU.EX2") > 0
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", WARPGROUPS)
+def test_by_warpgroups(name):
+    """Both products of a step are under way together: ptxas would wait behind each multiplication otherwise."""
+    code = code_of(WarpgroupAttention(), WARPGROUPS[name].spec, CudaTarget.from_preset("sm_90"))
+    (used,) = resources_of_cubin(code).values()
+    text = sass_of(code)
+    assert used.spills_bytes == 0
+    assert count(text, "HGMMA") >= 16
+    assert count(text, "WARPGROUP.DEPBAR") <= 5
+    assert count(text, "LDGSTS") > 0
 
 
 @pytest.mark.parametrize(("preset", "depth"), PLAIN)

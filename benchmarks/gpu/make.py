@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import bandwidth
-from cases import check_cases, timed_cases
+from cases import check_cases, integer_operators, timed_cases
 
 from kompilo.compiler.errors import KompiloError
 from kompilo.compiler.schedule.flops import flops
@@ -69,16 +69,21 @@ def make(folder: Path, target: str, small: bool = False, workers: int | None = N
 
 def _checked(cases: list[Any], hardware: Target, count: int, say: Say) -> Iterator[Job]:
     """Of each operator and each template that makes it: the default, and configs spread over its space."""
+    operators = [] if count == 1 else integer_operators()
     for case in cases:
-        for task in extract_tasks(case.model(), hardware, None, case.precision).tasks:
-            if not supported(task.op):
-                say(f"{case.name}: the reference does not know {task.op}")
-                continue
-            for template, space in matches(task.op, hardware):
-                configs = list(space)
-                step = max(1, len(configs) // count)
-                for config in configs[::step][:count]:
-                    yield Job(task.op, Point(template.name, template.version, config))
+        try:
+            operators += [t.op for t in extract_tasks(case.model(), hardware, None, case.precision).tasks]
+        except KompiloError as error:
+            say(f"{case.name}: {error}")
+    for op in dict.fromkeys(operators):
+        if not supported(op):
+            say(f"not checked, as the reference does not know it: {op}")
+            continue
+        for template, space in matches(op, hardware):
+            configs = list(space)
+            step = max(1, len(configs) // count)
+            for config in configs[::step][:count]:
+                yield Job(op, Point(template.name, template.version, config))
 
 
 def _timed(model: bytes, hardware: Target, count: int) -> list[Job]:

@@ -71,6 +71,7 @@ def test_wrong_results_are_told(folder, tmp_path):
     done = play(folder, tmp_path, "--only", "speed", fault="wrong")
     assert done.returncode == 1
     assert "of the rows compared" in done.stdout
+    assert "wrong by" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,12 @@ ranks tiles, it does not predict times.
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache
+from types import MappingProxyType
+from typing import Protocol, TypeVar
 
 from ....compiler.schedule.template import Config, Space
 from ..occupancy import resident_blocks
@@ -26,8 +30,8 @@ _AHEAD = 32
 _FETCHES = 8
 # Threads of a block at most: more leave each too few registers for addresses of open sizes.
 _MOST_THREADS = 256
-# Configs offered to the tuner.
-_OFFERED = 32
+# Configs offered to the tuner, and how many at least of each way to share out steps.
+_OFFERED, _OF_EACH = 32, 3
 # Static shared memory that every GPU gives a block.
 _SHARED = 48 * 1024
 # Bytes a cycle that one SM reads from the second-level cache when all do, and from its shared memory.
@@ -140,10 +144,59 @@ def splits_of(problem: Problem, size: tuple[int, int, int], most: int, spec: Gpu
     return found
 
 
+class Shared(Protocol):
+    """A tile whose steps over K may be shared out."""
+
+    @property
+    def split(self) -> int:
+        """See gemm_shares.py."""
+
+
+T = TypeVar("T", bound=Shared)
+
+
+def best_first(
+    tiles: Mapping[T, int],
+    problem: Problem,
+    spec: GpuSpec,
+    size: Callable[[T], tuple[int, int, int]],
+    cost: Callable[[T, int], tuple[float, ...]],
+    even: bool,
+    offered: int,
+) -> list[T]:
+    """The `offered` likeliest of `tiles`, each shared out in the ways that may pay; some of every way are among them.
+
+    Tiles come with how many of them an SM holds at once; `size` gives bm, bn, bk.
+    """
+    found: list[tuple[tuple[float, ...], int, T]] = []
+    for tile, most in tiles.items():
+        for split in splits_of(problem, size(tile), most, spec, even):
+            shared_out = tile if split == 1 else replace(tile, split=split)  # type: ignore[type-var]
+            found.append((cost(shared_out, most), len(found), shared_out))
+    ranked = [tile for _, _, tile in sorted(found, key=lambda item: item[:2])]
+    kinds: Counter[int] = Counter()
+    first = []
+    for tile in ranked:
+        kinds[tile.split] += 1
+        first.append(kinds[tile.split] <= _OF_EACH)
+    room = offered - sum(first)
+    chosen = []
+    for tile, kept in zip(ranked, first, strict=True):
+        room -= not kept
+        if kept or room >= 0:
+            chosen.append(tile)
+    return chosen[:offered]
+
+
+def space_of(configs: Sequence[Config]) -> Space | None:
+    """The space whose default is the first of `configs`; None if there are none."""
+    return Space(configs[0], tuple(configs)) if configs else None
+
+
 @cache
-def tiles(spec: GpuSpec) -> tuple[GemmTile, ...]:
-    """All tiles that run on `spec` without spilling registers."""
-    found = []
+def tiles(spec: GpuSpec) -> Mapping[GemmTile, int]:
+    """All tiles that run on `spec` without spilling registers, and how many of each an SM holds at once."""
+    found = {}
     for bm in (16, 32, 64, 128, 256):
         for bn in (16, 32, 64, 128, 256):
             # With 32, LLVM reads the operands of a whole step at once, into more registers than there are.
@@ -151,9 +204,10 @@ def tiles(spec: GpuSpec) -> tuple[GemmTile, ...]:
                 for tm in (1, 2, 4, 8):
                     for tn in (4, 8):
                         tile = GemmTile(bm, bn, bk, tm, tn)
-                        if _runs(tile, spec):
-                            found.append(tile)
-    return tuple(found)
+                        most = most_resident(tile, spec) if _runs(tile, spec) else 0
+                        if most:
+                            found[tile] = most
+    return MappingProxyType(found)
 
 
 def _runs(tile: GemmTile, spec: GpuSpec) -> bool:
@@ -164,13 +218,16 @@ def _runs(tile: GemmTile, spec: GpuSpec) -> bool:
         return False
     if tile.bk * max(tile.bm, tile.bn) // QUAD > _FETCHES * threads:
         return False
-    registers = min(spec.registers_per_thread, 255)
-    return tile.registers <= registers and _most_resident(tile, spec) > 0
+    return tile.registers <= min(spec.registers_per_thread, 255)
 
 
-def estimate(problem: Problem, tile: GemmTile, spec: GpuSpec) -> Estimate:
-    """What `tile` costs for `problem`."""
-    most = _most_resident(tile, spec)
+def most_resident(tile: GemmTile, spec: GpuSpec) -> int:
+    """Blocks that an SM holds at once."""
+    return resident_blocks(spec, tile.threads, tile.registers, tile.shared_bytes)
+
+
+def estimate(problem: Problem, tile: GemmTile, spec: GpuSpec, most: int) -> Estimate:
+    """What `tile` costs for `problem`, where an SM holds `most` blocks at once."""
     found = rounds_of(problem, (tile.bm, tile.bn, tile.bk), tile.split, most, spec)
     resident, depth = found.resident, found.steps * tile.bk
     lanes = spec.peak_flops("float32") / (2 * spec.sms * spec.clock_hz)
@@ -188,20 +245,13 @@ def estimate(problem: Problem, tile: GemmTile, spec: GpuSpec) -> Estimate:
 def gemm_space(problem: Problem, spec: GpuSpec, lanes: int = QUAD) -> Space | None:
     """The likeliest tiles, best first; None if none runs on `spec`. `lanes`: elements of A that a fetch brings."""
     # Each fetch keeps an address of its own in registers.
-    found = [t for t in tiles(spec) if t.bk * t.bm <= _FETCHES * lanes * t.threads]
-    shared_out = [
-        replace(t, split=split)
-        for t in found
-        for split in splits_of(problem, (t.bm, t.bn, t.bk), _most_resident(t, spec), spec, False)
-    ]
-    ranked = sorted(shared_out, key=lambda t: (estimate(problem, t, spec).total, t.bm * t.bn, t.bk))
-    configs = tuple(config_of(t) for t in ranked[:_OFFERED])
-    return Space(configs[0], configs) if configs else None
+    found = {t: most for t, most in tiles(spec).items() if t.bk * t.bm <= _FETCHES * lanes * t.threads}
 
+    def cost(tile: GemmTile, most: int) -> tuple[float, ...]:
+        return estimate(problem, tile, spec, most).total, tile.bm * tile.bn, tile.bk
 
-@lru_cache(maxsize=4096)
-def _most_resident(tile: GemmTile, spec: GpuSpec) -> int:
-    return resident_blocks(spec, tile.threads, tile.registers, tile.shared_bytes)
+    ranked = best_first(found, problem, spec, lambda t: (t.bm, t.bn, t.bk), cost, False, _OFFERED)
+    return space_of([config_of(t) for t in ranked])
 
 
 def config_of(tile: GemmTile) -> Config:

@@ -8,7 +8,7 @@ from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.template import Candidate, Config, Space
 from ....compiler.schedule.traits import Traits
 from ..spec import GpuSpec
-from .gemm_costs import estimate, gemm_space, tile_of
+from .gemm_costs import estimate, gemm_space, most_resident, tile_of
 from .gemm_template import Found, GemmTemplate
 from .gemm_tile import GemmNest, GemmTile
 from .gemm_traits import TileFacts, product_traits
@@ -43,5 +43,5 @@ class SimtTemplate(GemmTemplate):
             return TileFacts(t.bm, t.bn, t.bk, t.split, *parts)
 
         problem, spec = found.problem.sizes, found.spec
-        chosen = [tile_of(c) for c in configs]
-        return product_traits(problem, spec, [(facts(t), estimate(problem, t, spec)) for t in chosen])
+        chosen = [(t, most_resident(t, spec)) for t in map(tile_of, configs)]
+        return product_traits(problem, spec, [(facts(t), estimate(problem, t, spec, most)) for t, most in chosen])

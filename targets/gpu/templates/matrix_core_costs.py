@@ -7,15 +7,16 @@ hardware, not measurements: it ranks tiles, it does not predict times.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
 
 from ....compiler.schedule.template import Config, Space
 from ....compiler.schedule.traits import Traits
 from ..occupancy import resident_blocks
 from ..spec import GpuSpec
-from .gemm_costs import Estimate, Problem, rounds_of, splits_of
+from .gemm_costs import Estimate, Problem, best_first, rounds_of, space_of
 from .gemm_fetched import fetches
 from .gemm_traits import TileFacts, product_traits
 from .matrix_core import MatrixInstruction
@@ -51,18 +52,19 @@ class Matrices:
 
 
 @cache
-def tiles(spec: GpuSpec, matrices: Matrices) -> tuple[MatrixTile, ...]:
-    """All tiles that run on `spec` without spilling registers."""
-    found = []
+def tiles(spec: GpuSpec, matrices: Matrices) -> Mapping[MatrixTile, int]:
+    """All tiles that run on `spec` without spilling registers, and how many of each a compute unit holds at once."""
+    found = {}
     for how in matrices.instructions:
         for bm in (16, 32, 64, 128, 256):
             for bn in (16, 32, 64, 128, 256):
                 for wm, wn in ((1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (2, 4), (4, 2)):
                     for bk in (16, 32, 64):
                         tile = MatrixTile(bm, bn, bk, wm, wn, how)
-                        if _runs(tile, spec, matrices):
-                            found.append(tile)
-    return tuple(found)
+                        most = _most_resident(tile, spec, matrices) if _runs(tile, spec, matrices) else 0
+                        if most:
+                            found[tile] = most
+    return MappingProxyType(found)
 
 
 def _runs(tile: MatrixTile, spec: GpuSpec, matrices: Matrices) -> bool:
@@ -73,8 +75,7 @@ def _runs(tile: MatrixTile, spec: GpuSpec, matrices: Matrices) -> bool:
     # The number of steps takes a few bytes more.
     if tile.shared_bytes + 16 > spec.shared_bytes or _slots(tile, matrices) > _MOST_SLOTS:
         return False
-    registers = _registers(tile, matrices)
-    return registers <= spec.registers_per_thread and _most_resident(tile, spec, registers) > 0
+    return _registers(tile, matrices) <= spec.registers_per_thread
 
 
 def _slots(tile: MatrixTile, matrices: Matrices) -> int:
@@ -88,14 +89,12 @@ def _registers(tile: MatrixTile, matrices: Matrices) -> int:
     return tile.registers(_slots(tile, matrices), ahead)
 
 
-@lru_cache(maxsize=4096)
-def _most_resident(tile: MatrixTile, spec: GpuSpec, registers: int) -> int:
-    return resident_blocks(spec, tile.threads, registers, tile.shared_bytes + 16)
+def _most_resident(tile: MatrixTile, spec: GpuSpec, matrices: Matrices) -> int:
+    return resident_blocks(spec, tile.threads, _registers(tile, matrices), tile.shared_bytes + 16)
 
 
-def estimate(problem: Problem, tile: MatrixTile, spec: GpuSpec, matrices: Matrices) -> Estimate:
-    """What `tile` costs for `problem`."""
-    most = _most_resident(tile, spec, _registers(tile, matrices))
+def estimate(problem: Problem, tile: MatrixTile, spec: GpuSpec, matrices: Matrices, most: int) -> Estimate:
+    """What `tile` costs for `problem`, where a compute unit holds `most` blocks at once."""
     found = rounds_of(problem, (tile.bm, tile.bn, tile.bk), tile.split, most, spec)
     resident, depth = found.resident, found.steps * tile.bk
     multiply = tile.bm * tile.bn * depth * 2 * spec.sms * spec.clock_hz / spec.peak_flops(matrices.dtype)
@@ -113,16 +112,14 @@ def estimate(problem: Problem, tile: MatrixTile, spec: GpuSpec, matrices: Matric
 
 def matrix_space(problem: Problem, spec: GpuSpec, matrices: Matrices) -> Space | None:
     """The likeliest tiles, best first; None if none runs on `spec`."""
-    shared_out = []
-    for t in tiles(spec, matrices):
-        if not problem.is_static and t.rows * t.columns * t.how.sums > _MOST_SUMS_OPEN:
-            continue
-        most = _most_resident(t, spec, _registers(t, matrices))
-        splits = splits_of(problem, (t.bm, t.bn, t.bk), most, spec, False)
-        shared_out += [replace(t, split=split) for split in splits]
-    ranked = sorted(shared_out, key=lambda t: (estimate(problem, t, spec, matrices).total, t.shared_bytes, t.threads))
-    configs = tuple(config_of(t) for t in ranked[:_OFFERED])
-    return Space(configs[0], configs) if configs else None
+    sums = _MOST_SUMS if problem.is_static else _MOST_SUMS_OPEN
+    found = {t: most for t, most in tiles(spec, matrices).items() if t.rows * t.columns * t.how.sums <= sums}
+
+    def cost(tile: MatrixTile, most: int) -> tuple[float, ...]:
+        return estimate(problem, tile, spec, matrices, most).total, tile.shared_bytes, tile.threads
+
+    ranked = best_first(found, problem, spec, lambda t: (t.bm, t.bn, t.bk), cost, False, _OFFERED)
+    return space_of([config_of(t) for t in ranked])
 
 
 def matrix_traits(problem: Problem, spec: GpuSpec, matrices: Matrices, configs: Sequence[Config]) -> Traits:
@@ -132,5 +129,6 @@ def matrix_traits(problem: Problem, spec: GpuSpec, matrices: Matrices, configs: 
         parts = (t.rows, t.columns, t.waves, t.threads, _registers(t, matrices), t.shared_bytes, t.size)
         return TileFacts(t.bm, t.bn, t.bk, t.split, *parts)
 
-    chosen = [tile_of(c, matrices.instructions) for c in configs]
-    return product_traits(problem, spec, [(facts(t), estimate(problem, t, spec, matrices)) for t in chosen])
+    tiled = [tile_of(c, matrices.instructions) for c in configs]
+    chosen = [(t, _most_resident(t, spec, matrices)) for t in tiled]
+    return product_traits(problem, spec, [(facts(t), estimate(problem, t, spec, matrices, most)) for t, most in chosen])

@@ -7,15 +7,16 @@ not measurements: it ranks tiles, it does not predict times.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
 
 from ....compiler.schedule.template import Config, Space
 from ....compiler.schedule.traits import Traits
 from ..occupancy import resident_blocks
 from ..spec import GpuSpec
-from .gemm_costs import Estimate, Problem, rounds_of, splits_of
+from .gemm_costs import Estimate, Problem, best_first, rounds_of, space_of
 from .gemm_traits import TileFacts, product_traits
 from .tensor_core_ptx import Multiply
 from .tensor_core_tile import TensorTile, config_of, tile_of
@@ -73,18 +74,19 @@ class Product:
 
 
 @cache
-def tiles(spec: GpuSpec, product: Product) -> tuple[TensorTile, ...]:
-    """All tiles that run on `spec` without spilling registers."""
-    found = []
+def tiles(spec: GpuSpec, product: Product) -> Mapping[TensorTile, int]:
+    """All tiles that run on `spec` without spilling registers, and how many of each an SM holds at once."""
+    found = {}
     for bm in (16, 32, 64, 128, 256):
         for bn in (16, 32, 64, 128, 256):
             for wm, wn in _WARPS if product.how.warps == 1 else _WARPGROUPS:
                 for depth in (1, 2, 4):
                     for stages in product.stages:
                         tile = TensorTile(bm, bn, depth * product.how.depth, wm, wn, stages)
-                        if _runs(tile, spec, product):
-                            found.append(tile)
-    return tuple(found)
+                        most = _most_resident(tile, spec, product) if _runs(tile, spec, product) else 0
+                        if most:
+                            found[tile] = most
+    return MappingProxyType(found)
 
 
 def fills_warpgroups(problem: Problem) -> bool:
@@ -97,8 +99,7 @@ def _runs(tile: TensorTile, spec: GpuSpec, product: Product) -> bool:
         return False
     if not tile.divides(product.how) or tile.threads > spec.threads_per_block:
         return False
-    fits = _ahead(tile, product) <= _MOST_AHEAD and _registers(tile, product) <= spec.registers_per_thread
-    return fits and _most_resident(tile, spec, product) > 0
+    return _ahead(tile, product) <= _MOST_AHEAD and _registers(tile, product) <= spec.registers_per_thread
 
 
 def _ahead(tile: TensorTile, product: Product) -> int:
@@ -118,19 +119,18 @@ def _registers(tile: TensorTile, product: Product) -> int:
     return tile.registers(besides)
 
 
-@lru_cache(maxsize=4096)
 def _most_resident(tile: TensorTile, spec: GpuSpec, product: Product) -> int:
     return resident_blocks(spec, tile.threads, _registers(tile, product), tile.shared_bytes(product.how.size))
 
 
 def at_once(tile: TensorTile, spec: GpuSpec, product: Product) -> int:
     """Blocks that run at the same time."""
-    return spec.sms * _most_resident(replace(tile, split=1), spec, product)
+    return spec.sms * _most_resident(tile, spec, product)
 
 
-def estimate(problem: Problem, tile: TensorTile, spec: GpuSpec, product: Product) -> Estimate:
-    """What `tile` costs for `problem`."""
-    size, most = product.how.size, _most_resident(replace(tile, split=1), spec, product)
+def estimate(problem: Problem, tile: TensorTile, spec: GpuSpec, product: Product, most: int) -> Estimate:
+    """What `tile` costs for `problem`, where an SM holds `most` blocks at once."""
+    size = product.how.size
     found = rounds_of(problem, (tile.bm, tile.bn, tile.bk), tile.split, most, spec)
     resident, steps, depth = found.resident, found.steps, found.steps * tile.bk
     rate = spec.peak_flops(product.rate) / (2 * spec.sms * spec.clock_hz)
@@ -153,17 +153,14 @@ def estimate(problem: Problem, tile: TensorTile, spec: GpuSpec, product: Product
 
 def tensor_space(problem: Problem, spec: GpuSpec, product: Product) -> Space | None:
     """The likeliest tiles, best first; None if none runs on `spec`."""
-    shared_out = [
-        replace(t, split=split)
-        for t in tiles(spec, product)
-        for split in splits_of(problem, (t.bm, t.bn, t.bk), _most_resident(t, spec, product), spec, True)
-    ]
-    ranked = sorted(
-        shared_out,
-        key=lambda t: (estimate(problem, t, spec, product).total, t.shared_bytes(product.how.size), t.threads),
-    )
-    configs = tuple(config_of(t) for t in ranked[:_OFFERED])
-    return Space(configs[0], configs) if configs else None
+
+    def cost(tile: TensorTile, most: int) -> tuple[float, ...]:
+        total = estimate(problem, tile, spec, product, most).total
+        return total, tile.shared_bytes(product.how.size), tile.threads
+
+    found = tiles(spec, product)
+    ranked = best_first(found, problem, spec, lambda t: (t.bm, t.bn, t.bk), cost, True, _OFFERED)
+    return space_of([config_of(t) for t in ranked])
 
 
 def tensor_traits(problem: Problem, spec: GpuSpec, product: Product, configs: Sequence[Config]) -> Traits:
@@ -174,5 +171,5 @@ def tensor_traits(problem: Problem, spec: GpuSpec, product: Product, configs: Se
         parts = (t.rows, t.columns, t.warps, t.threads, _registers(t, product), t.shared_bytes(size), size)
         return TileFacts(t.bm, t.bn, t.bk, t.split, *parts)
 
-    chosen = [tile_of(c) for c in configs]
-    return product_traits(problem, spec, [(facts(t), estimate(problem, t, spec, product)) for t in chosen])
+    chosen = [(t, _most_resident(t, spec, product)) for t in map(tile_of, configs)]
+    return product_traits(problem, spec, [(facts(t), estimate(problem, t, spec, product, most)) for t, most in chosen])

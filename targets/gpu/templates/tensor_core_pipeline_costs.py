@@ -6,21 +6,21 @@ As in tensor_core_costs.py the estimate counts cycles of one SM, and its constan
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache, lru_cache
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import MappingProxyType
 
 from ....compiler.schedule.template import Config, Space
 from ....compiler.schedule.traits import Traits
 from ..occupancy import resident_blocks
 from ..spec import GpuSpec
-from .gemm_costs import Estimate, Problem, rounds_of, splits_of
+from .gemm_costs import Estimate, Problem, best_first, rounds_of, space_of
 from .gemm_traits import TileFacts, product_traits
 from .tensor_core_operands import Operands
 from .tensor_core_pipeline_tile import PipelineTile, config_of, tile_of
 
-# Configs offered to the tuner.
-_OFFERED = 48
+# Configs offered to the tuner, and those in clusters.
+_OFFERED, _CLUSTERS = 40, 12
 _STAGES = (3, 4, 5, 6, 8)
 # Bytes a cycle that one SM gets from the second-level cache when all read, and reads from its shared memory.
 _L2_RATE, _SHARED_RATE = 48.0, 128.0
@@ -34,9 +34,9 @@ _MOST_BAND = 32
 
 
 @cache
-def tiles(spec: GpuSpec) -> tuple[PipelineTile, ...]:
-    """All tiles that run on `spec`."""
-    found = []
+def tiles(spec: GpuSpec) -> Mapping[PipelineTile, int]:
+    """All tiles that run on `spec`, and how many of each an SM holds at once."""
+    found = {}
     for groups in (1, 2, 3):
         for bm in (64, 128, 192, 256):
             for bn in (64, 128, 192, 256):
@@ -44,12 +44,12 @@ def tiles(spec: GpuSpec) -> tuple[PipelineTile, ...]:
                     for cluster in (1, 2):
                         tile = PipelineTile(bm, bn, groups, stages, cluster)
                         fits = tile.divides() and tile.fits_registers and tile.shared_bytes <= spec.shared_bytes
-                        if fits and resident(tile, spec):
-                            found.append(tile)
-    return tuple(found)
+                        most = resident(tile, spec) if fits else 0
+                        if most:
+                            found[tile] = most
+    return MappingProxyType(found)
 
 
-@lru_cache(maxsize=4096)
 def resident(tile: PipelineTile, spec: GpuSpec) -> int:
     """Blocks that an SM holds at once."""
     return resident_blocks(spec, tile.threads, tile.registers, tile.shared_bytes)
@@ -66,10 +66,10 @@ def band_of(tile: PipelineTile, spec: GpuSpec) -> int:
     return min(_MOST_BAND, max(2, 1 << round(math.log2(rows))))
 
 
-def estimate(problem: Problem, tile: PipelineTile, spec: GpuSpec, unit: Operands) -> Estimate:
-    """What `tile` costs for `problem`."""
+def estimate(problem: Problem, tile: PipelineTile, spec: GpuSpec, unit: Operands, most: int) -> Estimate:
+    """What `tile` costs for `problem`, where an SM holds `most` blocks at once."""
     size = unit.how.size
-    found = rounds_of(problem, tile.sizes(size), tile.split, resident(tile, spec), spec)
+    found = rounds_of(problem, tile.sizes(size), tile.split, most, spec)
     together, steps = found.resident, found.steps
     depth = steps * tile.row_bytes // size
     rate = spec.peak_flops(unit.rate) / (2 * spec.sms * spec.clock_hz)
@@ -85,29 +85,24 @@ def estimate(problem: Problem, tile: PipelineTile, spec: GpuSpec, unit: Operands
     return Estimate(found.blocks, found.rounds, together, multiply, shared, global_, edge, total, found.added_up)
 
 
-def _variants(problem: Problem, spec: GpuSpec, size: int) -> list[PipelineTile]:
-    """All tiles, with the ways to share them out that may pay."""
-    found = []
-    for tile in tiles(spec):
-        pairs = -(-problem.sizes[0] // tile.bm) % tile.cluster == 0 and problem.is_static
-        if tile.cluster > 1 and not pairs:
-            continue
-        splits = splits_of(problem, tile.sizes(size), resident(tile, spec), spec, tile.cluster == 1)
-        found += [replace(tile, split=split) for split in splits]
-    return found
-
-
 def pipeline_space(problem: Problem, spec: GpuSpec, unit: Operands) -> Space | None:
     """The likeliest tiles, best first; None if none runs on `spec`."""
     size = unit.how.size
-    ranked = sorted(
-        _variants(problem, spec, size),
-        key=lambda t: (estimate(problem, t, spec, unit).total, -t.stages, t.threads),
-    )
-    configs = tuple(config_of(t) for t in ranked[:_OFFERED])
+
+    def ranked(cluster: int, offered: int) -> list[PipelineTile]:
+        found = {t: most for t, most in tiles(spec).items() if t.cluster == cluster and _pairs(problem, t)}
+        return best_first(found, problem, spec, lambda t: t.sizes(size), cost, cluster == 1, offered)
+
+    def cost(tile: PipelineTile, most: int) -> tuple[float, ...]:
+        return estimate(problem, tile, spec, unit, most).total, -tile.stages, tile.threads
+
     # Clusters start later where an SM is still taken: they are left to measuring.
-    alone = [config_of(t) for t in ranked if t.cluster == 1]
-    return Space(alone[0], configs) if alone else None
+    return space_of([config_of(t) for t in (*ranked(1, _OFFERED), *ranked(2, _CLUSTERS))])
+
+
+def _pairs(problem: Problem, tile: PipelineTile) -> bool:
+    """Whether the blocks of a cluster always have tiles one below the other."""
+    return tile.cluster == 1 or (problem.is_static and -(-problem.sizes[0] // tile.bm) % tile.cluster == 0)
 
 
 def pipeline_traits(problem: Problem, spec: GpuSpec, unit: Operands, configs: Sequence[Config]) -> Traits:
@@ -118,5 +113,5 @@ def pipeline_traits(problem: Problem, spec: GpuSpec, unit: Operands, configs: Se
         parts = (t.rows * 4, t.columns, t.groups, t.threads, t.registers, t.shared_bytes, size)
         return TileFacts(*t.sizes(size), t.split, *parts)
 
-    chosen = [tile_of(c) for c in configs]
-    return product_traits(problem, spec, [(facts(t), estimate(problem, t, spec, unit)) for t in chosen])
+    chosen = [(t, resident(t, spec)) for t in map(tile_of, configs)]
+    return product_traits(problem, spec, [(facts(t), estimate(problem, t, spec, unit, most)) for t, most in chosen])

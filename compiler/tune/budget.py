@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 from ..errors import UsageError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
+_LONGEST_S = 366 * 24 * 3600.0
 
 
 def budget_seconds(budget: str | float) -> float:
     """Seconds of "90s", "5m", "1.5h", "2h30m" or a number; UsageError for anything else."""
+    if not isinstance(budget, str | int | float) or isinstance(budget, bool):
+        raise UsageError(f'budget: expected seconds, or a time such as "5m", found {budget!r}.')
     if isinstance(budget, str):
         text = budget.strip().lower()
         parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
@@ -20,6 +22,6 @@ def budget_seconds(budget: str | float) -> float:
         seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     else:
         seconds = float(budget)
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise UsageError(f"budget: expected more than no time at all, found {budget!r}.")
+    if not 0 < seconds <= _LONGEST_S:  # nor NaN
+        raise UsageError(f"budget: expected more than no time at all and at most a year, found {budget!r}.")
     return seconds

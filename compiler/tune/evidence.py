@@ -6,6 +6,7 @@ A point may have been measured often: in several sessions, on several machines o
 - Otherwise the newest measurement tells whether the point works (crashes and time-outs may be the machine's).
 - Its time is the median of its newest five times, those with weights out of cache ("cold") if there are any; of the
   five, times taken while another program worked on the core do not count if there are others.
+- Points whose times were taken beside other programs' work give way to all others.
 - Points are compared by cold times where any point has one: warm times are shorter and compare with warm ones only.
 - Places are asked in order; what a store has imported is a place of its own, after the rest of the store. The first
   that knows a point decides on it; times of later places are scaled by the median ratio of the points that both have
@@ -109,8 +110,12 @@ def _scale(joined: dict[Point, Known], known: dict[Point, Known]) -> float:
 
 
 def best_of(known: Iterable[Known], factors: Mapping[Point, float] | None = None) -> Known | None:
-    """The fastest that works, or None; `factors` are what times count for beside others, 1 where they name no point."""
+    """The fastest that works, or None; `factors` are what times count for beside others, 1 where they name no point.
+
+    Of times that other programs' work has disturbed the least errs most: they count only if there are no others.
+    """
     usable = [k for k in known if k.seconds is not None]
-    cold = [k for k in usable if k.record.measurement.cache == "cold"]
+    comparable = [k for k in usable if k.record.measurement.cache == "cold"] or usable
+    sure = [k for k in comparable if k.record.measurement.alone]
     weigh = factors or {}
-    return min(cold or usable, key=lambda k: (k.seconds or 0.0) * weigh.get(k.point, 1.0), default=None)
+    return min(sure or comparable, key=lambda k: (k.seconds or 0.0) * weigh.get(k.point, 1.0), default=None)

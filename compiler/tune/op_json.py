@@ -31,6 +31,8 @@ def op_from_json(data: dict[str, Any]) -> OpSpec:
         output=_type_from_json(data["output"]),
         epilogue=tuple(Step(str(op), tuple(args), str(dtype)) for op, args, dtype in data["epilogue"]),
     )
+    if not op.inputs or len(op.inputs) != len(op.constant):
+        raise ValueError(f"{len(op.inputs)} operands, {len(op.constant)} marks of constants")
     hash(op)  # lists and objects where names and numbers belong
     return op
 

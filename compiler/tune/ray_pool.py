@@ -25,7 +25,7 @@ from .measure.protocol import job_to_json
 from .measure.queue import JobQueue
 from .ray_cluster import ClusterNode, import_ray, join, living_nodes
 from .ray_node import MeasureNode
-from .record import Measurement
+from .record import UNCHECKED, Measurement
 
 # Nodes that join while a session runs are found as often as this.
 LOOK_EVERY_S = 5.0
@@ -146,14 +146,16 @@ class RayPool:
         More jobs may be submitted meanwhile. Raises KompiloError if no node is left, or none gets ready.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while self._outstanding:
+        over = False
+        while True:
             while self._finished:
                 self._outstanding -= 1
                 yield self._finished.popleft()
-            left = LOOK_EVERY_S if deadline is None else min(LOOK_EVERY_S, deadline - time.monotonic())
-            if left < 0 or not self._outstanding:
+            if over or not self._outstanding:
                 return
-            self._turn(left)
+            left = LOOK_EVERY_S if deadline is None else min(LOOK_EVERY_S, deadline - time.monotonic())
+            over = left <= 0  # but what is there already is taken
+            self._turn(max(0.0, left))
 
     def _turn(self, timeout_s: float) -> None:
         """Hand out work, then wait for the next answer."""
@@ -306,6 +308,9 @@ class RayPool:
         scale = self._reference_s / own if own and self._reference_s else 1.0
         for number, data in answer["done"]:
             job = seat.jobs.pop(number)
+            if data["status"] == UNCHECKED:
+                self._finished.append((job, Measurement(UNCHECKED, reason=str(data["reason"]), cache=job.cache)))
+                continue
             measurement = Measurement.from_json(data)
             if measurement.seconds is not None:
                 seconds, speed = measurement.seconds * scale, measurement.speed * scale

@@ -23,6 +23,8 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\dZ)?")
 _LEAST_S, _MOST_S = 1e-9, 1e5
 # What became of a candidate. Only "ok" has a time; the others are reasons why a config must not be used.
 STATUSES = ("ok", "pruned", "build_failed", "crashed", "timed_out", "out_of_memory", "wrong_result", "run_failed")
+# What a measurement says of a candidate that there is no result to compare with: nothing to record.
+UNCHECKED = "unchecked"
 
 
 @dataclass(frozen=True)

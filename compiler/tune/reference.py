@@ -205,7 +205,7 @@ def _pool2d(op: OpSpec, inputs: Sequence[np.ndarray]) -> np.ndarray:
     _, out_h, out_w, _ = _shape(op)
     reach = ((out_h - 1) * stride_h + (size_h - 1) * dil_h + 1, (out_w - 1) * stride_w + (size_w - 1) * dil_w + 1)
     maximum = op.attr("mode") == "max"
-    padded = _padded(data, (top, left), reach, float(np.finfo(np.float64).min) if maximum else 0.0)
+    padded = _padded(data, (top, left), reach, -np.inf if maximum else 0.0)
     inside = _padded(np.ones((1, *data.shape[1:3], 1)), (top, left), reach, 0.0)
 
     def windows(a: np.ndarray) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ median m and log deviation s (the criterion of Jones, Schonlau and Welch 1998, "
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -25,6 +26,8 @@ DIVERSE_EVERY = 4
 # Log deviation of predictions before anything is known of their errors, and the weight of that in observations.
 PRIOR_DEVIATION = 0.15
 PRIOR_WEIGHT = 2
+# How often a point is measured until nobody else works on the core meanwhile.
+MOST_TRIES = 3
 # Timings of the same code differ by as much.
 LEAST_DEVIATION = 0.02
 
@@ -59,6 +62,9 @@ class TaskSearch:
     pending: set[Point] = field(default_factory=set)
     picks: int = 0
     predictions: int = 0
+    finished: int = 0
+    given_up: str = ""
+    _tries: Counter[Point] = field(default_factory=Counter)
     _log_times: dict[Point, float] = field(default_factory=dict)
 
     def predict_with(self, predictor: Predictor) -> None:
@@ -78,14 +84,36 @@ class TaskSearch:
 
     @property
     def untried(self) -> list[Point]:
-        """Points neither measured nor being measured."""
-        return [p for p in self.task.points if p not in self.results and p not in self.pending]
+        """Points neither measured nor being measured; those whose time is not sure are to be measured again."""
+        if self.given_up:
+            return []
+        return [p for p in self.task.points if p not in self.pending and (p not in self.results or self._unsure(p))]
+
+    def _unsure(self, point: Point) -> bool:
+        """Whether others worked on the core while `point` was timed, and never while some other point was.
+
+        Such a time is rough: the least of many would be the one that errs most.
+        """
+        measured = self.results[point]
+        return measured.ok and not measured.alone and self._tries[point] < MOST_TRIES and self._any_alone()
+
+    def _any_alone(self) -> bool:
+        return any(m.ok and m.alone for m in self.results.values())
 
     @property
     def best(self) -> tuple[Point, float] | None:
-        """The fastest point that gave the right result, with what it is worth in seconds."""
+        """The fastest point that gave the right result, with what it is worth in seconds.
+
+        Times taken beside other programs' work count only if there are no others.
+        """
         times = [(p, seconds) for p in self.results if (seconds := self.worth(p)) is not None]
-        return min(times, key=lambda found: found[1], default=None)
+        alone = [(p, seconds) for p, seconds in times if self.results[p].alone]
+        return min(alone or times, key=lambda found: found[1], default=None)
+
+    def give_up(self, reason: str) -> None:
+        """Measure nothing more of this task: `reason` tells why none of its points can be checked."""
+        self.given_up = reason
+        self.pending.clear()
 
     def predicted_seconds(self) -> float | None:
         """What the best untried point is thought to take, or None if nothing is left or known."""
@@ -120,11 +148,15 @@ class TaskSearch:
         """Note the result of a pending point."""
         self.pending.discard(point)
         self.results[point] = measurement
+        self._tries[point] += 1
+        self.finished += 1
 
     def _errors(self) -> tuple[float, float]:
         """Mean and deviation of ln(measured / predicted) over the tried points."""
         errors = [
-            math.log(t) - self._log_times[p] for p in self.results if p in self._log_times and (t := self.worth(p))
+            math.log(t) - self._log_times[p]
+            for p in self.results
+            if p in self._log_times and not self._unsure(p) and (t := self.worth(p))
         ]
         if not errors:
             return 0.0, PRIOR_DEVIATION

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
+from .interrupts import Interrupts
 from .measure.pool import Job
-from .record import Measurement, Point, Record
+from .record import UNCHECKED, Measurement, Point, Record
 from .report import SessionState, TaskState
 from .search import Predictor, Search, TaskSearch
 
@@ -23,9 +24,12 @@ LEAST_GAIN = 0.01
 BATCH = 8
 # The model learns from new records when they are this many more than when it last did.
 LEARN_EVERY = 32
+# Ctrl-C is looked for as often as this.
+LONGEST_WAIT_S = 0.25
 
 
 OUT_OF_TIME = "the time is up"
+TOO_SHORT = "the time was up before a first candidate was measured: worker processes take some seconds to start"
 OUT_OF_TRIALS = "all trials were made"
 NOTHING_LEFT = "every config was measured"
 INTERRUPTED = "interrupted"
@@ -61,7 +65,10 @@ class Limits:
 
 @dataclass
 class Session:
-    """Measures points of `search` with `pool`; hands every record to `keep` at once, and snapshots to `progress`."""
+    """Measures points of `search` with `pool`; hands every record to `keep` at once, and snapshots to `progress`.
+
+    What was spent choosing before it runs is told by `search_s`, and since when the time counts by `began`.
+    """
 
     search: Search
     pool: Pool
@@ -73,6 +80,8 @@ class Session:
     progress: Callable[[SessionState], None] = lambda state: None
     clock: Callable[[], float] = time.monotonic
     search_s: float = 0.0
+    began: float | None = None
+    _interrupts: Interrupts = field(default_factory=Interrupts)
     _began: float = 0.0
     _submitted: int = 0
     _measured: int = 0
@@ -85,15 +94,18 @@ class Session:
 
     def run(self) -> SessionState:
         """Run to the end; an interrupt (Ctrl-C) ends it too. The last snapshot says why it ended."""
-        self._began = self.clock()
-        try:
-            stopped = self._loop()
-        except KeyboardInterrupt:
-            stopped = INTERRUPTED
-        for job, measurement in self.pool.results(0):  # what ended while something else was done
-            self._note(job, measurement)
-        while self._batches:
-            self._finish(self._batches.popleft())
+        self._began = self.clock() if self.began is None else self.began
+        with self._interrupts:
+            try:
+                stopped = self._loop()
+            except KeyboardInterrupt:  # by a listener
+                stopped = INTERRUPTED
+            for job, measurement in self.pool.results(0):  # what ended while something else was done
+                self._note(job, measurement)
+            while self._batches:
+                self._finish(self._batches.popleft())
+        if stopped == OUT_OF_TIME and not self._measured and self._submitted:
+            stopped = TOO_SHORT
         state = self._snapshot(running=False, stopped=stopped)
         self.progress(state)
         return state
@@ -106,14 +118,16 @@ class Session:
                 if batch:
                     self._batches.append(batch)
                     continue
-            if reason == OUT_OF_TIME:
-                return reason
+            if reason in (OUT_OF_TIME, INTERRUPTED):
+                return str(reason)
             if not self._batches:
                 return reason or NOTHING_LEFT
             if self._wait_for(self._batches[0]):
                 self._finish(self._batches.popleft())
 
     def _why_stop(self) -> str | None:
+        if self._interrupts.asked:
+            return INTERRUPTED
         if self._time_left() == 0:
             return OUT_OF_TIME
         if self.limits.trials is not None and self._submitted >= self.limits.trials:
@@ -147,11 +161,12 @@ class Session:
             task.predict_with(self.learner)
 
     def _wait_for(self, batch: _Batch) -> bool:
-        """Whether all of `batch` arrived before the time was up; whatever arrives meanwhile is recorded at once."""
+        """Whether all of `batch` have arrived after a while; whatever arrives meanwhile is recorded at once."""
         if not batch.keys() <= self._arrived.keys():
-            for job, measurement in self.pool.results(self._time_left()):
+            left = self._time_left()
+            for job, measurement in self.pool.results(LONGEST_WAIT_S if left is None else min(left, LONGEST_WAIT_S)):
                 self._note(job, measurement)
-                if batch.keys() <= self._arrived.keys() or self._time_left() == 0:
+                if batch.keys() <= self._arrived.keys() or self._interrupts.asked or self._time_left() == 0:
                     break
         return batch.keys() <= self._arrived.keys()
 
@@ -159,6 +174,9 @@ class Session:
         for job, (task, point) in batch.items():
             if job in self._arrived:
                 record = self._arrived.pop(job)
+                if record.measurement.status == UNCHECKED:
+                    task.give_up(record.measurement.reason)
+                    continue
                 task.finish(point, record.measurement)
                 # In the order of the batch, not of arrival: what is learnt must not depend on chance.
                 self._fresh.append(record)
@@ -167,6 +185,8 @@ class Session:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         record = Record(job.op, self.target_key, job.point, measurement, now, self.kompilo)
         self._arrived[job] = record
+        if measurement.status == UNCHECKED:
+            return
         self.keep(record)
         self._measured += 1
         self._failed += not measurement.ok
@@ -193,7 +213,7 @@ class Session:
 
     def _task_state(self, task: TaskSearch) -> TaskState:
         """The state of a task, made anew only if anything about it has changed."""
-        version = len(task.results), len(task.pending), task.predictions
+        version = task.finished, len(task.pending), task.predictions
         kept = self._states.get(id(task))
         if kept is None or kept[0] != version:
             kept = self._states[id(task)] = version, self._new_state(task)

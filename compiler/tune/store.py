@@ -166,6 +166,8 @@ def append_whole(path: Path, data: bytes) -> None:
             with suppress(OSError):
                 if os.fstat(descriptor).st_size < whole:
                     os.ftruncate(descriptor, size)
+                    if size == 0:
+                        path.unlink()
             raise
     finally:
         os.close(descriptor)
@@ -195,7 +197,10 @@ def installed_store() -> RecordStore | None:
 
 def user_store() -> RecordStore:
     """The user's own records."""
-    return RecordStore(user_folder(), "user")
+    folder = user_folder()
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"KOMPILO_RECORDS: expected a folder, found {str(folder)!r}.")
+    return RecordStore(folder, "user")
 
 
 def user_folder() -> Path:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..driver import check_precision
-from ..errors import UsageError
+from ..schedule.op_words import op_words
 from ..schedule.selection import Selector
 from ..schedule.target import Target, find_target
 from ..version import VERSION
 from .advisors import default_advisors
+from .arguments import check_arguments
 from .budget import budget_seconds
 from .cost_model import CostModel
 from .device.local import check_local
@@ -23,6 +25,7 @@ from .measure.pool import MeasurePool
 from .ray_cluster import address_of
 from .ray_pool import RayPool
 from .record import Point, Record
+from .reference import supported
 from .report import SessionState, TuneReport
 from .search import Predictor, Search, TaskSearch
 from .session import LEAST_GAIN, Limits, Session
@@ -72,11 +75,8 @@ def tune(
     Raises:
         ModelError, InputError, TargetError, UsageError: one sentence on what was expected and found.
     """
+    check_arguments(target, trials, records, seed, workers, exhaustive, progress)
     seconds = None if budget is None else budget_seconds(budget)
-    if trials is not None and trials < 1:
-        raise UsageError(f"trials: expected at least 1, found {trials}.")
-    if seed < 0:
-        raise UsageError(f"seed: expected at least 0, found {seed}.")
     hardware = find_target(target)
     check_precision(precision, {target: hardware})
     if not _is_cluster(workers):
@@ -89,15 +89,23 @@ def tune(
         pass  # records that cannot be written are told of before anything is measured
     found = extract_tasks(model, hardware, inputs, precision)
     library = RecordLibrary.of([store.folder] if records is not None else None)
-    known = known_results(found, hardware, library)
-    learner = (CostModel.pretrained(hardware) or CostModel(hardware)).with_records([r for own in known for r in own])
-    search = Search(searches_for(found, hardware, library, known, learner), seed, exhaustive)
     limits = Limits(seconds, trials, 0.0 if exhaustive else LEAST_GAIN)
     with _pool(target, workers) as pool:
+        began = time.monotonic()
+        known = known_results(found, hardware, library)
+        model_of_costs = CostModel.pretrained(hardware) or CostModel(hardware)
+        learner = model_of_costs.with_records([r for own in known for r in own])
+        search = Search(searches_for(found, hardware, library, known, learner), seed, exhaustive)
         session = Session(search, pool, limits, hardware.spec.key, VERSION, store.append, learner, progress or _silent)
+        session.began, session.search_s = began, time.monotonic() - began
         state = session.run()
-    notes = tuple(pool.notes) if isinstance(pool, RayPool) else ()
+    notes = (*_unchecked(search), *(pool.notes if isinstance(pool, RayPool) else ()))
     return TuneReport(_name(model), hardware.spec.key, state, str(store.folder), session.search_s, found.unsized, notes)
+
+
+def _unchecked(search: Search) -> list[str]:
+    lost = [(op_words(t.task.op), t.given_up) for t in search.tasks if t.given_up]
+    return [f"not tuned, as no result could be checked: {words}: {reason}" for words, reason in lost]
 
 
 def _is_cluster(workers: int | str | None) -> bool:
@@ -140,6 +148,8 @@ def searches_for(
         factors = dict(zip(task.points, idle_factors(task.op, target, task.points), strict=True))
         search = TaskSearch(task, start, {r.point: r.measurement for r in records}, factors)
         search.predict_with(predictor)
+        if not supported(task.op):
+            search.give_up("the reference does not know it")
         searches.append(search)
     return searches
 

@@ -22,7 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 from kompilo.compiler.tune.store import RecordStore
 
 KILLS = int(os.environ.get("KOMPILO_TEST_KILLS", "4"))
-LONGEST_S = 6.0
+# A kill comes so long after the session's first measurement at most: some ten later.
+LONGEST_S = 2.0
 # Says how many measurements were finished, as the listener of a session is told of them.
 SESSION = """
 import sys, kompilo
@@ -62,9 +63,14 @@ def test_killed_sessions_lose_nothing_that_was_finished(tmp_path: Path) -> None:
     for _ in range(KILLS):
         before = len(RecordStore(folder).read(key)[0]) if key else 0
         session = start(model, folder)
-        time.sleep(rng.uniform(0.5, LONGEST_S))
+        assert session.stdout is not None
+        first = session.stdout.readline()  # it measures now
+        time.sleep(rng.uniform(0, LONGEST_S))
         session.send_signal(signal.SIGKILL)
-        said = [int(line) for line in session.communicate(timeout=60)[0].split() if line.isdecimal()]
+        told = first + session.communicate(timeout=60)[0]
+        assert session.returncode == -signal.SIGKILL, "it had come to its end: there was nothing to kill"
+        said = [int(line) for line in told.split() if line.isdecimal()]
+        assert said
         key = key or next((p.name for p in folder.glob("*")), "")
         found, problems = RecordStore(folder).read(key) if key else ([], [])
         assert len(found) >= before + max(said, default=0)

@@ -99,6 +99,19 @@ def test_pooling() -> None:
     assert result(pool("avg", 1)) == [[-0.5, -1, -5 / 6], [-4, -6.5, -14 / 3]]
 
 
+def test_a_window_in_padding_alone_lets_no_other_element_be_wrong() -> None:
+    attrs = dict(pool("max").attrs) | {"pool_size": (1, 1), "strides": (2, 2), "padding": (1, 1, 1, 1)}
+    result = TensorType((1, 3, 3, 1), "float32")
+    op = replace(pool("max"), attrs=tuple(sorted(attrs.items())), anchor_type=result, output=result)
+    expected = evaluate(op, [np.arange(1.0, 10.0, dtype="float32").reshape(1, 3, 3, 1)])
+    assert expected.values[0, 1, 1, 0] == 5
+    assert expected.largest == 5
+    found = expected.values.astype("float32")
+    assert expected.worst(found)[1] is None
+    found[0, 1, 1, 0] = 0
+    assert expected.worst(found)[1] == (0, 1, 1, 0)
+
+
 def test_permuted_matmul() -> None:
     types = TensorType((2, 5, 3), "float32"), TensorType((7, 5), "float32")
     attrs = (("lhs_perm", (0, 2, 1)), ("out_perm", (2, 0, 1)), ("rhs_perm", (1, 0)))

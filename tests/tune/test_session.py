@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 
 from kompilo.compiler.schedule.op_spec import OpSpec, TensorType
 from kompilo.compiler.schedule.template import Config
+from kompilo.compiler.tune.interrupts import Interrupts
 from kompilo.compiler.tune.measure.pool import Job
-from kompilo.compiler.tune.record import Measurement, Point, Record
+from kompilo.compiler.tune.record import UNCHECKED, Measurement, Point, Record
 from kompilo.compiler.tune.report import SessionState
 from kompilo.compiler.tune.search import InGivenOrder, Search, TaskSearch
 from kompilo.compiler.tune.session import (
@@ -19,6 +21,7 @@ from kompilo.compiler.tune.session import (
     NOTHING_LEFT,
     OUT_OF_TIME,
     OUT_OF_TRIALS,
+    TOO_SHORT,
     Limits,
     Session,
 )
@@ -39,10 +42,17 @@ class Clock:
 
 
 class TablePool:
-    """Answers after a second each; jobs come back in an order drawn by `seed`."""
+    """Answers after a second each; jobs come back in an order drawn by `seed`.
 
-    def __init__(self, clock: Clock, seed: int = 0, fail: frozenset[Point] = frozenset(), interrupt_after: int = 10**9):
+    Operators called `unchecked` have no reference; `disturbed` points look twice as fast when they are timed first.
+    """
+
+    def __init__(
+        self, clock: Clock, seed: int = 0, fail: frozenset[Point] = frozenset(), interrupt_after: int = 10**9,
+        unchecked: str = "", disturbed: frozenset[Point] = frozenset(),
+    ):  # fmt: skip
         self.clock, self.fail, self.interrupt_after = clock, fail, interrupt_after
+        self.unchecked, self.disturbed, self.first_after = unchecked, disturbed, 0.0
         self.rng = np.random.default_rng(seed)
         self.waiting: list[Job] = []
         self.done: list[Job] = []
@@ -52,14 +62,25 @@ class TablePool:
 
     def results(self, timeout_s: float | None = None) -> Iterator[tuple[Job, Measurement]]:
         until = None if timeout_s is None else self.clock() + timeout_s
+        if self.clock() < self.first_after:
+            self.clock.now = until or self.first_after
+            return
         while self.waiting and (until is None or self.clock() < until):
             if len(self.done) == self.interrupt_after:
                 raise KeyboardInterrupt
             job = self.waiting.pop(int(self.rng.integers(len(self.waiting))))
             self.clock.now += 1
             self.done.append(job)
-            bad = job.point in self.fail
-            yield job, Measurement("crashed", reason="as asked") if bad else Measurement("ok", TIMES[job.point])
+            yield job, self.measurement(job)
+
+    def measurement(self, job: Job) -> Measurement:
+        if job.op.kind == self.unchecked:
+            return Measurement(UNCHECKED, reason="too large")
+        if job.point in self.fail:
+            return Measurement("crashed", reason="as asked")
+        if job.point in self.disturbed and self.done.count(job) == 1:
+            return Measurement("ok", TIMES[job.point] / 2, alone=False)
+        return Measurement("ok", TIMES[job.point])
 
 
 def operator(name: str) -> OpSpec:
@@ -110,6 +131,54 @@ def test_an_interrupt_keeps_what_was_measured():
     assert state.stopped == INTERRUPTED
     assert len(records) == state.measured == 11
     assert sum(t.tried for t in state.tasks) == 11
+
+
+def test_ctrl_c_while_a_record_is_written_loses_nothing():
+    """The first Ctrl-C waits until the session is between two measurements, a second one does not."""
+    made, records, _ = session(Limits(), exhaustive=True)
+
+    def keep(record: Record) -> None:
+        if len(records) == 4:
+            signal.raise_signal(signal.SIGINT)
+        records.append(record)
+
+    made.keep = keep
+    state = made.run()
+    assert state.stopped == INTERRUPTED
+    assert len(records) == state.measured == sum(t.tried for t in state.tasks) == 5
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_what_cannot_be_checked_is_given_up_and_not_recorded():
+    made, records, _ = session(Limits(least_gain=0), unchecked="a")
+    state = made.run()
+    assert state.stopped == NOTHING_LEFT
+    assert {r.op.kind for r in records} == {"b"}
+    assert [t.given_up for t in made.search.tasks] == ["too large", ""]
+    assert state.tasks[0].best_seconds is None
+
+
+def test_times_taken_beside_others_work_are_taken_again():
+    """A third of the first tries look twice as fast as they are. Whatever wins in the end was timed alone."""
+    made, records, _ = session(Limits(), exhaustive=True, disturbed=frozenset(POINTS[::3]))
+    state = made.run()
+    assert state.stopped == NOTHING_LEFT
+    assert [t.best_seconds for t in state.tasks] == [min(TIMES.values())] * 2
+    assert len(records) == 2 * (len(POINTS) + len(POINTS[::3]))
+    again, _, _ = session(Limits(trials=12), exhaustive=True, disturbed=frozenset(POINTS))
+    assert all(t.best_seconds is not None for t in again.run().tasks), "better a rough time than none"
+
+
+def test_a_budget_too_short_for_anything_says_so():
+    made, _, _ = session(Limits(seconds=0.1))
+    made.pool.first_after = 103.0
+    assert made.run().stopped == TOO_SHORT
 
 
 def test_it_ends_when_nothing_is_to_be_won():

@@ -81,5 +81,23 @@ def test_the_cost_model_trained_or_not_knows_what_was_measured_before(stores, mo
 
 
 def test_a_seed_is_not_negative():
-    with pytest.raises(UsageError, match="seed: expected at least 0, found -1"):
+    with pytest.raises(UsageError, match="seed: expected a whole number of at least 0, found -1"):
         tune_module.tune("model.onnx", seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *(("budget", v) for v in ([], b"5s", True, "999999999999h", 1e30, float("nan"))),
+        *(("trials", v) for v in ("3", 0, 1.5, True)),
+        *(("seed", v) for v in (None, "a", 1.5)),
+        *(("workers", v) for v in ([], 1.5, True, 0)),
+        *(("records", v) for v in (5, ["a"], b"a", "a\0b", "")),
+        *(("target", v) for v in (None, 3, ["cpu"])),
+        ("progress", 5),
+        ("exhaustive", "no"),
+    ],
+)
+def test_wrong_arguments_are_told_before_any_work(argument, value):
+    with pytest.raises(UsageError, match=f"^{argument}: expected "):
+        tune_module.tune("model.onnx", **{argument: value})

@@ -15,6 +15,7 @@ import tvm
 
 from ...errors import KompiloError
 from ...schedule.target import find_target
+from ..record import UNCHECKED
 from .builder import Kernel, build_kernel
 from .job import Job
 from .limits import OUT_OF_MEMORY
@@ -79,11 +80,16 @@ class Bench:
     def prepare(self, job: Job, note: Callable[[str], None]) -> None:
         """Build the candidate, run it once and compare its result; `note("run")` before the run.
 
-        Raises Failure, which says what is wrong with it.
+        What makes operands, and the result to compare with, stands between `note("operands")` and `note("build")`.
+        Raises Failure, which says what is wrong with the candidate, or that there is nothing to compare it with.
         """
         self._prepared = None
-        with self._part("operands", "run_failed"):
-            operands = self._operands.get(job.op, job.seed)
+        if (job.op, job.seed) not in self._operands:
+            note("operands")
+            with self._part("operands", UNCHECKED):
+                self._operands.get(job.op, job.seed)
+            note("build")
+        operands = self._operands.get(job.op, job.seed)
         with self._part("build", "build_failed"):
             kernel = build_kernel(job.op, job.point, self.target)
         with self._part("pack", "build_failed"):
@@ -125,12 +131,9 @@ class Bench:
             yield
         except Failure:
             raise
-        except MemoryError as error:
-            raise Failure("out_of_memory", str(error).strip() or "out of memory.") from None
         except Exception as error:
-            text = _sentence(error)
-            full = any(words in str(error).lower() for words in OUT_OF_MEMORY)
-            raise Failure("out_of_memory" if full else status, text) from None
+            full = isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY)
+            raise Failure("out_of_memory" if full and status != UNCHECKED else status, _sentence(error)) from None
         finally:
             self._spent[name] = self._spent.get(name, 0.0) + time.perf_counter() - began
 
@@ -181,9 +184,8 @@ def _argument_sets(prepared: Prepared, memory: ColdMemory) -> list[tuple[Any, ..
 def _check(operands: Operands) -> float:
     """The relative error of the result in `operands.output`; Failure if that is wrong."""
     found = operands.output.array
-    error, index = operands.expected.worst(found)
+    error, expected, index = operands.expected.worst(found)
     if index is not None:
-        expected = float(operands.expected.values[index])
         raise Failure(
             "wrong_result",
             f"element {list(index)}: expected {expected:.7g}, found {float(found[index]):.7g} (error {error:.1e} "
@@ -201,8 +203,8 @@ def _tensor(array: np.ndarray) -> Any:
 
 def _sentence(error: BaseException) -> str:
     """The first line of what an error says, with its kind; TVM's errors end with it after a traceback of C++."""
-    if isinstance(error, KompiloError):
-        return str(error)
+    if isinstance(error, KompiloError | MemoryError):
+        return str(error).strip() or "out of memory."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = next((line for line in lines if not line.startswith(("Traceback", "File", "["))), lines[0] if lines else "")
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -19,7 +19,7 @@ from typing import Any
 from ...device_code import Usage
 from ...errors import KompiloError
 from ...schedule.op_spec import OpSpec
-from ..record import Measurement
+from ..record import UNCHECKED, Measurement
 from .job import Job
 from .limits import OUT_OF_MEMORY
 from .pace import SHARED, Reading
@@ -31,6 +31,8 @@ Result = tuple[Job, Measurement]
 
 # Imports of TVM on a busy machine.
 START_TIMEOUT_S = 120.0
+# To make operands, and the result to compare with, once for an operator in each worker.
+PREPARE_TIMEOUT_S = 120.0
 MOST_FAILED_STARTS = 3
 # A machine so busy that a worker gets less than half of a core lengthens its time limit up to this many times.
 PATIENCE = 4
@@ -39,7 +41,9 @@ PATIENCE = 4
 LONGEST_WAIT_S, LEAST_WAIT_S = 0.4, 0.02
 ENOUGH_READINGS = 10
 # What another candidate may have caused by writing where it should not: such a failure must show in a fresh worker.
-_SUSPICIOUS = ("crashed", "wrong_result", "run_failed", "out_of_memory")
+_SUSPICIOUS = ("crashed", "wrong_result", "run_failed", "out_of_memory", UNCHECKED)
+# What a worker is at when it says that a phase begins.
+_BEFORE = {"operands": State.BUILDING, "build": State.PREPARING, "run": State.BUILDING}
 
 
 class Keeper(threading.Thread):
@@ -60,6 +64,7 @@ class Keeper(threading.Thread):
         self._usual = usual
         self._patience_s = LONGEST_WAIT_S
         self._best: dict[tuple[OpSpec, str], float] = {}
+        self._unchecked: dict[OpSpec, str] = {}
         self._queue = JobQueue()
         self._waiting: deque[Seat] = deque()
         self._timing: Seat | None = None
@@ -132,6 +137,10 @@ class Keeper(threading.Thread):
             job = self._queue.take(seat.last, others)
         if job is None:
             return
+        if job.op in self._unchecked:
+            self.outbox.put((job, Measurement(UNCHECKED, reason=self._unchecked[job.op], cache=job.cache)))
+            self.wake()
+            return
         self.spent["idle"] += seat.enter(State.BUILDING, self._timeout_s)
         seat.job, seat.last = job, job.op
         seat.jobs += 1
@@ -167,7 +176,7 @@ class Keeper(threading.Thread):
     def _on_message(self, seat: Seat, message: dict[str, Any]) -> None:
         handlers: dict[str, tuple[State, Callable[[Seat, dict[str, Any]], None]]] = {
             "ready": (State.STARTING, self._on_ready),
-            "phase": (State.BUILDING, self._on_phase),
+            "phase": (_BEFORE.get(str(message.get("phase")), State.IDLE), self._on_phase),
             "checked": (State.RUNNING, self._on_checked),
             "timed": (State.TIMING, self._on_timed),
             "failed": (seat.state, self._on_failed),
@@ -191,10 +200,14 @@ class Keeper(threading.Thread):
             self._usual = min(self._tried.values(), key=lambda reading: reading.ratio)
         self.spent["start"] += seat.enter(State.IDLE)
 
-    def _on_phase(self, seat: Seat, _: dict[str, Any]) -> None:
+    def _on_phase(self, seat: Seat, message: dict[str, Any]) -> None:
         assert seat.deadline is not None
-        left = seat.deadline - time.monotonic()
-        seat.enter(State.RUNNING, left)
+        if message["phase"] == "operands":
+            seat.enter(State.PREPARING, PREPARE_TIMEOUT_S)
+        elif message["phase"] == "build":
+            seat.enter(State.BUILDING, self._timeout_s)
+        else:
+            seat.enter(State.RUNNING, seat.deadline - time.monotonic())
 
     def _on_checked(self, seat: Seat, _: dict[str, Any]) -> None:
         seat.enter(State.WAITING)
@@ -234,8 +247,8 @@ class Keeper(threading.Thread):
             self._failed_start(seat, how, words)
             return
         full = any(w in words.lower() for w in OUT_OF_MEMORY)
-        reason = f"{how} while {seat.state.value}" + (f": {words}" if words else ".")
-        self._fail(seat, "out_of_memory" if full else "crashed", reason, dead=True)
+        status = UNCHECKED if seat.state is State.PREPARING else "out_of_memory" if full else "crashed"
+        self._fail(seat, status, f"{how} while {seat.state.value}" + (f": {words}" if words else "."), dead=True)
 
     def _expire(self, seat: Seat) -> None:
         if seat.state is State.STARTING:
@@ -244,7 +257,8 @@ class Keeper(threading.Thread):
             seat.deadline = time.monotonic() + self._timeout_s / 2
         else:
             lasted = time.monotonic() - seat.since
-            self._fail(seat, "timed_out", f"no end after {lasted:.0f} s while {seat.state.value}.", dead=True)
+            status = UNCHECKED if seat.state is State.PREPARING else "timed_out"
+            self._fail(seat, status, f"no end after {lasted:.0f} s while {seat.state.value}.", dead=True)
 
     def _fail(self, seat: Seat, status: str, reason: str, error: float | None = None, dead: bool = False) -> None:
         """The candidate of `seat` has failed; one that others may have harmed gets a second try in a fresh worker."""
@@ -255,6 +269,8 @@ class Keeper(threading.Thread):
         if status in _SUSPICIOUS and seat.jobs > 1:
             seat.job, seat.again, dead = None, job, True
         else:
+            if status == UNCHECKED:
+                self._unchecked[job.op] = reason
             self._finish(seat, Measurement(status=status, error=error, reason=reason, cache=job.cache))
         if dead:
             self._restart(seat)

@@ -148,8 +148,12 @@ def cold_bytes(spec: TargetSpec) -> int:
     return min(int(last_cache * _RING_PER_CACHE), _LARGEST_RING) // ALIGNMENT * ALIGNMENT
 
 
-def cold_file(spec: TargetSpec) -> IO[bytes]:
-    """Memory for the rings of several processes, as a file without a name."""
+def cold_file(spec: TargetSpec) -> IO[bytes] | None:
+    """Memory for the rings of several processes, as a file without a name; None where files must not be that large."""
     file = os.fdopen(os.memfd_create("kompilo-weights"), "wb")
-    os.ftruncate(file.fileno(), guarded_bytes(cold_bytes(spec)))
+    try:
+        os.ftruncate(file.fileno(), guarded_bytes(cold_bytes(spec)))
+    except OSError:  # ulimit -f
+        file.close()
+        return None
     return file

@@ -11,6 +11,7 @@ import numpy as np
 from ...errors import UsageError
 from ...schedule.op_spec import OpSpec
 from .. import reference
+from ..bands import truth
 from ..numbers import carrier, is_integer, narrow
 from .memory import Guarded, guarded
 
@@ -38,16 +39,16 @@ class Operands:
         arrays = random_operands(op, seed)
         self._inputs = [guarded(a) for a in arrays]
         self.inputs = [g.array for g in self._inputs]
-        self.expected = reference.evaluate(op, self.inputs)
-        for array in (self.expected.values, self.expected.slack):
-            array.setflags(write=False)
+        self.expected = truth(op, self.inputs)
+        for _, expected in self.expected.bands:
+            expected.values.setflags(write=False)
+            expected.slack.setflags(write=False)
         self.output = Guarded(tuple(int(d) for d in op.output.shape), carrier(op.output.dtype))
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory in use."""
-        memory = [*self._inputs, self.output]
-        return sum(m.nbytes for m in memory) + self.expected.values.nbytes + self.expected.slack.nbytes
+        return sum(m.nbytes for m in (*self._inputs, self.output)) + self.expected.nbytes
 
 
 def random_operands(op: OpSpec, seed: int) -> list[np.ndarray]:
@@ -100,6 +101,9 @@ class OperandCache:
     def nbytes(self) -> int:
         """Bytes of memory in use."""
         return sum(o.nbytes for o in self._kept.values())
+
+    def __contains__(self, key: tuple[OpSpec, int]) -> bool:
+        return key in self._kept
 
     def get(self, op: OpSpec, seed: int) -> Operands:
         """Operands of `op` drawn with `seed`, made at the first request."""

@@ -62,7 +62,7 @@ class MeasurePool:
         if not 1 <= count <= len(cores):
             raise UsageError(f"workers: expected 1 to {len(cores)} (usable cores), found {count}.")
         self._cold = cold_file(target.spec)
-        shared = self._cold.fileno()
+        shared = self._cold.fileno() if self._cold is not None else -1
         setups = [Setup(os.getpid(), target_name, core, memory_limit_bytes, cold_file=shared) for core in cores[:count]]
         self._memory = Knobs.from_environment().cache / "tune" / ("device" if target.drives_device else "")
         limit = timeout_s or (_DEVICE_TIMEOUT_S if target.drives_device else _TIMEOUT_S)
@@ -77,7 +77,8 @@ class MeasurePool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._keeper.stop()
-        self._cold.close()
+        if self._cold is not None:
+            self._cold.close()
         if self._keeper.usual is not None:
             remember(self._memory, self._keeper.usual)
 

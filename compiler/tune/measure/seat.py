@@ -17,6 +17,7 @@ class State(Enum):
 
     STARTING = "starting"
     IDLE = "waiting for work"
+    PREPARING = "its operands and the result to compare with were made"
     BUILDING = "being built"
     RUNNING = "running"
     WAITING = "waiting for its turn"
@@ -55,7 +56,7 @@ class Seat:
         now = time.monotonic()
         lasted = now - self.since
         self.state, self.since = state, now
-        if state in (State.BUILDING, State.TIMING):
+        if state in (State.PREPARING, State.BUILDING, State.TIMING):
             self._begun, self._used = now, self.process.processor_seconds()
         self.deadline = None if timeout_s is None else now + timeout_s
         return lasted

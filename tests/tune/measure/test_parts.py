@@ -62,7 +62,9 @@ def test_cold_memory_goes_round() -> None:
 def test_rings_of_one_file_are_one_memory() -> None:
     spec = find_target("cpu:znver3,cores=1").spec
     like = np.zeros((64, 100), "float32")
-    with cold_file(spec) as file:
+    file = cold_file(spec)
+    assert file is not None
+    with file:
         rings = [ColdMemory(cold_bytes(spec), file.fileno()) for _ in range(2)]
         one, other = (ring.take(like) for ring in rings)
         one[3, 4] = 7

@@ -91,9 +91,10 @@ def _guards(graph: Graph, weights: _Weights, scores: Scores) -> bool:
         visible = np.tri(rows, keys, scores.offset, dtype=bool).any(axis=1)
         return known.size == rows and np.array_equal(known.reshape(rows), ~visible)
     test = graph.producer(weights.guard, "equal")
-    if test is None or tensors.scalar(test.args[1]) != -np.inf or len(scores.masks) != 1 or scores.causal:
+    masks = [*(mask for mask, _ in scores.masks), *([scores.computed] if scores.causal else [])]
+    if test is None or tensors.scalar(test.args[1]) != -np.inf or len(masks) != 1 or masks[0] is None:
         return False
-    largest, mask = graph.producer(test.args[0], "max"), scores.masks[0][0]
+    largest, mask = graph.producer(test.args[0], "max"), masks[0]
     if largest is None or tensors.axes_of(largest.attrs.axis, tensors.rank(largest.args[0])) != (
         tensors.rank(largest.args[0]) - 1,
     ):

@@ -9,6 +9,7 @@ from tvm.relax import Expr
 
 from ..schedule.masks import ADDED, DROPS, KEEPS
 from . import tensors
+from .fuse_attention_causal import computed_causal
 from .fuse_attention_operands import factor_of
 from .graph import Graph, Node
 
@@ -33,8 +34,9 @@ class Scores:
     fill: float = -np.inf
     causal: int = 0
     offset: int = 0
-    # Whether the causal mask gives -inf, rather than a very small number.
+    # Whether the causal mask gives -inf, rather than a very small number; and the mask, where the model computes it.
     never: bool = True
+    computed: Expr | None = None
 
 
 def read_scores(graph: Graph, softmax: Node) -> Scores | None:
@@ -88,6 +90,8 @@ def _added(graph: Graph, node: Node, found: Scores) -> Expr | None:
             known = tensors.array(mask)
             if known is not None and _is_causal(found, known != 0, known[known != 0]):
                 return data
+            if known is None and _is_computed_causal(graph, found, mask):
+                return data
             return data if _take(graph, found, mask, ADDED) else None
     return None
 
@@ -127,7 +131,7 @@ def _take(graph: Graph, found: Scores, mask: Expr, meaning: int) -> bool:
 
 def _is_causal(found: Scores, hidden: np.ndarray, values: np.ndarray) -> bool:
     """Whether `hidden` are the keys behind a row's own, and `values` there hide them; `found` then knows."""
-    if found.causal or hidden.ndim < 2 or not values.size or not (values.astype(np.float64) <= _NEVER).all():
+    if found.causal or hidden.ndim < 2:
         return False
     rows, keys = hidden.shape[-2:]
     wanted = found.shape[-2:]
@@ -137,11 +141,32 @@ def _is_causal(found: Scores, hidden: np.ndarray, values: np.ndarray) -> bool:
     offset = keys - 1 - int(flat[0].sum())
     if not np.array_equal(flat, ~np.tri(rows, keys, offset, dtype=bool)):
         return False
-    never = bool(np.isneginf(values).all())
-    if offset < 0 and not never:
-        return False  # a row that sees nothing takes the mean of all
-    found.causal, found.offset, found.never = 1, offset, never
+    if not _hides(offset, values):
+        return False
+    found.causal, found.offset, found.never = 1, offset, bool(np.isneginf(values).all())
     return True
+
+
+def _is_computed_causal(graph: Graph, found: Scores, mask: Expr) -> bool:
+    """The same for a mask that the model computes."""
+    made = graph.producer(mask, "broadcast_to")
+    mask = made.args[0] if made is not None else mask
+    if found.causal or not tensors.same_dims(tensors.shape(mask), found.shape[-2:]):
+        return False
+    causal = computed_causal(graph, mask)
+    if causal is None or not _hides(causal.offset, np.array([causal.fill])):
+        return False
+    found.causal, found.offset, found.computed = 1, causal.offset, mask
+    found.never = bool(np.isneginf(causal.fill))
+    return True
+
+
+def _hides(offset: int, values: np.ndarray) -> bool:
+    """Whether numbers that are added to the scores of keys behind a row's own, or stand for them, hide these."""
+    if not values.size or not (values.astype(np.float64) <= _NEVER).all():
+        return False
+    # A row that sees nothing takes the mean of all, unless all are -infinity.
+    return offset >= 0 or bool(np.isneginf(values).all())
 
 
 def _leads_to_scores(graph: Graph, expr: Expr) -> bool:

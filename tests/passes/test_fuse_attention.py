@@ -9,8 +9,10 @@ import pytest
 import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
 
+from kompilo.compiler.frontend.importer import import_model
 from kompilo.compiler.passes import tensors
 from kompilo.compiler.passes.attention import NAME, attention_attrs
 from kompilo.compiler.passes.common_subexpressions import CommonSubexpressions
@@ -198,6 +200,58 @@ def test_causal_by_choice():
     body = lambda q, k, v: attend(emit(op.where(seen, scaled(q, k), const(SMALL))), v)  # noqa: E731
     found, _ = check(on_heads(body, rows=6, keys=6))
     assert (found["causal"], found["offset"]) == (1, 0)
+
+
+def with_positions(comparison, keys_first=False, shift=0, chosen=("fill", "zero"), fill=HIDDEN):
+    """Attention of open size whose mask compares positions: where(rows < keys + shift, fill, 0)."""
+    make = helper.make_node
+    known = {"begin": 0, "step": 1, "axis": 1, "first": 0, "second": 1, "shift": shift}
+    constants = [numpy_helper.from_array(np.array(v, "i8"), name) for name, v in known.items()]
+    constants += [numpy_helper.from_array(np.array(v, "f4"), n) for n, v in (("fill", fill), ("zero", 0.0))]
+    sides = ("shifted", "rows") if keys_first else ("rows", "shifted")
+    nodes = [
+        make("Shape", ["q"], ["shape"]),
+        make("Gather", ["shape", "axis"], ["size"]),
+        make("Range", ["begin", "size", "step"], ["positions"]),
+        make("Unsqueeze", ["positions", "second_axes"], ["rows"]),
+        make("Unsqueeze", ["positions", "first_axes"], ["keys"]),
+        make("Add", ["keys", "shift"], ["shifted"]),
+        make(comparison, list(sides), ["compared"]),
+        make("Where", ["compared", *chosen], ["mask"]),
+        make("Transpose", ["k"], ["turned"], perm=[0, 2, 1]),
+        make("MatMul", ["q", "turned"], ["products"]),
+        make("Add", ["products", "mask"], ["scores"]),
+        make("Softmax", ["scores"], ["weights"]),
+        make("MatMul", ["weights", "v"], ["y"]),
+    ]
+    constants += [numpy_helper.from_array(np.array([v], "i8"), n) for n, v in (("first_axes", 0), ("second_axes", 1))]
+    tensor = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, (2, "n", 4))  # noqa: E731
+    graph = helper.make_graph(nodes, "g", [tensor(n) for n in "qkv"], [tensor("y")], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (found,) = [n for n in Graph.of(fuse(import_model(model, None).mod)).nodes if n.op == NAME]
+    attrs = attention_attrs(found.value)
+    return (attrs["causal"], attrs["offset"], attrs["masks"])
+
+
+COMPUTED = {
+    "less": (("Less",), 0),
+    "less or equal": (("LessOrEqual",), -1),
+    "mirrored": (("Greater", True), 0),
+    "seen": (("GreaterOrEqual", False, 0, ("zero", "fill")), 0),
+    "seen from one on": (("Greater", False, 0, ("zero", "fill")), -1),
+    "shifted": (("Less", False, -3), 3),
+    "numbers": (("Less", False, 0, ("fill", "zero"), SMALL), 0),
+    "the wrong half": (("Greater",), None),
+    "what is seen becomes small": (("Less", False, 0, ("zero", "fill")), None),
+    "an empty row of numbers": (("LessOrEqual", False, 0, ("fill", "zero"), SMALL), None),
+    "hides nothing": (("Less", False, 0, ("fill", "zero"), -4.0), None),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_causal_by_computed_positions(name):
+    arguments, offset = COMPUTED[name]
+    assert with_positions(*arguments) == ((0, 0, (ADDED,)) if offset is None else (1, offset, ()))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from ..version import VERSION
 from .measure.job import CACHES, Job
 from .measure.protocol import job_to_json
 from .measure.queue import JobQueue
+from .ray_clock import keep_reference, kept_reference
 from .ray_cluster import ClusterNode, import_ray, join, living_nodes
 from .ray_node import MeasureNode
 from .record import UNCHECKED, Measurement
@@ -33,6 +34,7 @@ LOOK_EVERY_S = 5.0
 WITHOUT_NODES_S = 1.0
 # Until a first node is ready. Another session may have them all.
 START_TIMEOUT_S = 120.0
+CLOSE_TIMEOUT_S = 5.0
 # A node that has died is told of by the cluster only after a while.
 TRY_AGAIN_AFTER_S = 15.0
 # A node is given up when it was lost so often, and so is a job: it may be what kills them.
@@ -66,8 +68,8 @@ class RayPool:
     """As `MeasurePool`, on the nodes of a Ray cluster that have a resource called `find_target(target_name).spec.key`.
 
     A node measures with as many workers as it has of the resource, at most one per core, and times one candidate at a
-    time. Times of all nodes are scaled to the clock of the node that answers first, by the reference kernel. Nodes may
-    leave and join meanwhile. Use the pool as a context manager.
+    time. Times of all nodes are scaled to one clock by the reference kernel (see `ray_clock`). Nodes may leave and join
+    meanwhile. Use the pool as a context manager.
 
     Args:
         target_name: as for `find_target`; how a node's workers build.
@@ -91,9 +93,9 @@ class RayPool:
         self._again: deque[tuple[int, Job]] = deque()
         self._finished: deque[tuple[Job, Measurement]] = deque()
         self._outstanding = self._number = 0
-        self._reference_s: float | None = None
+        self._reference_s = kept_reference(target_name, self._key)
         self._left: Counter[str] = Counter()
-        self._joined = False
+        self._joined = self._answered = False
         self._began = self._looked = 0.0
         self.notes: list[str] = []
 
@@ -118,6 +120,9 @@ class RayPool:
         self._close()
 
     def _close(self) -> None:
+        closing = [seat.actor.close.remote() for seat in self._seats.values() if seat.workers]
+        if closing:  # nodes then remember their pace
+            import_ray().wait(closing, num_returns=len(closing), timeout=CLOSE_TIMEOUT_S)
         for seat in self._seats.values():
             self._kill(seat)
         self._seats.clear()
@@ -208,7 +213,7 @@ class RayPool:
         if not self._seats and not self._look_for_nodes():
             why = "; ".join(self.notes) or "all have left the cluster"
             raise KompiloError(f"no node of the Ray cluster is left that measures for {self._key}: {why}")
-        if self._reference_s is None and time.monotonic() - self._began > START_TIMEOUT_S:
+        if time.monotonic() - self._began > START_TIMEOUT_S and not self._answered:
             if any(seat.workers for seat in self._seats.values()):
                 return
             raise KompiloError(
@@ -301,9 +306,11 @@ class RayPool:
 
     def _note(self, seat: _Seat, answer: dict[str, Any]) -> None:
         seat.spent = answer["spent"]
+        self._answered = True
         own = answer["reference_s"]
-        if self._reference_s is None:
+        if self._reference_s is None and own:
             self._reference_s = own
+            keep_reference(self._key, own)
         # How much slower than this node the one is whose clock counts.
         scale = self._reference_s / own if own and self._reference_s else 1.0
         for number, data in answer["done"]:

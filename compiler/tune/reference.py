@@ -248,7 +248,8 @@ def _weights(op: OpSpec, products: np.ndarray, masks: Sequence[np.ndarray]) -> n
     for mask, meaning in zip(masks, op.ints("masks"), strict=True):
         scores = scores + mask if meaning == ADDED else np.where((mask != 0) == (meaning == KEEPS), scores, fill)
     if op.attr("causal"):
-        scores = np.where(np.tri(*scores.shape, op.ints("offset")[0], dtype=bool), scores, -np.inf)
+        rows, keys = scores.shape
+        scores = np.where(np.tri(rows, keys, op.ints("offset")[0], dtype=bool), scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     if op.attr("zero_rows"):

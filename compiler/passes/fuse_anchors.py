@@ -200,7 +200,7 @@ def _fits(growth: _Growth, anchor: relax.Var, binding: relax.VarBinding) -> bool
         return False
     if is_widening(binding.value):
         return False  # what was rounded is to be stored so
-    operands = {str(x.ty.dtype) for x in growth.anchor.operands}
+    operands = {str(x.ty.dtype) for x in growth.anchor.operands[:2]}
     if str(anchor.ty.dtype) in operands:
         return op_name(binding.value) != CAST and str(binding.var.ty.dtype) == str(anchor.ty.dtype)
     return True

@@ -12,6 +12,7 @@ from . import tensors
 from .fuse_attention_causal import computed_causal
 from .fuse_attention_operands import factor_of
 from .graph import Graph, Node
+from .lower_precision import LARGEST
 
 _FLOATS = ("float32", "float16", "bfloat16")
 # A number that is added to a score, or stands for it, from which on the exponential is certainly zero.
@@ -71,6 +72,12 @@ def _settled(found: Scores) -> bool:
 
 def _cast(_: Graph, node: Node, __: Scores) -> Expr | None:
     return node.args[0] if {tensors.dtype(node.args[0]), tensors.dtype(node.var)} <= set(_FLOATS) else None
+
+
+def _limited(_: Graph, node: Node, __: Scores) -> Expr | None:
+    """Limits no narrower than float16's, which LowerPrecision sets for masks: scores beyond weigh the same."""
+    limits = [float(a.value) for a in node.args[1:]]
+    return node.args[0] if len(limits) == 2 and min(map(abs, limits)) >= LARGEST else None
 
 
 def _scaled(_: Graph, node: Node, found: Scores) -> Expr | None:
@@ -177,13 +184,14 @@ def _leads_to_scores(graph: Graph, expr: Expr) -> bool:
             return any(_leads_to_scores(graph, a) for a in node.args)
         if node.op == "where":
             return any(_leads_to_scores(graph, a) for a in node.args[1:])
-        parts = factor_of(node) if node.op != "astype" else (node.args[0], 1.0)
+        parts = factor_of(node) if node.op not in ("astype", "clip") else (node.args[0], 1.0)
         node = graph.producer(parts[0]) if parts is not None else None
     return node is not None and node.op == "matmul"
 
 
 _STEPS = {
     "astype": _cast,
+    "clip": _limited,
     "multiply": _scaled,
     "divide": _scaled,
     "add": _added,

@@ -12,6 +12,7 @@ from kompilo.compiler.passes.fuse_anchors import GraphUses, find_group
 from kompilo.compiler.passes.graph import Graph
 from kompilo.compiler.passes.lower_precision import LARGEST, LowerPrecision, narrowed
 from kompilo.compiler.passes.narrow_operands import NarrowOperands
+from kompilo.compiler.passes.pipeline import run_phases
 from kompilo.compiler.schedule.selection import Selector
 from kompilo.targets.cuda.target import CudaTarget
 
@@ -149,3 +150,19 @@ def test_casts_are_absorbed_by_kernels_that_read_twice():
     # FuseOps takes care of single nests.
     plain = relax.transform.LegalizeOps()(build([((4, 8), "float16")], lambda x: op.exp(op.astype(x, "float32"))))
     assert absorb_casts(plain).same_as(plain)
+
+
+def test_attention_is_fused_with_its_mask_and_stores_float16():
+    def body(x, mask):
+        q, k, v = (op.reshape(dense(x, 32, 2304, seed=s), (2, 3, 24, 32)) for s in range(3))
+        hidden = op.multiply(op.subtract(const(1.0), mask), const(-3.4e38))
+        scores = op.add(op.multiply(op.matmul(q, op.permute_dims(k, (0, 1, 3, 2))), const(0.2)), hidden)
+        y = op.matmul(op.nn.softmax(scores), v)
+        return dense(op.reshape(y, (144, 32)), 32, 16, seed=5)
+
+    mod = build([f32(2, 32), f32(2, 1, 1, 24)], body)
+    done = run_phases(mod, GPU.target, stop_after="select", selector=GPU)
+    found = [str(f.attrs["kompilo.op"]) for f in done.functions.values() if f.attrs and "kompilo.op" in f.attrs]
+    (fused,) = [text for text in found if text.startswith("attention")]
+    assert "-> float16[" in fused
+    assert fused.count("float16[") == 4

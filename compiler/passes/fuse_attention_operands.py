@@ -88,8 +88,16 @@ def _repeated(graph: Graph, node: Node, found: Source) -> Source | None:
             and tensors.same_dim(tensors.product(wide[axis - 1 : axis + 1]), after[axis - 1])
             and _is_batch(found, axis - 1)
         ):
-            return replace(found, value=graph.emit(relax.op.reshape(inner.args[0], narrow)))
+            return replace(found, value=_reshaped(graph, inner.args[0], narrow))
     return None
+
+
+def _reshaped(graph: Graph, expr: Expr, dims: tuple[tensors.Dim, ...]) -> Expr:
+    """`expr` in another shape; what it was reshaped from, if that has it already."""
+    made = graph.producer(expr, "reshape")
+    if made is not None and tensors.same_dims(tensors.shape(made.args[0]), dims):
+        return made.args[0]
+    return graph.emit(relax.op.reshape(expr, dims))
 
 
 def _is_batch(found: Source, axis: int) -> bool:

@@ -14,8 +14,8 @@ _CUDA_ARCH = re.compile(r"sm_(\d+)(\d)([af]?)")
 class Kernel:
     """One entry point of a code object.
 
-    `arguments` are the dtypes of its parameters in order ("handle" for a pointer, TENSOR_MAP for a descriptor of tiles);
-    `launch` the names of the values that the host passes behind them ("blockIdx.x", "threadIdx.x", ...,
+    `arguments` are the dtypes of its parameters in order ("handle" for a pointer, TENSOR_MAP for a descriptor of
+    tiles); `launch` the names of the values that the host passes behind them ("blockIdx.x", "threadIdx.x", ...,
     "tirx.use_dyn_shared_memory").
     """
 

@@ -165,10 +165,17 @@ def _report(error: BaseException, as_json: bool) -> int:
     return code
 
 
+def _as_option(hint: str | None) -> str | None:
+    """Hints of the loader speak of its argument, which is an option here."""
+    from ..runtime.choice import CPU_INSTEAD
+
+    return "--device cpu runs it on the CPU." if hint == CPU_INSTEAD else hint
+
+
 def _describe(error: BaseException) -> tuple[str, str | None, int]:
     """The sentence for `error`, a hint or None, and the exit code."""
     if isinstance(error, KompiloError):
-        return error.message, error.hint, EXIT_USAGE
+        return error.message, _as_option(error.hint), EXIT_USAGE
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # of the argument parser
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "kompilo"

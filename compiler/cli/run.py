@@ -39,7 +39,7 @@ def run_artifact(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE.npz", help="Store the outputs here.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to run: auto, cpu, ...")] = "auto",
+    device: Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda, cuda:1, ...")] = "auto",
     threads: Annotated[str | None, typer.Option(metavar="N", help="Number of threads; default all cores.")] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Run this often and show the times.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random inputs.")] = 0,

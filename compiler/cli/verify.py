@@ -45,6 +45,7 @@ def verify(
         list[str] | None,
         typer.Option(metavar="DIM=SIZE", help="Size of a dynamic dimension, or NAME:1x3x224x224. May be repeated."),
     ] = None,
+    device: Annotated[str, typer.Option(help="Where to run the artifact: auto, cpu, cuda, ...")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first input set.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -58,7 +59,7 @@ def verify(
         tolerance = entry.tolerance if entry is not None else _DEFAULT_TOLERANCE
     from ..runtime.module import load
 
-    module = load(artifact)
+    module = load(artifact, device=device)
     with scratch_folder("verify") as folder, console.progress() as report:
         reference = _reference(against, source, module.inputs, folder)
         feeds = list(_input_sets(model, source, module.inputs, inputs or (), shape or (), seed, samples))

@@ -10,6 +10,8 @@ from ..errors import ArtifactError, KompiloError, UsageError
 from .devices import KINDS, Missing, best_for, find_device, kind_of, refusal
 from .host import check_target
 
+# The way out where the artifact has code for a CPU.
+CPU_INSTEAD = "load it with device='cpu'."
 _DEVICES = ("cpu", *(kind.name for kind in KINDS.values()))  # kinds of targets that this runtime drives
 
 
@@ -69,7 +71,7 @@ def problem_of(target: TargetCode) -> str | None:
 def way_out(artifact: Artifact) -> str:
     """What to do where a GPU does not serve."""
     if any(_kind(target) == "cpu" for target in artifact.targets):
-        return "load it with device='cpu'."
+        return CPU_INSTEAD
     return "compile the model for cpu as well, and load it anywhere."
 
 

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from ..errors import InputError, UsageError
 from ..tensor_spec import Dim, TensorSpec, dim_name
 
@@ -47,6 +49,13 @@ def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[Dim, ...]]:
             raise UsageError(f"the shape of input {name!r} is given twice.")
         shapes[name] = shape
     return shapes
+
+
+def a_folder(text: str) -> Path:
+    """A folder that an option names. An empty one, of a variable that is not set, is not the current one."""
+    if not text:
+        raise typer.BadParameter("expected the name of a folder, found nothing.")
+    return Path(text)
 
 
 def parse_threads(text: str) -> list[int]:

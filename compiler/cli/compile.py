@@ -15,7 +15,7 @@ from ..errors import UsageError
 from ..model_source import resolve, stem
 from ..number_words import count, size_text
 from . import console
-from .arguments import parse_shapes
+from .arguments import a_folder, parse_shapes
 from .outputs import check_output
 
 if TYPE_CHECKING:
@@ -46,7 +46,10 @@ def compile_model(
     records: Annotated[
         list[Path] | None,
         typer.Option(
-            "--records", metavar="DIR", help="A folder of tuning records, asked before yours; may be repeated."
+            "--records",
+            metavar="DIR",
+            parser=a_folder,
+            help="Tuning records to ask before yours; may be repeated.",
         ),
     ] = None,
     no_records: Annotated[

@@ -30,12 +30,17 @@ def console(stderr: bool = False) -> Console:
 
 def note(text: str) -> None:
     """One line for the person at the terminal, on stderr, so that stdout stays clean."""
-    console(stderr=True).print(text, soft_wrap=True)
+    console(stderr=True).print(plain(text), soft_wrap=True)
 
 
 def say(text: str = "") -> None:
     """One line of the verb's result, on stdout."""
-    console().print(text, soft_wrap=True)
+    console().print(plain(text), soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """`text` with control characters, which names of files and nodes may hold, escaped; line ends are kept."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_json(value: Any) -> None:
@@ -81,11 +86,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
             overflow="fold",
         )
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*("" if cell is None else plain(str(cell)) for cell in row))
     screen = console()
     screen.width = max(screen.width, _least_width(columns, rows, fold))
     with screen.capture() as captured:
-        screen.print(title, style="bold", soft_wrap=True)
+        screen.print(plain(title), style="bold", soft_wrap=True)
         screen.print(table)
     # The table pads its lines to full width, which only a terminal hides.
     print("\n".join(line.rstrip() for line in captured.get().rstrip().splitlines()), end="\n\n")

@@ -11,6 +11,7 @@ import typer
 from ..errors import UsageError
 from ..number_words import count, size_text, time_text
 from . import console
+from .arguments import a_folder
 
 if TYPE_CHECKING:
     from ..tune.evidence import Known
@@ -24,10 +25,11 @@ _SHOWN_PROBLEMS = 10
 
 Added = Annotated[
     list[Path] | None,
-    typer.Option("--records", metavar="DIR", help="A further folder of records, before yours; may be repeated."),
+    typer.Option("--records", metavar="DIR", parser=a_folder, help="Further records, before yours; may be repeated."),
 ]
 Folder = Annotated[
-    Path | None, typer.Option("--records", metavar="DIR", help="Work on this folder of records instead of yours.")
+    Path | None,
+    typer.Option("--records", metavar="DIR", parser=a_folder, help="Work on this folder of records instead of yours."),
 ]
 Wanted = Annotated[
     str | None, typer.Option("--target", "-t", help="A target, or the key of one (see kompilo targets).")
@@ -76,18 +78,24 @@ def list_records(records: Added = None, target: Wanted = None, as_json: AsJson =
 @app.command("show")
 def show(
     text: Annotated[
-        str, typer.Argument(metavar="TEXT", help="Only operators whose text contains this, such as 'conv2d'.")
+        str,
+        typer.Argument(
+            metavar="TEXT",
+            help="Only operators whose text, or words in a session, contain this.",
+        ),
     ] = "",
     records: Added = None,
     target: Wanted = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Show the best known config of each operator; of a single operator, all that was tried."""
+    from ..schedule.op_words import op_words
     from ..tune.upkeep import holds_now
 
     library = _library(records)
     key = _key(target, library.stores) or ""
-    ops = {str(r.op): r.op for store in library.stores for r in store.read(key)[0] if text in str(r.op)}
+    every = {str(r.op): r.op for store in library.stores for r in store.read(key)[0]}
+    ops = {name: op for name, op in every.items() if text in name or text in op_words(op)}
     holds = holds_now(key)
     known = {name: list(library.known(op, key, holds).values()) for name, op in ops.items()}
     known = {name: points for name, points in known.items() if points}

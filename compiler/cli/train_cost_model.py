@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import console
+from .arguments import a_folder
 
 if TYPE_CHECKING:
     from ..schedule.target import Target
@@ -20,7 +21,12 @@ def train_cost_model(
     target: Annotated[str, typer.Option("--target", help="Whose records to learn from.")] = "cpu",
     records: Annotated[
         list[Path] | None,
-        typer.Option("--records", metavar="DIR", help="A folder of records to use beside the usual ones; repeatable."),
+        typer.Option(
+            "--records",
+            metavar="DIR",
+            parser=a_folder,
+            help="Further records, before yours; may be repeated.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,

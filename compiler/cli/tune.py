@@ -11,7 +11,7 @@ import typer
 from ..errors import InputError, UsageError
 from ..model_source import resolve
 from . import console
-from .arguments import parse_shapes
+from .arguments import a_folder, parse_shapes
 from .outputs import check_output, write_text
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def tune(
         typer.Option("--input", "-i", metavar="NAME:1x3x224x224", help="Fix the shape of an input. May be repeated."),
     ] = None,
     records: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the records; default the user's own.")
+        Path | None, typer.Option(metavar="DIR", parser=a_folder, help="Folder of the records; default the user's own.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Equal seeds make equal choices.")] = 0,
     workers: Annotated[

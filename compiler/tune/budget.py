@@ -18,7 +18,8 @@ def budget_seconds(budget: str | float) -> float:
         text = budget.strip().lower()
         parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
         if not parts or "".join(a + b for a, b in parts) != text:
-            raise UsageError(f'budget: expected a time such as "90s", "5m" or "1h30m", found {budget!r}.')
+            meant = f"for {text} seconds say {text}s." if text.isdecimal() else None
+            raise UsageError(f'budget: expected a time such as "90s", "5m" or "1h30m", found {budget!r}.', meant)
         seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     else:
         seconds = float(budget)

@@ -27,3 +27,12 @@ def test_a_log_tells_a_series_of_stages_once(capsys):
             report("build", 0, 1)
             report("build", 1, 1)
     assert capsys.readouterr().err.splitlines() == ["import", "simplify ...", "build", "simplify ...", "build"]
+
+
+def test_control_characters_of_names_are_escaped(capsys):
+    console.say("a\x1b[31mred\rline\nnext \u00e9\u7f51")
+    console.print_table("ti\x1btle", ("name",), [["od\x07d"]])
+    out = capsys.readouterr().out
+    assert "a\\x1b[31mred\\rline\nnext \u00e9\u7f51" in out
+    assert "\x1b" not in out
+    assert "od\\x07d" in out

@@ -264,3 +264,14 @@ def test_help_imports_no_compiler():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_without_a_name_is_not_the_current_one(fails, user):
+    for verb in (("records", "list"), ("records", "prune"), ("train-cost-model",), ("tune", "m.onnx")):
+        assert "expected the name of a folder" in fails(*verb, "--records=")
+
+
+def test_the_user_s_folder_must_be_one(fails, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("KOMPILO_RECORDS", str(model))
+    for verb in (("records", "list"), ("compile", model, "-o", tmp_path / "o.kpo")):
+        assert "KOMPILO_RECORDS: expected a folder, found" in fails(*verb)

@@ -50,6 +50,8 @@ class Sampling:
 _SAMPLE_S = 20e-6
 # A burst is short against the drift of a machine, and long against the reference kernel's readings around it.
 _BURST_S = 6e-3
+# No clock changes by more: a reference that says so was itself disturbed.
+_MOST_DRIFT = 5.0
 # Vector units and their clock take some milliseconds to come to rest after a change of load.
 _WARM_UP_S = 4e-3
 
@@ -103,8 +105,10 @@ def measure(
         deadline = began + limits.budget_s + pace.waited
         burst = _burst(call, repeat, min(deadline, clock() + _BURST_S), clock)
         after = pace.read()
-        samples = shared if pace.shared(before) or pace.shared(after) else alone
-        samples.add(burst, pace.usual.seconds / ((before.seconds + after.seconds) / 2))
+        speed = pace.usual.seconds / ((before.seconds + after.seconds) / 2)
+        sane = 1 / _MOST_DRIFT <= speed <= _MOST_DRIFT
+        samples = alone if sane and not pace.shared(before) and not pace.shared(after) else shared
+        samples.add(burst, min(max(speed, 1 / _MOST_DRIFT), _MOST_DRIFT))
         before = after
         resigned = not alone.raw and pace.waited >= limits.patience_s
         if alone.enough(limits) or (resigned and shared.enough(limits)) or clock() >= deadline:

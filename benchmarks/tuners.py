@@ -87,6 +87,7 @@ def main() -> None:
         for name, run in tuners.items():
             curves[name].append(run(seed))
     calls = [task.calls for task in tasks]
+    print(f"{len(tasks)} operators, {sum(len(task.points) for task in tasks)} configs in Kompilo's spaces\n")
     print(table(curves, calls, options.seconds))
     if options.plot:
         plot(curves, calls, options.seconds, options.plot)

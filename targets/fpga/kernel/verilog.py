@@ -156,7 +156,7 @@ class _Top:
         lines.append("  case (hsel2)")
         for k, (array, bank) in banks:
             if array.role == "out":
-                lines.append(f"    {k}: hrd <= {{{64 - array.dtype.bits}'d0, {port_name(array.name, bank)}_rd}};")
+                lines.append(f"    {k}: hrd <= {port_name(array.name, bank)}_rd;")
         return [*lines, "    default: hrd <= 0;", "  endcase", "end"]
 
 

@@ -33,25 +33,24 @@ def first_position(x: te.Tensor, axis: int, keepdims: bool, largest: bool) -> te
     size = as_int(x.shape[axis])
     dtype = "int32" if isinstance(size, int) and size < 1 << 31 else "int64"
     none = tirx.max_value(dtype)
-    best = extreme(x, [axis], True, largest)
+    best = extreme(x, [axis], False, largest)
     loop = te.reduce_axis((0, x.shape[axis]), "k")
     smallest = te.comm_reducer(lambda a, b: tirx.Min(a, b), lambda _: none)
-    shape = [tirx.const(1, "int64") if a == axis else d for a, d in enumerate(x.shape)]
+    kept = [d for a, d in enumerate(x.shape) if a != axis]
 
     def first(*at: tirx.Var) -> tirx.Expr:
-        here = [*at[:axis], loop.var, *at[axis + 1 :]]
-        own = [*at[:axis], 0, *at[axis + 1 :]]
-        return smallest(tirx.Select(tirx.EQ(x(*here), best(*own)), loop.var.astype(dtype), none), axis=loop)
+        here = x(*at[:axis], loop.var, *at[axis:])
+        return smallest(tirx.Select(tirx.EQ(here, best(*at)), loop.var.astype(dtype), none), axis=loop)
 
-    found = te.compute(shape, first, name="first")
+    found = te.compute(kept, first, name="first")
     last = tirx.const(size - 1, dtype) if isinstance(size, int) else size - 1
-    kept = shape if keepdims else [*shape[:axis], *shape[axis + 1 :]]
+    shape = [*kept[:axis], tirx.const(1, "int64"), *kept[axis:]] if keepdims else kept
 
     def position(*at: tirx.Var) -> tirx.Expr:
-        full = at if keepdims else (*at[:axis], 0, *at[axis:])
-        return tirx.Min(found(*full), last).astype("int64")
+        own = (*at[:axis], *at[axis + 1 :]) if keepdims else at
+        return tirx.Min(found(*own), last).astype("int64")
 
-    return te.compute(kept, position, name="position")
+    return te.compute(shape, position, name="position")
 
 
 LEGALIZATIONS: dict[str, Callable[..., Any]] = {

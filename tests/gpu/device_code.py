@@ -158,6 +158,8 @@ class HostWalk:
         for expected, found in zip(shape, array.shape, strict=True):
             if isinstance(expected, tirx.Var) and expected not in self.values:
                 self.values[expected] = int(found)
+        if isinstance(param.ty.elem_offset, tirx.Var):
+            self.values[param.ty.elem_offset] = 0  # arrays begin at their first element
         for expected, found in zip(shape, array.shape, strict=True):
             if self.evaluate(expected) != found:
                 raise ValueError(f"{param} has shape {shape}; found {array.shape}")

@@ -9,6 +9,7 @@ from tvm import relax, te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from ...loop_marks import INDEPENDENT
 from ..node import Node
 from .registry import converter
 from .scatter import size_of
@@ -45,7 +46,7 @@ def _accumulated(node: Node, combine: Callable[[Any, Any], Any], start: int) -> 
         size, inner = shape[axis], size_of(shape[axis + 1 :])
         step = -inner if reverse else inner
         with IRBuilder() as builder:
-            with T.serial(0, size_of(shape[:axis]) * inner) as row:
+            with T.serial(0, size_of(shape[:axis]) * inner, annotations=INDEPENDENT) as row:
                 begin = tirx.floordiv(row, inner) * size * inner + tirx.floormod(row, inner)
                 begin = begin + (size - 1) * inner if reverse else begin
                 with T.serial(0, size) as i:

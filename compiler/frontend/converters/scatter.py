@@ -13,6 +13,7 @@ from tvm import ir, relax, te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from ...loop_marks import INDEPENDENT
 from ..node import Node
 from ..values import Dim
 from .data_movement import check_beside, index_at, inside, require_inside
@@ -67,15 +68,19 @@ def _ravel(position: Sequence[Any], shape: Sequence[Any]) -> Any:
 def _scatter(
     data: te.Tensor, indices: te.Tensor, updates: te.Tensor, place: Callable[[Any, Any], list[Any]], combine: Reduction
 ) -> te.Tensor:
-    """A copy of `data` with each update combined into the element that `place(indices, position of update)` names."""
+    """A copy of `data` with each update combined into the element that `place(indices, position of update)` names.
+
+    ONNX wants no two updates of one element where they are not combined, so their order is free.
+    """
+    marks = INDEPENDENT if combine is _REDUCTIONS["none"] else None
 
     def body(ins: Sequence[tirx.Buffer], outs: Sequence[tirx.Buffer]) -> tirx.Stmt:
         source, where, values, out = (T.buffer_proxy(b) for b in (*ins, *outs))
         with IRBuilder() as builder:
             with T.seq_scope():
-                with T.serial(0, size_of(data.shape)) as i:
+                with T.serial(0, size_of(data.shape), annotations=INDEPENDENT) as i:
                     out[i] = source[i]
-                with T.serial(0, size_of(updates.shape)) as j:
+                with T.serial(0, size_of(updates.shape), annotations=marks) as j:
                     target = _ravel(place(where, _unravel(j, updates.shape)), data.shape)
                     out[target] = combine(out[target], values[j])
             return builder.get()
@@ -187,7 +192,7 @@ def _select(
         return a > b if largest else a < b
 
     with IRBuilder() as builder:
-        with T.serial(0, outer * inner) as row:
+        with T.serial(0, outer * inner, annotations=INDEPENDENT) as row:
             source = tirx.floordiv(row, inner) * size * inner + tirx.floormod(row, inner)
             target = tirx.floordiv(row, inner) * k * inner + tirx.floormod(row, inner)
             with T.serial(0, size) as i:

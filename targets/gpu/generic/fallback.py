@@ -1,4 +1,5 @@
-"""Any function at all: threads over the spatial loops of each block where that is provably legal, else one thread."""
+"""Any function at all: threads over the spatial loops of each block where that is provably legal, or over loops that
+say that their iterations are independent; else one thread."""
 
 from __future__ import annotations
 
@@ -8,12 +9,14 @@ from tvm.s_tir import SBlockRealize
 from tvm.s_tir.schedule import ScheduleError
 from tvm.tirx import Stmt
 
-from ...shared.loops import seq
+from ....compiler.loop_marks import INDEPENDENT
+from ...shared.loops import Index, as_int, ceildiv, seq
 from ...shared.rules import finished
 from ..launch import launch
 from ..spec import GpuSpec
 
 _BLOCK = 128
+_DECLARATIONS = (tirx.AllocBuffer, tirx.DeclBuffer)
 
 
 def schedule_anything(func: tirx.PrimFunc, spec: GpuSpec) -> tirx.PrimFunc:
@@ -28,20 +31,56 @@ def schedule_anything(func: tirx.PrimFunc, spec: GpuSpec) -> tirx.PrimFunc:
         allocations = [tirx.AllocBuffer(b) for b in block.alloc_buffers]
     else:
         statements, allocations = [root], []
-    return finished(func, seq([*allocations, *(_serially(s) for s in statements)]))
+    return finished(func, seq([*allocations, *(kernel for s in statements for kernel in _kernels(s))]))
+
+
+def _kernels(statement: Stmt) -> list[Stmt]:
+    """A kernel for each statement in `statement` that has to wait for the one before it."""
+    if isinstance(statement, SBlockRealize) and not statement.block.iter_vars and not statement.block.alloc_buffers:
+        return _kernels(statement.block.body)
+    if isinstance(statement, tirx.AttrStmt) and statement.attr_key == "pragma_scope":
+        return _kernels(statement.body)
+    if isinstance(statement, tirx.SeqStmt) and not any(isinstance(s, _DECLARATIONS) for s in statement.seq):
+        return [kernel for s in statement.seq for kernel in _kernels(s)]
+    if isinstance(statement, tirx.For) and _is_independent(statement):
+        return [_shared_out(statement)]
+    return [_serially(statement)]
+
+
+def _is_independent(loop: tirx.For) -> bool:
+    """Whether the order of iterations does not matter, and they start at 0."""
+    marked = any(name in loop.annotations for name in INDEPENDENT)
+    return (marked or loop.kind == tirx.ForKind.PARALLEL) and as_int(loop.min) == 0
+
+
+def _shared_out(loop: tirx.For) -> Stmt:
+    """A thread for each iteration."""
+    extent = as_int(loop.extent)
+
+    def thread(block: Index, lane: Index) -> Stmt:
+        number = block * _BLOCK + lane
+        body = tirx.SeqStmt([tirx.Bind(loop.loop_var, number.astype(loop.loop_var.ty.dtype)), _plain(loop.body)])
+        return tirx.IfThenElse(number < extent, body, None)
+
+    return launch(ceildiv(extent, _BLOCK), _BLOCK, thread)
 
 
 def _serially(statement: Stmt) -> Stmt:
     """`statement` by one thread."""
+    if isinstance(statement, _DECLARATIONS):
+        return statement
+    return launch(1, 1, lambda block, thread: _plain(statement))
+
+
+def _plain(statement: Stmt) -> Stmt:
+    """`statement` without loops that ask for other threads."""
 
     def plain(loop: tirx.For) -> Stmt:
         if loop.kind not in (tirx.ForKind.PARALLEL, tirx.ForKind.VECTORIZED):
             return loop
         return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body)
 
-    if isinstance(statement, (tirx.AllocBuffer, tirx.DeclBuffer)):
-        return statement
-    return launch(1, 1, lambda block, thread: tvm_ffi.structural_map(statement, (tirx.For, plain), order="post"))
+    return tvm_ffi.structural_map(statement, (tirx.For, plain), order="post")
 
 
 def _bound_where_legal(func: tirx.PrimFunc) -> tirx.PrimFunc | None:

@@ -7,17 +7,23 @@ import re
 import numpy as np
 import pytest
 import tvm
+from onnx import helper
 from tvm import te, tirx, topi
 from tvm.script import tirx as T
 
+from kompilo.compiler.frontend.importer import import_model
+from kompilo.compiler.passes.pipeline import run_phases
+from kompilo.compiler.schedule.selection import Selector
 from kompilo.targets.gpu.legalize import first_position
 from kompilo.targets.gpu.lowering import lowering_context, split
 from kompilo.targets.gpu.target import gpu_module
 
 from gpu.cuda import run_cuda
 from gpu.cuda_shim import Options
+from gpu.opencl import run_opencl
 from gpu.shim_support import needs_shim
 from gpu_support import TARGET, compute, needs_opencl, relative_error, run_rule, softmax
+from op_test import floats, i64, ints, make_model, reference_outputs
 
 n = tirx.Var("n", "int64")
 
@@ -164,6 +170,7 @@ def test_few_rows_are_split_over_the_gpu():
     assert source.count("float4*)(x0_flat_ptr") == 4
     assert kernels(lambda x: topi.sum(x, axis=1), (4096, 4096))[1] == 1
     assert kernels(lambda x: topi.sum(x, axis=1), (2, 1000))[1] == 1
+    assert kernels(lambda x: first_position(x, 1, keepdims=True, largest=True), (64, 1000))[1] == 1
 
 
 @needs_shim
@@ -176,3 +183,41 @@ def test_float16_rows():
         with lowering_context():
             found = run_cuda(mod, [x, np.full_like(x, np.nan)], options=Options(races=True))[-1]
         assert relative_error(found, softmax(x.astype("f8"))) < 1e-3
+
+
+FALLBACKS = {
+    "CumSum": ([floats(5, 40), np.int64(1)], {}, (1,), 1),
+    "TopK": ([floats(6, 30), i64(4)], {}, (1,), 2),
+    "ScatterND": ([floats(5, 7), i64(3, 1).reshape(2, 1), floats(2, 7)], {}, (), 1),
+    "ScatterElements": ([floats(5, 7), ints(2, 7, low=0, high=5), floats(2, 7)], {"reduction": "add"}, (), 1),
+}
+KERNELS = {"CumSum": 1, "TopK": 1, "ScatterND": 2, "ScatterElements": 2}
+
+
+@needs_opencl
+@pytest.mark.parametrize("name", FALLBACKS)
+def test_rows_of_written_loops_are_shared_out(name):
+    """What the frontend writes as loops, a thread for each row; several updates of one element in turn."""
+    inputs, attrs, const, outputs = FALLBACKS[name]
+    names = [f"x{k}" for k in range(len(inputs))]
+    results = [f"y{k}" for k in range(outputs)]
+    model = make_model(
+        [helper.make_node(name, names, results, **attrs)],
+        dict(zip(names, inputs, strict=True)),
+        results,
+        const=[names[k] for k in const],
+    )
+    done = run_phases(import_model(model, None).mod, TARGET, stop_after="legalize", selector=Selector(TARGET))
+    (func,) = [f for f in done.functions.values() if isinstance(f, tirx.PrimFunc)]
+    scheduled, rule = TARGET.schedule(func.with_attr("global_symbol", "main"))
+    assert rule == "fallback"
+    given = [x for k, x in enumerate(inputs) if k not in const]
+    feeds = {n: x for k, (n, x) in enumerate(zip(names, inputs, strict=True)) if k not in const}
+    wanted = reference_outputs(model, feeds)
+    outs = [np.full_like(w, -7) for w in wanted]
+    mod = gpu_module(tvm.IRModule({"main": scheduled}), TARGET)
+    assert len(split(mod, TARGET.tvm_target()).device.functions) == KERNELS[name]
+    with lowering_context():
+        found = run_opencl(mod, [*given, *outs])
+    for got, want in zip(found[len(given) :], wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)

@@ -179,10 +179,10 @@ class FlashBlock(ABC):
         tile, places = self.tile, Held("int32")
         down = self.warp * (tile.rows * ptx.ROWS)
         more, preparing = self.prepare(down)
-        # The first row of a lane, and the number of keys that the block's rows see.
+        # The first row of a lane, and the number of steps. The loop over them is not to be written out.
         naming, self.mine = places.name("mine", narrowed(self.row) + down + tirx.truncdiv(self.lane, i32(4)))
-        counting, end = places.name("end", narrowed(self._visible()))
-        count = tirx.truncdiv(end + (tile.bn - 1), i32(tile.bn))
+        steps = ceil_div(self._visible(), tile.bn)
+        counting, count = places.name("steps", ptx.hidden(steps) if isinstance(steps, int) else narrowed(steps))
         copying = [s for rows in (self.queries, self.keys, self.values) for s in rows.prepare()]
         buffers = [self.memory, *more, self.scores, self.weights, self.sums, self.top, self.total, self.worth]
         return allocated(

@@ -18,6 +18,7 @@ from kompilo.targets.gpu.lowering import split
 from kompilo.targets.gpu.resources import resources_of_code_object, resources_of_cubin
 from kompilo.targets.gpu.templates.attention_simt import SimtAttention
 from kompilo.targets.gpu.templates.attention_tensor_core import TensorCoreAttention, WarpgroupAttention
+from kompilo.targets.gpu.templates.attention_warpgroup import GroupTile, config_of
 from kompilo.targets.rocm.target import RocmTarget
 
 needs_cuda = pytest.mark.skipif(not list(find_compilers()), reason="no CUDA compiler: pip install 'kompilo[cuda]'")
@@ -28,14 +29,16 @@ FLASH = {
     "sm_90 few rows": ("sm_90", Attention((4, 16, 16, 4096, 128), own=4)),
 }
 WARPGROUPS = {
-    "64 causal": Attention((4, 16, "n", "n", 64), own=4, causal=True),
-    "128": Attention((4, 16, 4096, 4096, 128)),
+    "64 causal": (Attention((4, 16, "n", "n", 64), own=4, causal=True), None),
+    # With a known number of steps the compiler would write the loop out, and ptxas wait behind each multiplication.
+    "64 in three stages": (Attention((4, 16, 4096, 4096, 64)), config_of(GroupTile(2, 64, 3))),
+    "128": (Attention((4, 16, 4096, 4096, 128)), None),
 }
 PLAIN = [("sm_80", 64), ("gfx90a", 64), ("gfx942", 128), ("gfx1100", 32)]
 
 
-def code_of(template, op, target):
-    parts = split(module(template, op, None, target)[0], target.tvm_target())
+def code_of(template, op, target, config=None):
+    parts = split(module(template, op, config, target)[0], target.tvm_target())
     return target.device_code(parts.device)[1]
 
 
@@ -57,7 +60,8 @@ def test_on_tensor_cores(name):
 @pytest.mark.parametrize("name", WARPGROUPS)
 def test_by_warpgroups(name):
     """Both products of a step are under way together: ptxas would wait behind each multiplication otherwise."""
-    code = code_of(WarpgroupAttention(), WARPGROUPS[name].spec, CudaTarget.from_preset("sm_90"))
+    case, config = WARPGROUPS[name]
+    code = code_of(WarpgroupAttention(), case.spec, CudaTarget.from_preset("sm_90"), config)
     (used,) = resources_of_cubin(code).values()
     text = sass_of(code)
     assert used.spills_bytes == 0

@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Protocol, TypeVar
 
@@ -32,6 +32,8 @@ _FETCHES = 8
 _MOST_THREADS = 256
 # Configs offered to the tuner, and how many at least of each way to share out steps.
 _OFFERED, _OF_EACH = 32, 3
+# Spaces that are kept: operators that differ in their epilogue only have the same.
+KEPT_SPACES = 256
 # Static shared memory that every GPU gives a block.
 _SHARED = 48 * 1024
 # Bytes a cycle that one SM reads from the second-level cache when all do, and from its shared memory.
@@ -242,6 +244,7 @@ def estimate(problem: Problem, tile: GemmTile, spec: GpuSpec, most: int) -> Esti
     return Estimate(found.blocks, found.rounds, resident, multiply, shared, global_, edge, total, found.added_up)
 
 
+@lru_cache(maxsize=KEPT_SPACES)
 def gemm_space(problem: Problem, spec: GpuSpec, lanes: int = QUAD) -> Space | None:
     """The likeliest tiles, best first; None if none runs on `spec`. `lanes`: elements of A that a fetch brings."""
     # Each fetch keeps an address of its own in registers.

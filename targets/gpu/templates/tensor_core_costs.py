@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 
 from ....compiler.schedule.template import Config, Space
 from ....compiler.schedule.traits import Traits
 from ..occupancy import resident_blocks
 from ..spec import GpuSpec
-from .gemm_costs import Estimate, Problem, best_first, rounds_of, space_of
+from .gemm_costs import KEPT_SPACES, Estimate, Problem, best_first, rounds_of, space_of
 from .gemm_traits import TileFacts, product_traits
 from .tensor_core_ptx import Multiply
 from .tensor_core_tile import TensorTile, config_of, tile_of
@@ -151,6 +151,7 @@ def estimate(problem: Problem, tile: TensorTile, spec: GpuSpec, product: Product
     return Estimate(found.blocks, found.rounds, resident, multiply, shared, global_, edge, total, found.added_up)
 
 
+@lru_cache(maxsize=KEPT_SPACES)
 def tensor_space(problem: Problem, spec: GpuSpec, product: Product) -> Space | None:
     """The likeliest tiles, best first; None if none runs on `spec`."""
 

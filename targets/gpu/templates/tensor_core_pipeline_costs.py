@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 
 from ....compiler.schedule.template import Config, Space
 from ....compiler.schedule.traits import Traits
 from ..occupancy import resident_blocks
 from ..spec import GpuSpec
-from .gemm_costs import Estimate, Problem, best_first, rounds_of, space_of
+from .gemm_costs import KEPT_SPACES, Estimate, Problem, best_first, rounds_of, space_of
 from .gemm_traits import TileFacts, product_traits
 from .tensor_core_operands import Operands
 from .tensor_core_pipeline_tile import PipelineTile, config_of, tile_of
@@ -85,6 +85,7 @@ def estimate(problem: Problem, tile: PipelineTile, spec: GpuSpec, unit: Operands
     return Estimate(found.blocks, found.rounds, together, multiply, shared, global_, edge, total, found.added_up)
 
 
+@lru_cache(maxsize=KEPT_SPACES)
 def pipeline_space(problem: Problem, spec: GpuSpec, unit: Operands) -> Space | None:
     """The likeliest tiles, best first; None if none runs on `spec`."""
     size = unit.how.size

@@ -31,7 +31,7 @@ from .ir import (
     Stream,
 )
 from .model import Estimate, estimate
-from .ops import OPS
+from .ops import OPS, SHIFTS
 from .types import BOOL, Scalar
 from .validate import interleave
 
@@ -302,7 +302,7 @@ class _NestCpp:
         if isinstance(e, Reduce):
             return self._reduce(e, t)
         args = [self._expr(a) for a in e.args]
-        if e.name == "shr":
+        if e.name in SHIFTS:
             args[1] = str(e.args[1].value) if isinstance(e.args[1], Const) else args[1]
         if e.name in ("max", "min", "eq", "lt", "le"):
             args = _comparable(args, [a.dtype for a in e.args])

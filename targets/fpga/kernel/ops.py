@@ -79,6 +79,8 @@ OPS = {
     "cast": OpInfo(1, lambda a: a, lambda a: a, (0, 0), "{0}", "{0}", floats=False),
     "shr": OpInfo(2, lambda a, b: a >> b, _corners(lambda a, b: a >> b), (0, 0), "({0} >> {1})", "{0} >>> {1}",
                   floats=False),
+    "shl": OpInfo(2, lambda a, b: a << b, _corners(lambda a, b: a << b), (0, 0), "({t}({0}) << {1})", "{0} <<< {1}",
+                  floats=False),
 }  # fmt: skip
 # Operations that accumulators and trees may use.
 COMBINERS = ("add", "max", "min")
@@ -101,3 +103,7 @@ def neutral(name: str, dtype: Scalar) -> Value:
     if dtype.is_float:
         return float("-inf" if name == "max" else "inf")
     return dtype.low if name == "max" else dtype.high
+
+
+# Operations whose second operand has to be a constant: they are wires.
+SHIFTS = ("shr", "shl")

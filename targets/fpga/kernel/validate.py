@@ -33,7 +33,7 @@ from .ir import (
     statement_exprs,
     walk,
 )
-from .ops import COMBINERS, OPS
+from .ops import COMBINERS, OPS, SHIFTS
 from .types import BOOL, Scalar
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -347,5 +347,5 @@ def _check_op(e: Op, where: str) -> None:
     logical = e.name in ("and", "or", "not")
     expect(not logical or all(a.dtype == BOOL for a in e.args), f"{where}: expected bools for {e.name}.")
     expect(e.name != "select" or e.args[0].dtype == BOOL, f"{where}: expected a bool to select by.")
-    fixed = e.name != "shr" or not any(True for a in walk(e.args[1]) if type(a).__name__ != "Const")
+    fixed = e.name not in SHIFTS or not any(True for a in walk(e.args[1]) if type(a).__name__ != "Const")
     expect(fixed, f"{where}: expected to shift by a constant.")

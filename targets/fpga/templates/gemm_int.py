@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ....compiler.errors import KompiloError
 from ....compiler.schedule.template import Config, Space
 from ..kernel.affine import Affine, var
-from ..kernel.builder import NestBuilder, array, below, both, equals, kernel, load, op, reduce
-from ..kernel.ir import Expr, Kernel, Loop
+from ..kernel.builder import NestBuilder, array, below, both, const, equals, kernel, load, op, reduce
+from ..kernel.ir import Array, Expr, Kernel, Loop
 from ..kernel.types import scalar
 from ..spec import FpgaSpec
 from .base import KernelTemplate, check_knob, check_sizes, lane_space, powers_to
@@ -36,13 +37,19 @@ def within(index: Affine, size: int, lanes: int) -> Expr | None:
 
 
 class GemmInt(KernelTemplate[GemmProblem]):
-    """Knobs: um, un, uk lanes over rows, columns and the reduction (uk shortens the sum, um and un reuse operands)."""
+    """Knobs: um, un, uk lanes over rows, columns and the reduction (uk shortens the sum, um and un reuse operands);
+    pack 2: one DSP block makes the products of two rows, where its multiplier is 27 bits wide.
+    """
 
     name = "gemm_int"
 
     def space(self, problem: GemmProblem, spec: FpgaSpec) -> Space:
         choices = {"um": powers_to(problem.m), "un": powers_to(problem.n), "uk": powers_to(problem.k)}
-        return lane_space(choices, ("um", "un", "uk"), spec.budget("dsp"))
+        packs = [1, 2] if spec.dsp.a_bits >= 27 and problem.dtype == "int8" else [1]
+        spaces = [lane_space({**choices, "pack": [n]}, ("um", "un", "uk"), n * spec.budget("dsp")) for n in packs]
+        configs = [c for space in reversed(spaces) for c in space if c.int("um") % c.int("pack") == 0]
+        fastest = max(configs, key=lambda c: c.int("um") * c.int("un") * c.int("uk"))
+        return Space(fastest, tuple(configs))
 
     def build(self, problem: GemmProblem, config: Config) -> Kernel:
         p = problem
@@ -54,24 +61,90 @@ class GemmInt(KernelTemplate[GemmProblem]):
         a = array("A", (p.m, p.k), p.dtype, factors=(um, uk), role="in")
         b = array("B", (p.k, p.n), p.dtype, factors=(uk, un), role="in")
         c = array("C", (p.m, p.n), "int32", factors=(um, un), role="out")
-        sums = array("sums", (um, un), "int32", "register")
         nest = NestBuilder("product")
-        io, jo = nest.serial("io", -(-p.m // um)), nest.serial("jo", -(-p.n // un))
-        ko = nest.serial("ko", -(-p.k // uk))
-        i, j, k = io * um + var("ii"), jo * un + var("ji"), ko * uk + var("ki")
-        rows, columns, inner = within(i, p.m, um), within(j, p.n, un), within(k, p.k, uk)
-        left = load(a, i, k, guard=_guard(rows, inner))
-        right = load(b, k, j, guard=_guard(inner, columns))
-        terms = reduce("add", [Loop("ki", uk)], op("mul", left, right, dtype=scalar("int32")))
-        lanes = [Loop("ii", um), Loop("ji", un)]
-        total = nest.accumulate("total", sums, [var("ii"), var("ji")], terms, equals(ko, 0), lanes)
-        last = both(equals(ko, -(-p.k // uk) - 1), rows, columns)
-        nest.store(c, [i, j], total[var("ii"), var("ji")], lanes, guard=last)
-        return kernel(self.name, [a, b, c, sums], [nest.nest()])
+        sizes = _Sizes(nest, p, um, un, uk)
+        make = _paired if self._pack(config, um) == 2 else _plain
+        sums = make(nest, (a, b, c), sizes)
+        return kernel(self.name, [a, b, c, *sums], [nest.nest()])
+
+    def _pack(self, config: Config, um: int) -> int:
+        pack = check_knob(self.name, "pack", config.int("pack"), 2)
+        if um % pack:
+            raise KompiloError(f"FPGA template {self.name}, knob pack: expected an even um, found {um}.")
+        return pack
 
     def reference(self, problem: GemmProblem, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {"C": inputs["A"].astype(np.int32) @ inputs["B"].astype(np.int32)}
 
 
-def _guard(*conditions: Expr | None) -> Expr | None:
-    return both(*conditions) if any(c is not None for c in conditions) else None
+class _Sizes:
+    """Loops of the nest: blocks of um rows and un columns, steps of uk terms."""
+
+    def __init__(self, nest: NestBuilder, p: GemmProblem, um: int, un: int, uk: int):
+        self.problem, self.um, self.un, self.uk = p, um, un, uk
+        self.io, self.jo = nest.serial("io", -(-p.m // um)), nest.serial("jo", -(-p.n // un))
+        self.ko, self.steps = nest.serial("ko", -(-p.k // uk)), -(-p.k // uk)
+        self.j, self.k = self.jo * un + var("ji"), self.ko * uk + var("ki")
+        self.columns, self.inner = within(self.j, p.n, un), within(self.k, p.k, uk)
+
+    def row(self, lane: Affine) -> tuple[Affine, Expr | None]:
+        """The row of A and C in a lane, and the guard it needs."""
+        index = self.io * self.um + lane
+        return index, within(index, self.problem.m, self.um)
+
+    def term(self, array: Array, i: Affine, j: Affine, *conditions: Expr | None) -> Expr:
+        """An operand, zero outside."""
+        guard = both(*conditions) if any(c is not None for c in conditions) else None
+        return load(array, i, j, guard=guard)
+
+
+Operands = tuple[Array, Array, Array]
+
+
+def _plain(nest: NestBuilder, operands: Operands, s: _Sizes) -> list[Array]:
+    """A multiplier for each product."""
+    a, b, c = operands
+    sums = array("sums", (s.um, s.un), "int32", "register")
+    i, rows = s.row(var("ii"))
+    left, right = s.term(a, i, s.k, rows, s.inner), s.term(b, s.k, s.j, s.inner, s.columns)
+    terms = reduce("add", [Loop("ki", s.uk)], op("mul", left, right, dtype=scalar("int32")))
+    lanes = [Loop("ii", s.um), Loop("ji", s.un)]
+    total = nest.accumulate("total", sums, [var("ii"), var("ji")], terms, equals(s.ko, 0), lanes)
+    last = both(equals(s.ko, s.steps - 1), rows, s.columns)
+    nest.store(c, [i, s.j], total[var("ii"), var("ji")], lanes, guard=last)
+    return [sums]
+
+
+# Where the upper of two packed factors begins: products of int8 fit below it, and both factors into 27 bits.
+_SHIFT = 18
+
+
+def _paired(nest: NestBuilder, operands: Operands, s: _Sizes) -> list[Array]:
+    """A multiplier for two products with the same b: (a1 * 2**18 + a0) * b = a1 b * 2**18 + a0 b (white paper WP486).
+
+    The lower 18 bits are a0 b; if that is negative it has borrowed one from the bits above.
+    """
+    a, b, c = operands
+    pairs, wide = Loop("ip", s.um // 2), scalar("int36")
+    rows = [s.row(2 * var("ip") + half) for half in (0, 1)]
+    low, high = (s.term(a, i, s.k, guard, s.inner) for i, guard in rows)
+    shift = const(_SHIFT, scalar("uint5"))
+    both_rows = op("add", op("shl", high, shift, dtype=scalar("int27")), low, dtype=scalar("int27"))
+    product = op("mul", both_rows, s.term(b, s.k, s.j, s.inner, s.columns), dtype=wide)
+    products = nest.let("products", product, [pairs, Loop("ji", s.un), Loop("ki", s.uk)])
+    own = products[var("ip"), var("ji"), var("ki")]
+    lower = op("cast", own, dtype=scalar(f"int{_SHIFT}"))
+    borrowed = op("cast", op("lt", lower, const(0, scalar("int8"))), dtype=scalar("uint2"))
+    upper = op("add", op("shr", own, shift, dtype=wide), borrowed, dtype=scalar("int32"))
+    made = []
+    for half, value in enumerate((op("cast", lower, dtype=scalar("int32")), upper)):
+        sums = array(f"sums{half}", (s.um // 2, s.un), "int32", "register")
+        terms = reduce("add", [Loop("ki", s.uk)], value)
+        lanes = [pairs, Loop("ji", s.un)]
+        at = (var("ip"), var("ji"))
+        total = nest.accumulate(f"total{half}", sums, at, terms, equals(s.ko, 0), lanes)
+        index, guard = rows[half]
+        last = both(equals(s.ko, s.steps - 1), guard, s.columns)
+        nest.store(c, [index, s.j], total[at], lanes, guard=last)
+        made.append(sums)
+    return made

@@ -62,7 +62,7 @@ TEMPLATES = {
 
 
 def lanes(config: Config) -> int:
-    return int(np.prod([v for k, v in config.knobs if k not in ("im", "jn")]))
+    return int(np.prod([v for k, v in config.knobs if k not in ("im", "jn", "pack")]))
 
 
 def make_cases(name: str, count: int) -> list[Case]:
@@ -120,7 +120,7 @@ def test_defaults_start_an_iteration_every_cycle(template, problem):
 
 def test_what_lanes_do():
     problem = GemmProblem(16, 16, 64)
-    one, many = (GemmInt().build(problem, Config.of(um=n, un=n, uk=n)) for n in (1, 4))
+    one, many = (GemmInt().build(problem, Config.of(um=n, un=n, uk=n, pack=1)) for n in (1, 4))
     spec = fpga_spec("u280")
     assert [estimate(k).dsps(spec.dsp) for k in (one, many)] == [1, 64]
     assert estimate(one).cycles == pytest.approx(64 * estimate(many).cycles, rel=0.05)
@@ -130,11 +130,28 @@ def test_what_lanes_do():
     assert (waiting.iis, flowing.iis) == ((5,), (1,))
 
 
+def test_two_products_per_dsp_block_and_none_idle():
+    problem, spec = GemmProblem(64, 64, 256), fpga_spec("u280")
+    config = Config.of(um=8, un=8, uk=1, pack=2)
+    assert config in tuple(GemmInt().space(problem, spec))
+    made = estimate(GemmInt().build(problem, config))
+    assert made.dsps(spec.dsp) == 32
+    assert 64 * 64 * 256 / (2 * made.dsps(spec.dsp) * made.cycles) > 0.999
+    assert all(c.int("pack") == 1 for c in GemmInt().space(problem, fpga_spec("ecp5")))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GemmInt().build(GemmProblem(4, 4, 4), Config.of(um=8, un=1, uk=1)), "knob um: expected 1..4, found 8"),
-        (lambda: GemmInt().build(GemmProblem(0, 4, 4), Config.of(um=1, un=1, uk=1)), "sizes above 0, found {'m': 0}"),
+        (
+            lambda: GemmInt().build(GemmProblem(4, 4, 4), Config.of(um=8, un=1, uk=1, pack=1)),
+            "knob um: expected 1..4, found 8",
+        ),
+        (lambda: GemmInt().build(GemmProblem(4, 4, 4), Config.of(um=3, un=1, uk=1, pack=2)), "an even um, found 3"),
+        (
+            lambda: GemmInt().build(GemmProblem(0, 4, 4), Config.of(um=1, un=1, uk=1, pack=1)),
+            "sizes above 0, found {'m': 0}",
+        ),
         (lambda: Pool().build(PoolProblem(Picture(4, 4, 1, 2, 2), "mean"), Config.of(lanes=1)), "a kind of max, sum"),
         (lambda: Elementwise().build(ElementwiseProblem(4, "tanh"), Config.of(lanes=1)), "one of relu, add, add_relu"),
         (lambda: Pool().build(PoolProblem(Picture(2, 4, 1, 3, 3)), Config.of(lanes=1)), "'out_h': 0"),

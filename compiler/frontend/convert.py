@@ -135,7 +135,7 @@ def _convert_node(
         folded = _fold(proto, values, context.opsets)
     if folded is not None:
         return folded
-    converter = find_converter(domain, proto.op_type, opset)
+    converter = find_converter(domain, proto.op_type, opset, node.is_data)
     if converter is not None:
         return _wrap(converter(node), proto, context.bb)
     body = schema_function(proto, values, opset)

@@ -127,7 +127,14 @@ class Node:
             return None
         if value.array is not None:
             return [int(e) for e in value.array.reshape(-1)]
+        if value.shape == [0]:
+            return []
         return list(value.elements.reshape(-1)) if value.elements is not None else None
+
+    def is_data(self, index: int) -> bool:
+        """Whether input `index` is given, and what it holds is known in runs only."""
+        value = self._given(index)
+        return value is not None and value.array is None and value.elements is None and value.shape != [0]
 
     def shape(self, index: int) -> list[Dim]:
         """Dimensions of input `index`: ints where fixed, expressions of symbolic sizes elsewhere."""

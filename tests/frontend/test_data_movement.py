@@ -163,7 +163,7 @@ ERRORS = {
     "reshape_count": ("Reshape", [X, i64(5, -1)], {}, const(1), "do not divide by 5"),
     "reshape_sizes": ("Reshape", [X, i64(5, 5)], {}, const(1), "cannot be reshaped"),
     "reshape_two_unknown": ("Reshape", [X, i64(-1, -1)], {}, const(1), "at most one -1"),
-    "reshape_runtime": ("Reshape", [X, i64(4, 6)], {}, {}, "must be known at compile time"),
+    "reshape_runtime": ("Reshape", [X, i64(4, 6)], {}, {"dynamic": [1]}, "must be a vector of fixed length"),
     "squeeze_size": ("Squeeze", [X, i64(0)], {}, const(1), "axis 0 has size 2, expected 1"),
     "unsqueeze_twice": ("Unsqueeze", [X, i64(1, 1)], {}, const(1), "name an axis twice"),
     "transpose_perm": ("Transpose", [X], {"perm": [0, 0, 1]}, {}, "not a permutation"),

@@ -196,5 +196,5 @@ def test_errors():
         resize(x, scales=(2, 2), reference=none)
     with pytest.raises(ModelError, match="one of the inputs 'scales' and 'sizes' is required"):
         resize(x, reference=none)
-    with pytest.raises(ModelError, match="scales must be known when the model is compiled"):
-        check_op("Resize", [x, None, f32(1, 1, 2, 2)], reference=none)
+    with pytest.raises(ModelError, match="antialias needs fixed sizes"):
+        check_op("Resize", [x, None, f32(1, 1, 2, 2)], {"mode": "linear", "antialias": 1}, reference=none)

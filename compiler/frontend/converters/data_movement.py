@@ -135,6 +135,11 @@ def gather_nd(node: Node) -> relax.Expr:
 @converter("OneHot", since=9)
 def one_hot(node: Node) -> relax.Expr:
     (depth,) = required_dims(node, 1, "depth")
+    return one_hot_of(node, depth)
+
+
+def one_hot_of(node: Node, depth: Dim) -> relax.Expr:
+    """OneHot with `depth` classes."""
     rank = node.rank(0)
     axis = node.axis(node.attr("axis", -1), rank + 1)
 

@@ -89,7 +89,7 @@ def _functions(node: Node, kind: _Kind, directions: int) -> list[list[Function]]
         raise node.error(f"expected {len(kind.activations) * directions} known activations, found {names}")
     given = {"alpha": list(node.attr("activation_alpha", [])), "beta": list(node.attr("activation_beta", []))}
     clip, count = node.attr("clip", 0.0), len(kind.activations)
-    made = []
+    made: list[Function] = []
     for position, name in enumerate(names):
         function, alpha, beta = ACTIVATIONS[name]
         if name in _WITH_ALPHA and given["alpha"]:

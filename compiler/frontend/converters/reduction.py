@@ -27,7 +27,7 @@ _RELAX: dict[str, Callable] = {
 }
 
 
-def _empty_value(kind: str, dtype: str) -> float | int | bool:
+def empty_value(kind: str, dtype: str) -> float | int | bool:
     """The reduction of no elements at all."""
     if kind in ("sum", "prod"):
         return int(kind == "prod")
@@ -50,7 +50,7 @@ def reduce(node: Node, kind: str, x: relax.Expr, axes: list[int], keepdims: bool
     dtype, shape = str(x.ty.dtype), list(x.ty.shape.values)
     if any(isinstance(d, int) and d == 0 for d in (_fixed(shape[a]) for a in axes)):
         out = [1 if i in axes else d for i, d in enumerate(shape) if keepdims or i not in axes]
-        value = constant(np.array(_empty_value(kind, dtype), numpy_dtype(dtype)))
+        value = constant(np.array(empty_value(kind, dtype), numpy_dtype(dtype)))
         return node.emit(relax.op.broadcast_to(value, out))
     wide = {"float16": "float32", "bfloat16": "float32"}.get(dtype) if kind in ("sum", "mean", "prod") else None
     wide = "int8" if dtype == "bool" else wide

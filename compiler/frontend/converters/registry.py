@@ -23,6 +23,8 @@ Converter = Callable[["Node"], Result | tuple[Result, ...]]
 _Function = TypeVar("_Function", bound=Callable)
 
 _TABLE: dict[tuple[str, str], dict[int, Converter]] = {}
+# The same for nodes of which one of certain inputs, that others know at compile time, is data.
+_OF_RUNS: dict[tuple[str, str], dict[int, tuple[tuple[int, ...], Converter]]] = {}
 
 
 def canonical_domain(domain: str) -> str:
@@ -48,6 +50,16 @@ def converter(op_type: str, since: int = 1, domain: str = "") -> Callable[[_Func
     return register
 
 
+def run_converter(op_type: str, inputs: tuple[int, ...], since: int = 1) -> Callable[[_Function], _Function]:
+    """Like `converter`, for nodes of which one of `inputs` (a shape, axes, a number of elements, ...) is data."""
+
+    def register(function: _Function) -> _Function:
+        _OF_RUNS.setdefault(("", op_type), {})[since] = (inputs, function)
+        return function
+
+    return register
+
+
 @cache
 def load_converters() -> None:
     """Import every module of converters (once)."""
@@ -56,10 +68,23 @@ def load_converters() -> None:
         importlib.import_module(f"{__package__}.{module.name}")
 
 
-def find_converter(domain: str, op_type: str, opset: int) -> Converter | None:
-    """The newest converter of the operator that is not above `opset`, or None."""
+def find_converter(
+    domain: str, op_type: str, opset: int, is_data: Callable[[int], bool] = lambda _: False
+) -> Converter | None:
+    """The newest converter of the operator that is not above `opset`, or None.
+
+    Args:
+        is_data: whether an input of the node is known in runs only.
+    """
     load_converters()
-    versions = _TABLE.get((canonical_domain(domain), op_type), {})
+    key = (canonical_domain(domain), op_type)
+    of_runs = _OF_RUNS.get(key, {})
+    usable = [since for since in of_runs if since <= opset]
+    if usable:
+        inputs, function = of_runs[max(usable)]
+        if any(is_data(index) for index in inputs):
+            return function
+    versions = _TABLE.get(key, {})
     usable = [since for since in versions if since <= opset]
     return versions[max(usable)] if usable else None
 

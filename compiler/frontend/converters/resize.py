@@ -17,6 +17,7 @@ from ..ratio import Ratio
 from ..values import Dim, constant
 from .padding import all_fixed, tidy
 from .registry import converter
+from .resize_at_run import resized_to_data, scaled_by_data
 from .resize_taps import COORDINATES, NEAREST, AxisGeometry, NumpyArithmetic, Sampling, Taps, TirArithmetic, axis_taps
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # A tensor expression with more taps than this for each output element is split into one pass for each axis.
 _MOST_TAPS = 8
+_BY_SIZES = ("align_corners", "tf_crop_and_resize")
 _POLICIES = ("stretch", "not_larger", "not_smaller")
 
 
@@ -61,7 +63,10 @@ def resize(node: Node) -> relax.Expr:
     if node.has(3) and node.shape(3) != [0]:
         geometry = _geometry_by_sizes(node, axes)
     elif node.has(2) and node.shape(2) != [0]:
-        geometry = _geometry_by_scales(node, axes, _scales(node, 2))
+        if node.is_data(2):
+            geometry = scaled_by_data(node, axes, by_sizes=sampling.coordinates in _BY_SIZES)
+        else:
+            geometry = _geometry_by_scales(node, axes, _scales(node, 2))
     else:
         raise node.error("one of the inputs 'scales' and 'sizes' is required")
     if roi:
@@ -137,15 +142,18 @@ def _scaled_axis(size: Dim, scale: float | Ratio) -> AxisGeometry:
 
 
 def _geometry_by_sizes(node: Node, axes: list[int]) -> dict[int, AxisGeometry]:
-    shape, sizes = node.shape(0), node.dims(3)
+    shape = node.shape(0)
+    policy = node.attr("keep_aspect_ratio_policy", "stretch")
+    if node.is_data(3) and policy == "stretch":
+        return resized_to_data(node, axes)
+    sizes = node.dims(3)
     if sizes is None:
         raise node.error(
-            "the sizes must be known or follow from input shapes when the model is compiled",
+            f"with keep_aspect_ratio_policy {policy!r} the sizes must be known or follow from input shapes",
             "make the sizes an initializer, or give their value when compiling",
         )
     if len(sizes) != len(axes):
         raise node.error(f"the sizes need {len(axes)} elements, found {len(sizes)}")
-    policy = node.attr("keep_aspect_ratio_policy", "stretch")
     if policy not in _POLICIES:
         raise node.error(
             f"attribute 'keep_aspect_ratio_policy' must be one of {', '.join(_POLICIES)}, found {policy!r}"

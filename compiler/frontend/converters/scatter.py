@@ -15,6 +15,7 @@ from tvm.script.ir_builder import tirx as T
 
 from ...loop_marks import INDEPENDENT
 from ..node import Node
+from ..symbols import as_expr
 from ..values import Dim
 from .data_movement import check_beside, index_at, inside, require_inside
 from .registry import converter
@@ -140,7 +141,7 @@ def _updates(node: Node, shape: list[Dim]) -> relax.Expr:
 
 @converter("TopK", since=1)
 def top_k_attribute(node: Node) -> tuple[relax.Expr, ...]:
-    return _top_k(node, node.required("k"))
+    return top_k_of(node, node.required("k"))
 
 
 @converter("TopK", since=10)
@@ -148,23 +149,23 @@ def top_k(node: Node) -> tuple[relax.Expr, ...]:
     (k,) = required_dims(node, 1, "k")
     if not isinstance(k, int):
         raise node.error("k must be a fixed number")
-    return _top_k(node, k)
+    return top_k_of(node, k)
 
 
-def _top_k(node: Node, k: int) -> tuple[relax.Expr, ...]:
+def top_k_of(node: Node, k: Dim) -> tuple[relax.Expr, ...]:
     """Sorted by insertion: k is small, and most elements are turned away by one comparison with the last kept one."""
     shape = node.shape(0)
     axis = node.axis(node.attr("axis", -1), len(shape))
-    if isinstance(shape[axis], int) and not 0 <= k <= shape[axis]:
+    if isinstance(k, int) and isinstance(shape[axis], int) and not 0 <= k <= shape[axis]:
         raise node.error(f"k is {k}, expected at most {shape[axis]}, the size of axis {axis}")
     node.require_at_least(shape[axis], k, f"axis {axis} of input 0")
-    if k == 0:
+    if isinstance(k, int) and k == 0:
         empty = [*shape[:axis], 0, *shape[axis + 1 :]]
         return op.zeros(empty, node.dtype(0)), op.zeros(empty, "int64")
     largest = bool(node.attr("largest", 1))
 
-    def compute(x: te.Tensor) -> list[te.Tensor]:
-        out = [*x.shape[:axis], tirx.IntImm("int64", k), *x.shape[axis + 1 :]]
+    def compute(x: te.Tensor, k: ir.Expr) -> list[te.Tensor]:
+        out = [*x.shape[:axis], k, *x.shape[axis + 1 :]]
         values = tirx.decl_buffer(out, x.dtype, "values", layout=None)
         indices = tirx.decl_buffer(out, "int64", "indices", layout=None)
         return te.extern(
@@ -176,12 +177,12 @@ def _top_k(node: Node, k: int) -> tuple[relax.Expr, ...]:
             name="top_k",
         )
 
-    pair = node.te(compute, node.inputs[0], name="top_k")
+    pair = node.te(compute, node.inputs[0], as_expr(k), name="top_k")
     return relax.TupleGetItem(pair, 0), relax.TupleGetItem(pair, 1)
 
 
 def _select(
-    x: tirx.Buffer, values: tirx.Buffer, indices: tirx.Buffer, axis: int, k: int, largest: bool
+    x: tirx.Buffer, values: tirx.Buffer, indices: tirx.Buffer, axis: int, k: ir.Expr, largest: bool
 ) -> tvm.tirx.Stmt:
     """For each row along `axis`: keep the k best so far in order; equal elements stay in the order of their index."""
     data, value, index = (T.buffer_proxy(b) for b in (x, values, indices))
@@ -201,7 +202,7 @@ def _select(
                     value[target + i * inner] = new
                     index[target + i * inner] = i
                 with T.If(tirx.any(i < k, better(new, value[last]))), T.Then():
-                    kept = tirx.min(i, tirx.IntImm("int64", k))
+                    kept = tirx.min(i, k)
                     with T.serial(0, kept) as step:
                         # From the last kept element to the first: move those that the new one beats one place down.
                         slot = target + (kept - 1 - step) * inner

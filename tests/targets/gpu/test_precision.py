@@ -92,3 +92,29 @@ def test_halves_on_other_targets():
         target = RocmTarget.from_preset(preset)
         assert "fp16" in target.precisions
         assert any(t.match(op, target.spec) for t in target.templates)
+
+
+@needs_shim
+def test_products_of_integers_with_a_zero_point():
+    """What dynamic quantisation makes: sums less the zero point's part, scaled to float32."""
+    a, b, n = (33, 48), (48, 24), 24
+    types = [TensorType(a, "uint8"), TensorType(b, "int8"), TensorType((n,), "int32"), TensorType((), "float32")]
+    steps = (
+        Step("subtract", ("anchor", "i2"), "int32"),
+        Step("astype", ("s0",), "float32"),
+        Step("multiply", ("s1", "i3"), "float32"),
+    )
+    plain = matmul(a, b, (33, n), True)
+    op = replace(
+        plain,
+        inputs=tuple(types),
+        constant=(False, True, True, False),
+        anchor_type=TensorType((33, n), "int32"),
+        output=TensorType((33, n), "float32"),
+        epilogue=steps,
+    )
+    left, right, _, scale = random_operands(op)
+    part = 3 * right.sum(0)
+    want = (left @ right - part) * scale
+    for found in run(TensorCoreMatmul(), op, [left, right, part, scale], want.shape, options=ONCE):
+        assert relative_error(found, want) < 1e-6

@@ -15,6 +15,7 @@ from kompilo.targets.fpga.templates.conv_int import ConvInt, ConvProblem
 from kompilo.targets.fpga.templates.elementwise import KINDS, Elementwise, ElementwiseProblem
 from kompilo.targets.fpga.templates.gemm_float import GemmFloat
 from kompilo.targets.fpga.templates.gemm_int import GemmInt, GemmProblem
+from kompilo.targets.fpga.templates.gemv_sparse import GemvSparse, SparseProblem, compress
 from kompilo.targets.fpga.templates.pool import Pool, PoolProblem
 from kompilo.targets.fpga.templates.window import Picture
 
@@ -49,6 +50,11 @@ def elementwise(rng) -> ElementwiseProblem:
     return ElementwiseProblem(up_to(rng, 90), str(rng.choice(KINDS)), dtype)
 
 
+def sparse(rng) -> SparseProblem:
+    kept, group = ((2, 4), (1, 4), (4, 4), (3, 8))[int(rng.integers(4))]
+    return SparseProblem(up_to(rng, 12), group * up_to(rng, 6), kept, group)
+
+
 # name: template, problems, most lanes of a config (what larger ones cost is time to compile, not other code)
 TEMPLATES = {
     "gemm int8": (GemmInt(), gemm("int8"), 8),
@@ -57,6 +63,7 @@ TEMPLATES = {
     "conv 3x3": (ConvInt(), conv(3), 2),
     "conv 1x1": (ConvInt(), conv(1), 4),
     "pool": (Pool(), pool, 4),
+    "sparse": (GemvSparse(), sparse, 4),
     "elementwise": (Elementwise(), elementwise, 8),
 }
 
@@ -140,6 +147,29 @@ def test_two_products_per_dsp_block_and_none_idle():
     assert all(c.int("pack") == 1 for c in GemmInt().space(problem, fpga_spec("ecp5")))
 
 
+def test_sparse_weights_save_their_cycles():
+    cycles = {}
+    for kept, group in ((4, 4), (2, 4), (1, 4)):
+        # As many multipliers each: 8 rows by 4.
+        config = Config.of(rows=8, groups=4 // kept)
+        cycles[kept] = estimate(GemvSparse().build(SparseProblem(64, 512, kept, group), config)).cycles
+    assert cycles[4] / cycles[2] > 1.95
+    assert cycles[4] / cycles[1] > 3.8
+
+
+def test_compressed_weights_are_the_matrix():
+    rng = np.random.default_rng(2)
+    dense = rng.integers(-128, 128, (6, 5, 4), dtype=np.int8)
+    dense[np.arange(6)[:, None], np.arange(5), rng.integers(0, 4, (6, 5))] = 0
+    dense[:, :, 1] = 0
+    matrix, x = dense.reshape(6, 20), rng.integers(-128, 128, 20, dtype=np.int8)
+    values, places = compress(matrix, 3, 4)
+    found = GemvSparse().reference(SparseProblem(6, 20, 3), {"V": values, "I": places, "X": x.reshape(5, 4)})
+    assert (found["Y"] == matrix.astype(np.int32) @ x).all()
+    with pytest.raises(KompiloError, match="expected 1 nonzeros of 4 at most, found"):
+        compress(matrix, 1, 4)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -152,6 +182,7 @@ def test_two_products_per_dsp_block_and_none_idle():
             lambda: GemmInt().build(GemmProblem(0, 4, 4), Config.of(um=1, un=1, uk=1, pack=1)),
             "sizes above 0, found {'m': 0}",
         ),
+        (lambda: GemvSparse().build(SparseProblem(4, 6), Config.of(rows=1, groups=1)), "expected whole groups"),
         (lambda: Pool().build(PoolProblem(Picture(4, 4, 1, 2, 2), "mean"), Config.of(lanes=1)), "a kind of max, sum"),
         (lambda: Elementwise().build(ElementwiseProblem(4, "tanh"), Config.of(lanes=1)), "one of relu, add, add_relu"),
         (lambda: Pool().build(PoolProblem(Picture(2, 4, 1, 3, 3)), Config.of(lanes=1)), "'out_h': 0"),

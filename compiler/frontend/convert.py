@@ -17,6 +17,7 @@ from .converters.registry import Result, canonical_domain, find_converter
 from .evaluate import evaluate
 from .functions import LocalFunctions, bind, schema_function
 from .graph_order import describe, ordered_nodes
+from .loops import unroll_loop, unroll_scan
 from .node import Node
 from .reference import fold
 from .symbols import Symbols, identifier
@@ -130,6 +131,8 @@ def _convert_node(
     if proto.op_type == "If" and not domain:
         return _take_branch(proto, values, scope, context)
     node = Node(proto, opset, values, context.bb, context.symbols, context.decode)
+    if proto.op_type in _LOOPS and not domain:
+        return _LOOPS[proto.op_type](node, partial(_convert_body, node, scope, context))
     folded = evaluate(node)
     if folded is None and values and all(v is None or v.array is not None for v in values):
         folded = _fold(proto, values, context.opsets)
@@ -202,6 +205,23 @@ def _expand(
     nodes = ordered_nodes(body.nodes, body.inputs, wanted)
     convert_nodes(nodes, scope, replace(context, opsets=body.opsets, depth=context.depth + 1))
     return [scope[inner] if outer else None for inner, outer in zip(body.outputs, proto.output, strict=False)]
+
+
+_LOOPS = {"Scan": unroll_scan, "Loop": unroll_loop}
+
+
+def _convert_body(
+    node: Node, scope: Scope, context: Context, graph: onnx.GraphProto, values: Sequence[Value]
+) -> list[Value]:
+    """The outputs of a loop's body for the values of its inputs."""
+    if context.depth >= _DEEPEST_NESTING:
+        raise node.error("graphs nest too deep")
+    if len(values) != len(graph.input):
+        raise node.error(f"its body takes {len(graph.input)} inputs, found {len(values)}")
+    inner = Scope(scope)
+    for info, value in zip(graph.input, values, strict=True):
+        inner[info.name] = value
+    return convert_graph(graph, inner, replace(context, depth=context.depth + 1))
 
 
 def _take_branch(proto: NodeProto, values: list[Value | None], scope: Scope, context: Context) -> list[Value]:

@@ -43,7 +43,7 @@ def main() -> int:
     out = options.out
     out.mkdir(parents=True, exist_ok=True)
     lines = [
-        f"{gpu['name']}, driver for CUDA {gpu['driver']}, Kompilo {manifest['kompilo']}, code for {manifest['arch']}, "
+        f"{gpu['name']}, driver for {gpu['driver']}, Kompilo {manifest['kompilo']}, code for {manifest['arch']}, "
         f"{rivals.versions() or 'no other library'}, {datetime.date.today().isoformat()}.",
         "",
     ]

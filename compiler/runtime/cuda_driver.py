@@ -56,13 +56,25 @@ def cuda_version(number: int) -> str:
 class Driver:
     """The driver's library, initialised. OSError if it is not there, CudaError if it cannot be used."""
 
+    library_name = LIBRARY
+    maker = "NVIDIA"
+
     def __init__(self, load: Load = ctypes.CDLL):
-        self.library = load(LIBRARY)
+        self.library = load(self.library_name)
         self.call("cuInit", 0)
+
+    def function(self, name: str) -> Any:
+        """The library's function of that name."""
+        return getattr(self.library, name)
+
+    @property
+    def interface(self) -> str:
+        """What the driver was made for, "CUDA 13.0"."""
+        return f"CUDA {cuda_version(self.version)}"
 
     def call(self, function: str, *arguments: Any) -> None:
         """Call `function`; CudaError unless it succeeds."""
-        code = getattr(self.library, function)(*arguments)
+        code = self.function(function)(*arguments)
         if code:
             raise CudaError(code, *self._words(code))
 
@@ -70,7 +82,7 @@ class Driver:
         words = []
         for function in ("cuGetErrorName", "cuGetErrorString"):
             text = ctypes.c_char_p()
-            failed = getattr(self.library, function)(code, ctypes.byref(text))
+            failed = self.function(function)(code, ctypes.byref(text))
             words.append("" if failed or not text.value else text.value.decode("utf-8", "replace"))
         return words[0] or f"error {code}", words[1]
 

@@ -20,7 +20,8 @@ import numpy as np
 
 from ...device_code import Usage
 from ...errors import KompiloError
-from ...runtime.cuda_driver import Context, CudaError, Driver
+from ...runtime.cuda_driver import Context, CudaError
+from ...runtime.hip_driver import driver_class
 from ...schedule.op_spec import OpSpec
 from ...schedule.target import find_target
 from ..measure.job import Job
@@ -155,11 +156,11 @@ class DeviceBench:
     def _gpu(self) -> Context:
         if self._context is None:
             try:
-                driver = Driver()
+                driver = driver_class(self.target.spec.kind)()
                 self._cache_bytes = driver.l2_bytes(0)
                 self._context = driver.context(0)
             except (OSError, CudaError) as error:
-                raise KompiloError(f"NVIDIA's driver does not work: {error}.") from None
+                raise KompiloError(f"the GPU's driver does not work: {error}.") from None
         return self._context
 
     def _operands_of(self, job: Job) -> tuple[list[np.ndarray], Expected]:

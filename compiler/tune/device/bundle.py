@@ -54,7 +54,8 @@ CARRIED = (
     "compiler/launches.py", "compiler/schedule/__init__.py", "compiler/schedule/masks.py",
     "compiler/schedule/op_spec.py", "compiler/schedule/template.py", "compiler/schedule/target_spec.py",
     "compiler/schedule/traits.py",
-    "compiler/runtime/__init__.py", "compiler/runtime/cuda_driver.py", "compiler/tune/__init__.py",
+    "compiler/runtime/__init__.py", "compiler/runtime/cuda_driver.py", "compiler/runtime/hip_driver.py",
+    "compiler/tune/__init__.py",
     "compiler/tune/bands.py", "compiler/tune/numbers.py", "compiler/tune/op_json.py", "compiler/tune/record.py",
     "compiler/tune/reference.py",
     "compiler/tune/measure/__init__.py", "compiler/tune/measure/memory.py", "compiler/tune/measure/operands.py",
@@ -63,7 +64,7 @@ CARRIED = (
     "compiler/tune/device/player_worker.py", "compiler/tune/device/runner.py",
 )  # fmt: skip
 
-_SCRIPT = '''"""Measures the candidates of this folder on an NVIDIA GPU: python3 measure.py [--help]."""
+_SCRIPT = '''"""Measures the candidates of this folder on a GPU: python3 measure.py [--help]."""
 
 import sys
 from pathlib import Path
@@ -83,12 +84,16 @@ if __name__ == "__main__":
     sys.exit(main(HERE, sys.argv[1:]))
 '''
 
-_README = """Candidates of {model} for {arch}, to be measured on an NVIDIA GPU.
+_DRIVERS = {
+    "cuda": {"maker": "NVIDIA", "driver": "NVIDIA's driver for CUDA 13.0 or newer"},
+    "rocm": {"maker": "AMD", "driver": "AMD's driver with ROCm's HIP (libamdhip64.so)"},
+}
+_README = """Candidates of {model} for {arch}, to be measured on an {maker} GPU.
 
     python3 measure.py              measures all of them; results.jsonl grows line by line
     python3 measure.py --minutes 10 stops after so long; the same command goes on from there
 
-Needed: Linux, Python 3.10 or newer, numpy, and NVIDIA's driver for CUDA 13.0 or newer. No toolkit, no Kompilo, no TVM.
+Needed: Linux, Python 3.10 or newer, numpy, and {driver}. No toolkit, no Kompilo, no TVM.
 Each candidate is checked against a float64 result that is computed here, then timed by the GPU's events.
 
 Bring results.jsonl back to a machine with Kompilo:
@@ -138,8 +143,8 @@ def make_bundle(
         ModelError, InputError, TargetError, UsageError: one sentence on what was expected and found.
     """
     hardware = find_target(target)
-    if hardware.spec.kind != "cuda":
-        raise TargetError(f"--bundle: expected a target of the kind cuda, found {target!r}.")
+    if not hardware.drives_device:
+        raise TargetError(f"--bundle: expected a target for GPUs, cuda or rocm, found {target!r}.")
     check_precision(precision, {target: hardware})
     _check_folder(folder)
     began = time.monotonic()
@@ -270,6 +275,7 @@ class Writer:
             "version": 1,
             "model": model,
             "target": target,
+            "kind": spec.kind,
             "arch": spec.arch,
             "kompilo": VERSION,
             "presets": _presets(target, hardware),
@@ -277,7 +283,7 @@ class Writer:
         }
         (self._folder / MANIFEST).write_text(json.dumps(manifest, separators=(",", ":")) + "\n")
         (self._folder / "measure.py").write_text(_SCRIPT)
-        (self._folder / "README.txt").write_text(_README.format(model=model, arch=spec.arch))
+        (self._folder / "README.txt").write_text(_README.format(model=model, arch=spec.arch, **_DRIVERS[spec.kind]))
         root = Path(__file__).resolve().parents[2]  # of the package compiler
         for name in CARRIED:
             place = self._folder / _PACKAGE / name

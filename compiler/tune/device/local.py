@@ -6,8 +6,9 @@ from typing import Any
 
 from ...device_code import runs_on
 from ...errors import TargetError
-from ...runtime.cuda_driver import NO_DEVICE, CudaError, Driver, Load, cuda_version
+from ...runtime.cuda_driver import NO_DEVICE, CudaError, Load, cuda_version
 from ...runtime.devices import KINDS
+from ...runtime.hip_driver import driver_class
 from ...schedule.target import Target, find_target
 
 _HINT = "tune with --bundle DIR, and measure on a machine that has it."
@@ -19,17 +20,17 @@ def check_local(target: Target, *load: Load) -> None:
     `load` replaces the loading of the driver's library.
     """
     spec: Any = target.spec
-    if spec.kind != "cuda":
-        raise TargetError(f"tuning for {spec.key}: candidates can be measured on CPUs and NVIDIA's GPUs only.")
+    drivers = driver_class(spec.kind)
+    whose = f"{drivers.maker}'s driver"
     try:
-        driver = Driver(*load)
+        driver = drivers(*load)
         name, version = driver.name(0), driver.capability(0)
     except OSError:
-        raise TargetError(f"tuning for {spec.key}: NVIDIA's driver is not installed on this machine.", _HINT) from None
+        raise TargetError(f"tuning for {spec.key}: {whose} is not installed on this machine.", _HINT) from None
     except CudaError as error:
         what = "finds no GPU" if error.code == NO_DEVICE else f"does not work ({error})"
-        raise TargetError(f"tuning for {spec.key}: NVIDIA's driver {what} on this machine.", _HINT) from None
-    least = KINDS["cubin"].least_driver
+        raise TargetError(f"tuning for {spec.key}: {whose} {what} on this machine.", _HINT) from None
+    least = next(kind.least_driver for kind in KINDS.values() if kind.name == spec.kind)
     if driver.version < least:
         found, wanted = cuda_version(driver.version), cuda_version(least)
         raise TargetError(

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ...device_code import gpu_words, runs_on
-from ...runtime.cuda_driver import NO_DEVICE, CudaError, Driver, cuda_version
+from ...runtime.cuda_driver import NO_DEVICE, CudaError
+from ...runtime.hip_driver import driver_class
 from ..op_json import op_from_json
 from ..record import Measurement, Point, Record
 from .runner import UNLOADABLE
@@ -44,7 +45,7 @@ def main(bundle: Path, arguments: list[str]) -> int:
     options = _options(bundle, arguments)
     manifest = json.loads((bundle / MANIFEST).read_text())
     gpu = find_gpu(manifest, options.device)
-    print(f"{gpu['name']} ({gpu['key']}), driver for CUDA {gpu['driver']}: {len(manifest['candidates'])} candidates")
+    print(f"{gpu['name']} ({gpu['key']}), driver for {gpu['driver']}: {len(manifest['candidates'])} candidates")
     done = _done(options.results)
     until = time.monotonic() + options.minutes * 60
     play = _Play(bundle, manifest, gpu, options)
@@ -76,24 +77,32 @@ def _options(bundle: Path, arguments: list[str]) -> Any:
 
 def find_gpu(manifest: dict[str, Any], number: int) -> dict[str, Any]:
     """Name, key and driver of GPU `number`; ends the program with a sentence if it cannot measure the bundle."""
+    kind = manifest["kind"]
+    drivers = driver_class(kind)
+    maker = drivers.maker
     try:
-        driver = Driver()
+        driver = drivers()
         if number >= driver.devices:
-            _refuse(f"this machine has {driver.devices} NVIDIA GPUs, and none of number {number}.")
+            _refuse(f"this machine has {driver.devices} {maker} GPUs, and none of number {number}.")
         name, version, sms = driver.name(number), driver.capability(number), driver.sms(number)
-        made_for = driver.version
+        made_for = driver.interface
     except OSError:
-        _refuse("this machine has no NVIDIA driver (libcuda.so.1).")
+        _refuse(f"this machine has no {maker} driver ({drivers.library_name}).")
     except CudaError as error:
-        _refuse("this machine has no NVIDIA GPU." if error.code == NO_DEVICE else f"the driver does not work: {error}.")
+        _refuse(
+            f"this machine has no {maker} GPU." if error.code == NO_DEVICE else f"the driver does not work: {error}."
+        )
     if not runs_on(manifest["arch"], version):
-        _refuse(f"this bundle is for {manifest['arch']}, but this machine's GPU ({name}) has the version {version}.")
+        found = f"this machine's GPU ({name}) has the version {version}"
+        _refuse(f"this bundle is for {manifest['arch']}, but {found}.")
     words = gpu_words(name)
-    key = f"cuda-{'-'.join(words)}"
+    arch = version.partition(":")[0]
+    key = f"cuda-{'-'.join(words)}" if kind == "cuda" else f"{kind}-{arch}-{sms}cu"
     for preset in manifest["presets"]:
-        if preset["name"] in words and preset["sms"] == sms and runs_on(preset["arch"], version):
+        named = preset["name"] in words or kind != "cuda"  # AMD's names of products say less than their architecture
+        if named and preset["sms"] == sms and runs_on(preset["arch"], version):
             key = preset["key"]
-    return {"name": name, "key": key, "driver": cuda_version(made_for)}
+    return {"name": name, "key": key, "driver": made_for}
 
 
 def _refuse(sentence: str) -> NoReturn:
@@ -139,7 +148,7 @@ class _Play:
             if answer["status"] == "crashed" and self._used > 1:  # another candidate may have caused it
                 answer = self._ask(number)
         if answer["status"] == UNLOADABLE:
-            _refuse(f"the driver, for CUDA {self._gpu['driver']}, does not take this bundle's code: {answer['reason']}")
+            _refuse(f"the driver, for {self._gpu['driver']}, does not take this bundle's code: {answer['reason']}")
         usage = candidate.get("parts", {}).get("usage")
         measurement = Measurement.from_json({**_UNMEASURED, "usage": usage, **answer})
         point = Point.from_json(candidate)

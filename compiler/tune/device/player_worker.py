@@ -9,7 +9,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from ...runtime.cuda_driver import Context, Driver
+from ...runtime.cuda_driver import Context
+from ...runtime.hip_driver import driver_class
 from ...schedule.op_spec import OpSpec
 from ..measure.operands import random_operands
 from ..measure.timing import Sampling
@@ -40,9 +41,10 @@ class _Player:
     def __init__(self, bundle: Path, device: int):
         import zipfile
 
-        self._candidates = json.loads((bundle / MANIFEST).read_text())["candidates"]
+        manifest = json.loads((bundle / MANIFEST).read_text())
+        self._candidates = manifest["candidates"]
         self._files = zipfile.ZipFile(bundle / FILES)
-        driver = Driver()
+        driver = driver_class(manifest["kind"])()
         self._cache_bytes = driver.l2_bytes(device)
         self._context: Context = driver.context(device)
         self._operands: OrderedDict[OpSpec, tuple[list[Any], Expected]] = OrderedDict()

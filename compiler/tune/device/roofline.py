@@ -14,7 +14,8 @@ import numpy as np
 
 from ...device_code import runs_on
 from ...errors import KompiloError
-from ...runtime.cuda_driver import Context, CudaError, Driver
+from ...runtime.cuda_driver import Context, CudaError
+from ...runtime.hip_driver import driver_class
 from ...schedule.op_spec import OpSpec, Step, TensorType
 from ...schedule.roofline import Level, Roofline
 from ...schedule.target import Target, find_target
@@ -34,7 +35,7 @@ def measured(target: Target) -> Roofline | None:
     """The same with rates measured on this machine's GPU; None where that is another one, or none."""
     spec: Any = target.spec
     try:
-        driver = Driver()
+        driver = driver_class(spec.kind)()
         if not runs_on(spec.arch, driver.capability(0)) or find_target(spec.kind).spec.key != spec.key:
             return None
         context = driver.context(0)

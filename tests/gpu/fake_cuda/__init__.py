@@ -1,12 +1,14 @@
 """Stand-ins for NVIDIA's driver and CUDA's runtime library on a machine that has neither: see docs/gpu-checks.md.
 
-Processes started with `environment(...)` load them in place of libcuda.so.1 and libcudart.so.13. Device memory is the
-host's, the clock counts what is launched, and kernels are run by the CUDA shim: a "cubin" made by `shim_code` names
-its program. Kernels of real cubins do nothing. What the GPU is, and what goes wrong, the environment says:
+Processes started with `environment(...)` load them in place of libcuda.so.1 and libcudart.so.13, and of AMD's
+libamdhip64.so. Device memory is the host's, the clock counts what is launched, and kernels are run by the CUDA shim: a
+"cubin" made by `shim_code` names its program. Kernels of real cubins do nothing. What the GPU is, and what goes wrong,
+the environment says:
 
     FAKE_CUDA_DEVICES=0         no GPU                       FAKE_CUDA_ARCH=7.5        its compute capability (8.0)
     FAKE_CUDA_NAME=...          its name (an A100)           FAKE_CUDA_VERSION=12040   of CUDA (13000)
     FAKE_CUDA_MEMORY=1000000    bytes of device memory       FAKE_CUDA_LOG=file        gets a line for each call
+    FAKE_CUDA_GFX=gfx942        what HIP calls its architecture (gfx1100)
     FAKE_CUDA_FAULT=init:3      cuInit fails; load:209: a module cannot be loaded; launch:701: a launch fails;
                                 kernel:719: a kernel fails, and every call behind it; hang: a kernel never ends;
                                 crash: the process dies; wrong: the first element of the result is off by one
@@ -27,7 +29,7 @@ from ..cuda_shim import build
 from ..cuda_shim.translate import translate
 
 HERE = Path(__file__).parent
-_LIBRARIES = {"libcuda.so.1": "driver.cpp", "libcudart.so.13": "runtime.cpp"}
+_LIBRARIES = {"libcuda.so.1": "driver.cpp", "libcudart.so.13": "runtime.cpp", "libamdhip64.so": "hip.cpp"}
 _FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Werror"]
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,9 +20,11 @@ from kompilo.compiler.schedule.op_spec import OpSpec, TensorType
 from kompilo.compiler.schedule.target_spec import TargetSpec
 from kompilo.compiler.schedule.template import Candidate, Config, Space, Template
 from kompilo.compiler.tune.record import Point
+from kompilo.targets.cuda.source import generate
 from kompilo.targets.cuda.target import CudaTarget
-from kompilo.targets.gpu.lowering import Split
+from kompilo.targets.gpu.lowering import Split, nan_keeping_extremes
 from kompilo.targets.gpu.templates.matmul_simt import MatmulSimt
+from kompilo.targets.rocm.target import RocmTarget
 
 from gpu.fake_cuda import shim_code
 
@@ -47,6 +50,21 @@ class ShimTarget(CudaTarget):
         if _act == "spill":
             return Usage(registers=255, spill_bytes=400, shared_bytes=0, occupancy=0.25, limit="registers")
         return Usage(registers=40, spill_bytes=0, shared_bytes=4096, occupancy=0.75, limit="registers")
+
+
+class RocmShimTarget(RocmTarget):
+    """An AMD GPU of 32 threads to a warp: the same TIR, as CUDA C++, since nothing here runs AMD's instructions."""
+
+    def device_target(self) -> dict[str, Any]:
+        return CudaTarget.from_preset("sm_80").device_target()
+
+    def device_code(self, mod: tvm.ir.IRModule) -> tuple[str, bytes]:
+        kernels = [(k.name, k.arguments) for k in Split(mod, mod).kernels]
+        return "hsaco", shim_code(generate(nan_keeping_extremes(mod), self.tvm_target()), kernels)
+
+    def usage(self, program: DeviceProgram) -> Usage | None:
+        """No machine code tells."""
+        return None
 
 
 class ConductTemplate(Template):
@@ -99,7 +117,9 @@ def install_shim_targets(place: Path, patch: pytest.MonkeyPatch) -> None:
     info = place / "shim-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shim\nVersion: 1.0\n")
-    entries = "shim = shim_target:ShimTarget\nconduct = shim_target:ConductTarget\n"
+    entries = (
+        "shim = shim_target:ShimTarget\nrocmshim = shim_target:RocmShimTarget\nconduct = shim_target:ConductTarget\n"
+    )
     (info / "entry_points.txt").write_text(f"[kompilo.targets]\n{entries}")
     folders = [str(HERE), str(HERE.parents[1]), str(place)]
     for folder in folders:

@@ -222,6 +222,42 @@ def test_operators_of_sixteen_bits(tmp_path, shim_targets, precision):
     assert all(0 < r.measurement.error < 1e-3 for r in found)
 
 
+@pytest.fixture(scope="module")
+def amd(tmp_path_factory) -> Path:
+    """A bundle for an AMD GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        install_shim_targets(tmp_path_factory.mktemp("path"), patch)
+        folder = tmp_path_factory.mktemp("bundle") / "b"
+        made = make_bundle(model_of(37, 29, 41), "rocmshim:gfx1100", folder, trials=2, workers=1)
+        assert (made.target, made.candidates, made.failed) == ("rocm-rx7900", 2, 0), made.reasons
+        return folder
+
+
+def test_a_bundle_on_an_amd_gpu(amd, tmp_path):
+    """By HIP's names for the same calls; the record is filed by architecture and size."""
+    results = tmp_path / "r.jsonl"
+    done = play(amd, "--results", str(results), name="AMD Radeon RX 7900 XTX")
+    assert done.returncode == 0, done.stderr
+    assert "AMD Radeon RX 7900 XTX (rocm-gfx1100-108cu), driver for HIP 6.3: 2 candidates" in done.stdout
+    found = [Record.from_line(line) for line in results.read_text().splitlines()]
+    assert [(r.target, r.measurement.status) for r in found] == [("rocm-gfx1100-108cu", "ok")] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"driver": False}, "this machine has no AMD driver (libamdhip64.so)."),
+        ({"devices": 0}, "this machine has no AMD GPU."),
+        ({"gfx": "gfx942:sramecc+:xnack-", "name": "AMD Instinct MI300X"}, "this bundle is for gfx1100, but this "
+         "machine's GPU (AMD Instinct MI300X) has the version gfx942:sramecc+:xnack-."),
+    ],
+    ids=["no driver", "no device", "another"],
+)  # fmt: skip
+def test_a_machine_without_that_amd_gpu(amd, tmp_path, settings, said):
+    done = play(amd, "--results", str(tmp_path / "r.jsonl"), **settings)
+    assert (done.returncode, done.stderr) == (2, f"measure.py: {said}\n")
+
+
 def test_every_operator_has_its_start_first(tmp_path):
     """A bundle of few candidates, or a run that is stopped early, is of use to the whole model."""
     folder = tmp_path / "b"
@@ -249,7 +285,7 @@ def test_a_folder_that_is_not_empty(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="expected a new or empty folder"):
         make_bundle(model_of(), "cuda:sm_80", tmp_path)
-    with pytest.raises(TargetError, match="expected a target of the kind cuda, found 'cpu'"):
+    with pytest.raises(TargetError, match="expected a target for GPUs, cuda or rocm, found 'cpu'"):
         make_bundle(model_of(), "cpu", tmp_path / "b")
 
 

@@ -115,8 +115,8 @@ def test_another_gpu_than_the_target_is_for(tmp_path):
         (CudaTarget, {"ARCH": "9.0", "NAME": "NVIDIA H200"}, "tuning for cuda-a100: expected a GPU that runs sm_80; "
          "this machine's GPU (NVIDIA H200) has the version 9.0.", BUNDLE),
         (RocmTarget, {"DEVICES": "0"}, "tuning for rocm-mi300x: AMD's driver finds no GPU on this machine.", BUNDLE),
-        (RocmTarget, {"NAME": "AMD Radeon RX 7900 XTX"}, "tuning for rocm-mi300x: expected a GPU that runs gfx942; this "
-         "machine's GPU (AMD Radeon RX 7900 XTX) has the version gfx1100.", BUNDLE),
+        (RocmTarget, {"NAME": "AMD Radeon RX 7900 XTX"}, "tuning for rocm-mi300x: expected a GPU that runs gfx942; "
+         "this machine's GPU (AMD Radeon RX 7900 XTX) has the version gfx1100.", BUNDLE),
     ],
 )  # fmt: skip
 def test_a_gpu_that_is_not_here(monkeypatch, target, settings, said, hint):

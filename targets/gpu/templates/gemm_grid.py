@@ -14,7 +14,7 @@ from ....compiler.schedule.template import Candidate, Packer
 from ...shared.index_math import ceil_div, unrolled, when
 from ...shared.tir_loops import Index, i64, seq, store
 from ..launch import allocated, bound_to, registers
-from .gemm_index import Indices
+from .gemm_index import Indices, int32
 from .gemm_operand import Operand, Write
 from .gemm_shares import EVENLY, Share, Sharing
 from .vectors import load_vector, store_vector
@@ -207,7 +207,7 @@ class Grid:
             starting, start = indices.name("start", start, lanes)
             add = unrolled("i", 0, lanes, lambda i: store(sums, [i], _at(sums, i) + _at(part, i)))
             each = seq(*starting, load_vector(part, 0, workspace, start, lanes), add)
-            loop = For(var, tirx.const(0, "int32"), _int32(parts), ForKind.SERIAL, each)
+            loop = For(var, tirx.const(0, "int32"), int32(parts), ForKind.SERIAL, each)
             values = [_cast(_at(sums, j), self.result) for j in range(lanes)]
             finish = operands(tile.batch)[2](row, [column + j for j in range(lanes)], values)
             whole = self.m % self.bm == 0 and self.n % self.bn == 0
@@ -235,9 +235,3 @@ def _cast(value: tirx.Expr, dtype: str) -> tirx.Expr:
 def narrow(thread: tirx.Expr) -> tirx.Expr:
     """The int32 variable of a thread; places in shared memory need no more."""
     return thread.value if isinstance(thread, tirx.Cast) else thread
-
-
-def _int32(value: Index) -> tirx.Expr:
-    if isinstance(value, int):
-        return tirx.const(value, "int32")
-    return value if str(value.ty.dtype) == "int32" else value.astype("int32")

@@ -123,3 +123,10 @@ def _remainder(indices: Indices, a: Index, b: Index) -> Index:
         return 0
     whole = isinstance(a, int) and isinstance(b, int)
     return a % b if whole else tirx.truncmod(indices.const(a), indices.const(b))
+
+
+def int32(value: Index) -> tirx.Expr:
+    """`value` as an int32 expression."""
+    if isinstance(value, int):
+        return tirx.const(value, "int32")
+    return value if str(value.ty.dtype) == "int32" else value.astype("int32")

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx import For, ForKind, Stmt
 
-from ...shared.index_math import ceil_div
 from ...shared.tir_loops import Index, seq
-from .gemm_index import Indices
+from .gemm_index import Indices, int32
 
 EVENLY = 0
 
@@ -106,7 +105,7 @@ class Sharing:
         left = indices.const(self.tiles * self.split - 1) - indices.const(block)
         naming, count = indices.name("turns", indices.quotient(left, at_once) + 1)
         number = indices.const(block) + indices.const(turn) * indices.const(at_once)
-        loop = For(turn, _i32(0), _int32(count), ForKind.SERIAL, self._share(number, indices, body))
+        loop = For(turn, int32(0), int32(count), ForKind.SERIAL, self._share(number, indices, body))
         return seq(*naming, loop)
 
     def _share(self, number: Index, indices: Indices, body: Callable[[Share], Stmt]) -> Stmt:
@@ -146,7 +145,7 @@ class Sharing:
             body_of = Share(where, from_, length, length == self.steps, found.slot)
             return seq(*naming, *which, *froms, *lengths, body(body_of))
 
-        loop = For(turn, _i32(0), _int32(count), ForKind.SERIAL, share())
+        loop = For(turn, int32(0), int32(count), ForKind.SERIAL, share())
         return seq(*begins, *ends, *firsts, *counts, loop)
 
     @property
@@ -169,18 +168,3 @@ class Sharing:
             return block * 2 + tirx.Select(block * self.even < start, const(1), const(0))
 
         return [*starts, *firsts, *counts], count, slot
-
-
-def sharing_of(tiles: Index, k: Index, bk: int, split: int, at_once: int, stay: bool) -> Sharing:
-    """The sharing of `tiles` tiles of K = `k`, with steps of `bk`."""
-    return Sharing(tiles, ceil_div(k, bk), split, at_once, stay)
-
-
-def _i32(value: int) -> tirx.Expr:
-    return tirx.const(value, "int32")
-
-
-def _int32(value: Index) -> tirx.Expr:
-    if isinstance(value, int):
-        return _i32(value)
-    return value if str(value.ty.dtype) == "int32" else value.astype("int32")

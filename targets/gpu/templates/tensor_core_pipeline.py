@@ -26,6 +26,7 @@ from . import tensor_core_ptx as ptx
 from . import tensor_core_tma as tma
 from . import tensor_core_wgmma as wgmma
 from .gemm_grid import Grid, Kernel, Operands, Tile, narrow
+from .gemm_index import int32
 from .gemm_operand import Write
 from .tensor_core_maps import TileMap
 from .tensor_core_piece import SHARED, i32
@@ -138,7 +139,7 @@ class _Block:
         turning, turn = SHARED.name("round", tirx.truncdiv(passed, stages))
         advance = store(self.passed, [0], passed + 1)
         count = tile.share.steps
-        count = ptx.hidden(count) if isinstance(count, int) else _int32(count)
+        count = ptx.hidden(count) if isinstance(count, int) else int32(count)
         return For(step, i32(0), count, ForKind.SERIAL, seq(*staging, *turning, body(step, stage, turn), advance))
 
     def _produce(self) -> Stmt:
@@ -227,7 +228,3 @@ class _Block:
             return (group * tile.rows + i) * wgmma.ROWS + member * ptx.ROWS, i32(0)
 
         return results.store(self.sums, slab, self.lane, (at.row, at.column), place, write)
-
-
-def _int32(value: Index) -> tirx.Expr:
-    return value if str(value.ty.dtype) == "int32" else value.astype("int32")

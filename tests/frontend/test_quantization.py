@@ -48,10 +48,9 @@ QUANTIZE = {
 
 
 @pytest.mark.parametrize("name", QUANTIZE)
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_quantize(name, dynamic):
+def test_quantize(name):
     inputs, attrs = QUANTIZE[name]
-    check_op("QuantizeLinear", inputs, attrs, const=range(1, len(inputs)), dynamic=dynamic, atol=0)
+    check_op("QuantizeLinear", inputs, attrs, const=range(1, len(inputs)), dynamic=True, atol=0)
 
 
 def test_quantize_integers():
@@ -117,10 +116,14 @@ CONVOLUTIONS = {
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-@pytest.mark.parametrize("const", [(), (1, 3)], ids=["from outside", "constant"])
-def test_conv_integer(name, const):
+def test_conv_integer(name):
     inputs, attrs = CONVOLUTIONS[name]
-    check_op("ConvInteger", inputs, attrs, const=[c for c in const if c < len(inputs)], atol=0)
+    check_op("ConvInteger", inputs, attrs, const=[c for c in (1, 3) if c < len(inputs)], atol=0)
+
+
+def test_conv_integer_from_outside():
+    inputs, attrs = CONVOLUTIONS["zero point and padding"]
+    check_op("ConvInteger", inputs, attrs, atol=0)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
@@ -173,7 +176,7 @@ def test_matrix_units_multiply_the_integers():
     assert not [b for b in GraphUses(done["main"]).bindings if op_name(b.value) == "matmul"]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     rows=st.integers(1, 5), depth=st.integers(1, 40), columns=st.integers(1, 6), left=st.integers(0, 255),
     right=st.integers(-128, 127), seed=st.integers(0, 9), constant=st.booleans(),

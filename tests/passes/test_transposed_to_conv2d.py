@@ -76,7 +76,7 @@ def test_gpus_run_it_as_a_matrix_product():
 pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     kernel=st.tuples(st.integers(1, 5), st.integers(1, 4)),
     strides=pair,

@@ -36,7 +36,6 @@ def plain(m, k, n, constant=True, **more):
 
 CASES = {
     "row": (Typed(plain(1, 600, 70), result="float16"), product),
-    "odd": (Typed(plain(3, 131, 37)), product),
     "float32": (plain(2, 300, 70), product),
     "bfloat16": (Typed(plain(4, 256, 20), "bfloat16", result="bfloat16"), product),
     "epilogue": (
@@ -47,8 +46,6 @@ CASES = {
     "across_odd": (Typed(plain(8, 75, 37, constant=False), result="float16"), product),
     "across_float32": (plain(3, 75, 300, constant=False), product),
     "columns": (Typed(matmul((90, 64), (64, 3), (90, 3), True)), product),
-    "columns_outside": (matmul((90, 64), (64, 2), (90, 2)), product),
-    "one_by_one": (plain(1, 512, 1), product),
     "scores": (
         Typed(matmul((2, 1, 3, 32), (2, 50, 3, 32), (2, 3, 1, 50), lhs=(0, 2, 1, 3), rhs=(0, 2, 3, 1))),
         lambda a, b: a.transpose(0, 2, 1, 3) @ b.transpose(0, 2, 3, 1),
@@ -58,7 +55,6 @@ CASES = {
         lambda a, b: (a @ b.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3),
     ),
     "open": (Typed(matmul(("b", 2, 1, "k"), ("b", 1, "k", "n"), ("b", 2, 1, "n"))), product),
-    "open_lines": (matmul(("m", 64), (64, 4), ("m", 4), True), product),
 }
 
 
@@ -79,7 +75,7 @@ def test_gemv(name):
 
 
 @needs_shim
-@pytest.mark.parametrize("knobs", [(1, 8, 1), (4, 2, 2), (8, 1, 4)], ids=str)
+@pytest.mark.parametrize("knobs", [(1, 8, 1), (4, 2, 2)], ids=str)
 def test_configs(knobs):
     config = Config.of(lines=knobs[0], split=knobs[1], ahead=knobs[2])
     check((Typed(plain(2, 4104, 21)), product), config, options=WAYS)

@@ -1,5 +1,4 @@
-"""int8 matrix-vector product with N of every M weights kept (2:4, 1:4, ...): y[r] = sum of value * x[group of M +
-index].
+"""int8 matrix-vector product with N of every M weights kept (2:4, 1:4): y[r] = sum of value * x[group of M + index].
 
 As in a sparse DSP chain, each multiplier picks its operand from a group of M by a multiplexer that the weight's index
 drives: the kept weights alone take cycles. With N = M the product is dense and needs no multiplexer.

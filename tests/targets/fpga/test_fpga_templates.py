@@ -57,14 +57,14 @@ def sparse(rng) -> SparseProblem:
 
 # name: template, problems, most lanes of a config (what larger ones cost is time to compile, not other code)
 TEMPLATES = {
-    "gemm int8": (GemmInt(), gemm("int8"), 8),
-    "gemm fp32": (GemmFloat(), gemm("float32"), 4),
-    "gemm fp16": (GemmFloat(), gemm("float16"), 4),
+    "gemm int8": (GemmInt(), gemm("int8"), 4),
+    "gemm fp32": (GemmFloat(), gemm("float32"), 2),
+    "gemm fp16": (GemmFloat(), gemm("float16"), 2),
     "conv 3x3": (ConvInt(), conv(3), 2),
-    "conv 1x1": (ConvInt(), conv(1), 4),
-    "pool": (Pool(), pool, 4),
+    "conv 1x1": (ConvInt(), conv(1), 2),
+    "pool": (Pool(), pool, 2),
     "sparse": (GemvSparse(), sparse, 4),
-    "elementwise": (Elementwise(), elementwise, 8),
+    "elementwise": (Elementwise(), elementwise, 4),
 }
 
 

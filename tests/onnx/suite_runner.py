@@ -55,6 +55,10 @@ class Worker:
         self._process = context.Process(target=serve, args=(other,), daemon=True)
         self._process.start()
         other.close()
+        try:
+            self._connection.recv()
+        except EOFError:
+            raise RuntimeError("no worker process can be started") from None
 
     def check(self, case: Case, limit_s: float) -> tuple[str, str]:
         try:

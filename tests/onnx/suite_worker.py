@@ -24,12 +24,13 @@ PASS, WRONG, REFUSED, CRASH, HANG = "pass", "wrong", "refused", "crash", "hang"
 
 
 def serve(connection: Connection) -> None:
-    """Answer cases with (state, detail) until the other end closes."""
+    """Say that this process has started, then answer cases with (state, detail) until the other end closes."""
     # What a dying process says goes nowhere: the runner sees its end.
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)
     os.dup2(sink, 2)
     warnings.simplefilter("ignore")
+    connection.send("ready")
     with tempfile.TemporaryDirectory(prefix="kompilo-onnx-") as folder:
         while True:
             try:

@@ -6,6 +6,7 @@ After:   z = call_tir(fused_softmax_add, (x, b))
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,8 +17,10 @@ from tvm.relax import transform
 
 from ..reductions import extreme, extreme_position
 from ..schedule.target import Target
+from ..size_requirements import free_sizes
 from .absorb_casts import absorb_casts
 from .base import Pass
+from .graph import Graph
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,37 @@ def _fused(mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
 
     FuseTIR compares sizes as they are written: n * 1 is not n to it, nor h * 2 - 1 - 1 h * 2 - 2.
     """
-    fuse = [transform.AnnotateTIROpPattern(), transform.FuseOps(), transform.FuseTIR()]
+    mark_chains = tvm.transform.Sequential([transform.AnnotateTIROpPattern(), transform.FuseOps()])
     try:
-        return tvm.transform.Sequential(fuse)(mod)
+        return transform.FuseTIR()(_sizes_first(mark_chains(mod)))
     except tvm.error.InternalError as error:
         if "Inconsistent buffers" not in str(error):
             raise
         return mod
+
+
+def _sizes_first(mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
+    """`mod` with what uses the sizes that a match_cast tells behind it: FuseOps puts chains in an order that goes by
+    operands alone."""
+    graph = Graph.of(mod)
+    if graph is None or not any(node.op == "match_cast" for node in graph.nodes):
+        return mod
+    tells = {id(n): set(free_sizes(n.cast)) for n in graph.nodes if n.cast is not None}
+    to_come = set().union(*tells.values()) | {n.var for n in graph.nodes}
+    waiting, ordered = deque(graph.nodes), []
+    passed_over = 0
+    while waiting and passed_over < len(waiting):
+        node = waiting.popleft()
+        own = tells.get(id(node), set())
+        if to_come.intersection({*free_sizes(node.value), *free_sizes(node.ty)} - own - {node.var}):
+            waiting.append(node)
+            passed_over += 1
+            continue
+        ordered.append(node)
+        to_come -= own | {node.var}
+        passed_over = 0
+    graph.nodes, graph.changed = [*ordered, *waiting], True
+    return graph.to_module()
 
 
 Legalization = Callable[[relax.BlockBuilder, Call], relax.Expr]

@@ -10,12 +10,15 @@ from suite_runner import Outcome, read_expected, run_cases, surprises
 
 # Each part is one test: a worker process is started for it, which takes some seconds.
 PARTS, ALL_PARTS = 4, 16
+# Run with the first part, wherever they belong: several ranges of data in one graph, whose chains TVM puts out of order.
+ALWAYS = ("test_affine_grid_3d",)
 
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_part(part: int) -> None:
     """No case is wrong, crashes or hangs, and those that are refused are the ones listed in refused.txt."""
-    cases = [case for name, case in all_cases().items() if zlib.crc32(name.encode()) % ALL_PARTS == part]
+    names = {name for name in all_cases() if zlib.crc32(name.encode()) % ALL_PARTS == part}
+    cases = [case for name, case in all_cases().items() if name in names or (part == 0 and name in ALWAYS)]
     found = surprises(run_cases(cases), read_expected())
     assert not found, "\n".join(found)
 

@@ -10,7 +10,7 @@ from suite_runner import Outcome, read_expected, run_cases, surprises
 
 # Each part is one test: a worker process is started for it, which takes some seconds.
 PARTS, ALL_PARTS = 4, 16
-# Run with the first part, wherever they belong: several ranges of data in one graph, whose chains TVM puts out of order.
+# Run with the first part, wherever they belong: several ranges of data in a graph, whose chains TVM misplaces.
 ALWAYS = ("test_affine_grid_3d",)
 
 

@@ -47,7 +47,7 @@ class FuseAttention(Pass):
         if node.op != "matmul":
             return None
         weights = _weights(graph, node.args[0])
-        scores = read_scores(graph, weights.softmax) if weights is not None else None
+        scores = read_scores(graph, weights.softmax, self.selector.precision == "fp16") if weights is not None else None
         if weights is None or scores is None or not _guards(graph, weights, scores):
             return None
         call = _attention(graph, node, scores, weights.guard is not None)
@@ -89,7 +89,7 @@ def _guards(graph: Graph, weights: _Weights, scores: Scores) -> bool:
             return False
         rows, keys = (int(d) for d in scores.shape[-2:])
         visible = np.tri(rows, keys, scores.offset, dtype=bool).any(axis=1)
-        return known.size == rows and np.array_equal(known.reshape(rows), ~visible)
+        return known.shape[-2:] == (rows, 1) and known.size == rows and np.array_equal(known.reshape(rows), ~visible)
     test = graph.producer(weights.guard, "equal")
     masks = [*(mask for mask, _ in scores.masks), *([scores.computed] if scores.causal else [])]
     if test is None or tensors.scalar(test.args[1]) != -np.inf or len(masks) != 1 or masks[0] is None:

@@ -38,15 +38,20 @@ class Scores:
     # Whether the causal mask gives -inf, rather than a very small number; and the mask, where the model computes it.
     never: bool = True
     computed: Expr | None = None
+    # Whether limits of float16 may be those that LowerPrecision sets.
+    lowered: bool = False
 
 
-def read_scores(graph: Graph, softmax: Node) -> Scores | None:
-    """How the operand of `softmax` comes about; None where it is none of attention, or somebody else uses a part."""
+def read_scores(graph: Graph, softmax: Node, lowered: bool = False) -> Scores | None:
+    """How the operand of `softmax` comes about; None where it is none of attention, or somebody else uses a part.
+
+    `lowered`: the model was made to compute in float16, with limits where masks leave its range.
+    """
     dims = tensors.shape(softmax.var)
     axis = int(softmax.attrs.axis)
     if dims is None or axis not in (-1, len(dims) - 1) or tensors.dtype(softmax.var) not in _FLOATS:
         return None
-    found, expr = Scores(dims), softmax.args[0]
+    found, expr = Scores(dims, lowered=lowered), softmax.args[0]
     while True:
         node = graph.sole_producer(expr)
         if node is None:
@@ -61,11 +66,13 @@ def read_scores(graph: Graph, softmax: Node) -> Scores | None:
 
 
 def _settled(found: Scores) -> bool:
-    """Whether masks are such as kernels apply; a causal mask of numbers is one only where it is the only mask.
+    """Whether masks are such as kernels apply; a causal mask goes together with others only if all hide by -inf.
 
-    Rows that other masks hide wholly would otherwise see keys that the causal mask hides as much.
+    Rows that other masks hide wholly would otherwise see keys that the causal mask hides as much; and a number that
+    stands for scores stands for those that the causal mask has hidden too.
     """
-    if found.causal and found.masks and not found.never:
+    replaced = any(meaning != ADDED for _, meaning in found.masks) and not np.isneginf(found.fill)
+    if found.causal and found.masks and (not found.never or replaced):
         return False
     return len(found.masks) <= _MOST_MASKS
 
@@ -74,10 +81,10 @@ def _cast(_: Graph, node: Node, __: Scores) -> Expr | None:
     return node.args[0] if {tensors.dtype(node.args[0]), tensors.dtype(node.var)} <= set(_FLOATS) else None
 
 
-def _limited(_: Graph, node: Node, __: Scores) -> Expr | None:
-    """Limits no narrower than float16's, which LowerPrecision sets for masks: scores beyond weigh the same."""
+def _limited(_: Graph, node: Node, found: Scores) -> Expr | None:
+    """The limits of float16 that LowerPrecision sets for masks. A model's own limits are none to pass over."""
     limits = [float(a.value) for a in node.args[1:]]
-    return node.args[0] if len(limits) == 2 and min(map(abs, limits)) >= LARGEST else None
+    return node.args[0] if found.lowered and limits == [-LARGEST, LARGEST] else None
 
 
 def _scaled(_: Graph, node: Node, found: Scores) -> Expr | None:

@@ -75,8 +75,11 @@ class _Phases:
     groups: int
     weight: np.ndarray
 
-    def emit(self, graph: Graph) -> Expr:
-        """The convolution, and its phases put where they belong."""
+    def emit(self, graph: Graph) -> Expr | None:
+        """The convolution, and its phases put where they belong; None where open sizes would have to be cropped.
+
+        Relax infers the sizes of slices with open ends anew in later passes, and not always as the same expressions.
+        """
         batch, channels, height, width = tensors.known_shape(self.node.var)
         down, right = self.axes
         options = {
@@ -94,6 +97,8 @@ class _Phases:
         joined = relax.op.reshape(moved, whole)
         if not any(a.crop for a in self.axes) and tensors.same_dims(whole, (batch, channels, height, width)):
             return joined
+        if not all(isinstance(d, int) for d in (height, width)):
+            return None
         begin = [a.crop for a in self.axes]
         end = [size + a.crop for size, a in zip((height, width), self.axes, strict=True)]
         return relax.op.strided_slice(graph.emit(joined), [2, 3], begin, end)

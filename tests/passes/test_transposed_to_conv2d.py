@@ -41,7 +41,11 @@ def test_rewritten(name):
 
 
 def test_open_sizes():
+    mod = build([f32(n, 4, n, 6)], lambda x: op.nn.conv2d_transpose(x, random(0, 4, 6, 2, 2), strides=2))
+    assert "nn.conv2d" in ops(check(mod, GPU, sizes={"n": 3}))
     mod = build([f32(n, 4, n, 6)], lambda x: op.nn.conv2d_transpose(x, random(0, 4, 6, 4, 4), strides=2, padding=1))
+    assert ops(apply(mod, GPU)) == ["nn.conv2d_transpose"], "slices of open sizes are no good"
+    mod = build([f32(n, 4, 5, 6)], lambda x: op.nn.conv2d_transpose(x, random(0, 4, 6, 4, 4), strides=2, padding=1))
     assert "nn.conv2d" in ops(check(mod, GPU, sizes={"n": 3}))
 
 

@@ -67,7 +67,7 @@ def main(bundle: Path, arguments: list[str]) -> int:
 
 
 def _options(bundle: Path, arguments: list[str]) -> Any:
-    parser = argparse.ArgumentParser("measure.py", description="Measure this bundle's candidates on an NVIDIA GPU.")
+    parser = argparse.ArgumentParser("measure.py", description="Measure these candidates on this machine's GPU.")
     parser.add_argument("--results", type=Path, default=bundle / RESULTS, metavar="FILE", help="default: %(default)s")
     parser.add_argument("--device", type=int, default=0, metavar="N", help="number of the GPU (default 0)")
     parser.add_argument("--minutes", type=float, default=1e6, metavar="M", help="stop after so long (default: never)")

@@ -12,6 +12,10 @@ import pytest
 from random_models import RandomModel, random_model
 
 import kompilo
+from kompilo.compiler.frontend.importer import import_model
+from kompilo.compiler.passes.pipeline import run_phases
+from kompilo.compiler.schedule.selection import Selector
+from kompilo.targets.cuda.target import CudaTarget
 
 SEEDS = range(30)
 # Of the range of the output; float32 sums are taken in another order.
@@ -51,3 +55,13 @@ def test_a_seed_always_gives_the_same_model() -> None:
     first, second = random_model(7), random_model(7)
     assert str(first) == str(second)
     assert first.model.SerializeToString() == second.model.SerializeToString()
+
+
+# Transposed convolutions of open sizes among them, whose cropping passes once got wrong.
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("seed", [*range(40, 48), 1509, 3066, 3228])
+def test_passes_for_a_gpu(seed: int, precision: str) -> None:
+    """Every pass leaves a model well-formed; the machine code of kernels is the business of other tests."""
+    target = CudaTarget.from_preset("sm_80")
+    module = import_model(random_model(seed).model).mod
+    run_phases(module, target, selector=Selector(target, precision=precision))

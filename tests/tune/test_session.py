@@ -133,7 +133,15 @@ def test_an_interrupt_keeps_what_was_measured():
     assert sum(t.tried for t in state.tasks) == 11
 
 
-def test_ctrl_c_while_a_record_is_written_loses_nothing():
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C raises KeyboardInterrupt, whatever those who started the tests made of it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_while_a_record_is_written_loses_nothing(ctrl_c):
     """The first Ctrl-C waits until the session is between two measurements, a second one does not."""
     made, records, _ = session(Limits(), exhaustive=True)
 

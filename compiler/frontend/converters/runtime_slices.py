@@ -103,14 +103,21 @@ def pad(node: Node) -> relax.Expr:
     def compute(
         x: te.Tensor, given: te.Tensor, axes: list[te.Tensor], fill: te.Tensor, out: list[ir.Expr]
     ) -> te.Tensor:
-        begin = te.compute((rank,), lambda i: vector(pads(given, axes)[0], "before")(i), name="begin")
+        before, after, _ = pads(given, axes)
+        # Negative pads cut first: what is left begins at `cut` and has `left` elements.
+        cut = te.compute((rank,), lambda i: tirx.max(-vector(before, "before")(i), int64(0)), name="cut")
+        begin = te.compute((rank,), lambda i: tirx.max(vector(before, "first")(i), int64(0)), name="begin")
+        kept = [
+            d + tirx.min(b, int64(0)) + tirx.min(a, int64(0)) for d, b, a in zip(x.shape, before, after, strict=True)
+        ]
+        left = te.compute((rank,), lambda i: vector(kept, "kept")(i), name="left")
 
         def element(*at: tirx.Var) -> ir.Expr:
             places = [i - begin(a) for a, i in enumerate(at)]
-            sources = [_SOURCES[mode](p, d) for p, d in zip(places, x.shape, strict=True)]
+            sources = [_SOURCES[mode](p, left(a)) + cut(a) for a, p in enumerate(places)]
             if mode != "constant":
                 return x(*sources)
-            inside = [tirx.all(p >= 0, p < d) for p, d in zip(places, x.shape, strict=True)]
+            inside = [tirx.all(p >= 0, p < left(a)) for a, p in enumerate(places)]
             return tirx.if_then_else(tirx.all(*inside), x(*sources), fill())
 
         return te.compute(out, element, name="pad")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from . import console
 from .arguments import a_folder
 
 if TYPE_CHECKING:
+    from ..schedule.op_spec import OpSpec
     from ..tune.evidence import Known
     from ..tune.library import RecordLibrary
     from ..tune.record_file import Problem
@@ -89,13 +91,12 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show the best known config of each operator; of a single operator, all that was tried."""
-    from ..schedule.op_words import op_words
     from ..tune.upkeep import holds_now
 
     library = _library(records)
     key = _key(target, library.stores) or ""
     every = {str(r.op): r.op for store in library.stores for r in store.read(key)[0]}
-    ops = {name: op for name, op in every.items() if text in name or text in op_words(op)}
+    ops = {name: op for name, op in every.items() if text in name or text in _words(op)}
     holds = holds_now(key)
     known = {name: list(library.known(op, key, holds).values()) for name, op in ops.items()}
     known = {name: points for name, points in known.items() if points}
@@ -242,8 +243,19 @@ def _key(target: str | None, stores: Iterable[RecordStore]) -> str | None:
     return target
 
 
+def _words(op: OpSpec) -> str:
+    """What a session calls the operator; nothing for what no compilation makes."""
+    from ..schedule.op_words import op_words
+    from ..tune.offered import NONSENSE
+
+    try:
+        return op_words(op)
+    except NONSENSE:
+        return ""
+
+
 def _sorted(points: Sequence[Known]) -> list[Known]:
-    return sorted(points, key=lambda k: (k.seconds is None, k.seconds or 0.0))
+    return sorted(points, key=lambda k: (k.seconds is None, not k.measurement.alone, k.seconds or 0.0))
 
 
 def _point_facts(known: Known) -> dict[str, Any]:
@@ -282,8 +294,11 @@ def _best_cells(best: Known) -> list[object]:
 
 def _print_points(name: str, points: Sequence[Known]) -> None:
     from ..schedule.flops import flops
+    from ..tune.offered import NONSENSE
 
-    work = flops(points[0].record.op)
+    work = None
+    with suppress(*NONSENSE):
+        work = flops(points[0].record.op)
     rows = []
     for known in _sorted(points):
         m, seconds = known.record.measurement, known.seconds

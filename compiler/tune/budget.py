@@ -22,7 +22,7 @@ def budget_seconds(budget: str | float) -> float:
             raise UsageError(f'budget: expected a time such as "90s", "5m" or "1h30m", found {budget!r}.', meant)
         seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     else:
-        seconds = float(budget)
+        seconds = budget
     if not 0 < seconds <= _LONGEST_S:  # nor NaN
-        raise UsageError(f"budget: expected more than no time at all and at most a year, found {budget!r}.")
-    return seconds
+        raise UsageError(f"budget: expected more than no time at all and at most a year, found {str(budget)[:40]}.")
+    return float(seconds)

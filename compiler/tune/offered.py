@@ -7,11 +7,14 @@ from ..schedule.selection import matches
 from ..schedule.target import Target
 from .record import Point, Record
 
+# What reading an operator raises that no compilation makes: without its attributes, with operands that do not fit.
+NONSENSE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
 
 class Offered:
     """Whether a record's point is in the present space of its operator on `target`.
 
-    Records come from anywhere: of an operator that no compilation makes, one without strides say, nothing holds.
+    Records come from anywhere: of an operator that templates cannot make sense of nothing holds.
     """
 
     def __init__(self, target: Target):
@@ -26,6 +29,6 @@ class Offered:
     def _offered(self, op: OpSpec) -> frozenset[object]:
         try:
             options = matches(op, self.target)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        except NONSENSE:
             return frozenset()
         return frozenset(Point(t.name, t.version, config).unordered for t, space in options for config in space)

@@ -6,6 +6,9 @@ from typing import Any
 
 from ..schedule.op_spec import AttrValue, OpSpec, Step, TensorType
 
+# Sizes beyond are of no tensor.
+_LARGEST = 1 << 48
+
 
 def op_to_json(op: OpSpec) -> dict[str, Any]:
     """A JSON-serialisable form of `op`."""
@@ -43,7 +46,7 @@ def _type_to_json(t: TensorType) -> list[Any]:
 
 def _type_from_json(data: list[Any]) -> TensorType:
     dtype, *shape = data
-    if not all(isinstance(d, str) or (isinstance(d, int) and d >= 0) for d in shape):
+    if not all(isinstance(d, str) or (isinstance(d, int) and 0 <= d < _LARGEST) for d in shape):
         raise TypeError(f"expected sizes or names of dimensions, found {shape}")
     return TensorType(tuple(shape), str(dtype))
 

@@ -21,11 +21,13 @@ from .measure.pace_memory import remembered
 def kept_reference(target: str, key: str) -> float | None:
     """Seconds that the reference kernel takes by that clock, or None if nothing is known yet."""
     with suppress(KompiloError):
-        if find_target(target.partition(":")[0]).spec.key == key:
-            own = remembered(_folder())
-            if own is not None:
-                return own.seconds
-    with suppress(OSError, ValueError, KeyError, TypeError):
+        here = find_target(target.partition(":")[0])
+        # GPUs are timed by clocks of their own.
+        own = remembered(_folder()) if here.spec.key == key and not here.drives_device else None
+        if own is not None:
+            keep_reference(key, own.seconds)  # after this machine's next start it is not remembered any more
+            return own.seconds
+    with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
         seconds = float(json.loads(_file(key).read_text())["reference_s"])
         if 0 < seconds < math.inf:
             return seconds

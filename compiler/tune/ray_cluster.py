@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +56,7 @@ def join(address: str | None) -> bool:
         return False
     where = address or _THIS_MACHINE
     _check_reachable(where)
+    ended = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(where, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except Exception as error:  # Ray tells of its troubles by exceptions of many kinds
@@ -64,6 +67,10 @@ def join(address: str | None) -> bool:
             ) from None
         words = str(error).strip().splitlines() or [type(error).__name__]
         raise UsageError(f"workers: expected a Ray cluster at {where}, found: {words[0]}") from None
+    finally:
+        # Ray's own handler would end the process in the midst of what it does.
+        if ended is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ended)
     _keep_quiet()
     return True
 

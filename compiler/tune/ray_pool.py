@@ -163,16 +163,17 @@ class RayPool:
             self._turn(max(0.0, left))
 
     def _turn(self, timeout_s: float) -> None:
-        """Hand out work, then wait for the next answer."""
-        if time.monotonic() - self._looked >= LOOK_EVERY_S:
-            self._look_for_nodes()
-        self._check_hope()
-        self._hand_out()
+        """Hand out work, then wait for the next answer; with no time left, only take all that is ready."""
+        if timeout_s > 0:
+            if time.monotonic() - self._looked >= LOOK_EVERY_S:
+                self._look_for_nodes()
+            self._check_hope()
+            self._hand_out()
         calls = {seat.call: seat for seat in self._seats.values() if seat.call is not None}
         if not calls:
             time.sleep(min(timeout_s, WITHOUT_NODES_S))
             return
-        answered, _ = import_ray().wait(list(calls), timeout=timeout_s)
+        answered, _ = import_ray().wait(list(calls), num_returns=1 if timeout_s > 0 else len(calls), timeout=timeout_s)
         for call in answered:
             self._hear(calls[call], call)
 

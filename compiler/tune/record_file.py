@@ -25,7 +25,7 @@ _AFTER_OP = ',"template":'
 _AFTER_POINT = '},"status":'
 _CREATED = ',"created":"'
 _parse_object = json.JSONDecoder().raw_decode
-_CACHED_FILES = 64
+_CACHED_FILES = 1024
 
 
 # Line number, line, and where the operator ends in it.
@@ -108,7 +108,7 @@ class RecordFile:
     def _op(text: str) -> OpSpec | None:
         try:
             return op_from_json(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
 
     def _add_line(self, number: int, line: str, prefix: str) -> None:

@@ -98,12 +98,14 @@ class Session:
         with self._interrupts:
             try:
                 stopped = self._loop()
-            except KeyboardInterrupt:  # by a listener
+            except KeyboardInterrupt:  # by a listener, or the second
                 stopped = INTERRUPTED
             for job, measurement in self.pool.results(0):  # what ended while something else was done
                 self._note(job, measurement)
             while self._batches:
                 self._finish(self._batches.popleft())
+        if self._interrupts.asked:
+            stopped = INTERRUPTED
         if stopped == OUT_OF_TIME and not self._measured and self._submitted:
             stopped = TOO_SHORT
         state = self._snapshot(running=False, stopped=stopped)

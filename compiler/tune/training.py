@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from .evidence import Found, combine, join
 from .examples import Example, example_of
 from .features import idle_factors
 from .library import RecordLibrary
-from .offered import Offered
+from .offered import NONSENSE, Offered
 from .record import Holds, Point, Record
 from .record_file import record_file
 from .task import extract_tasks
@@ -56,9 +57,9 @@ def training_examples(library: RecordLibrary, target: Target) -> list[Example]:
     examples = []
     for op in dict.fromkeys(op for place in by_place for op in place):
         found = [place[op] for place in by_place if op in place]
-        example = example_of(found[0][0].record.op, join(combine(f) for f in found), target)
-        if example is not None:
-            examples.append(example)
+        with suppress(*NONSENSE):
+            example = example_of(found[0][0].record.op, join(combine(f) for f in found), target)
+            examples += [example] if example is not None else []
     return examples
 
 

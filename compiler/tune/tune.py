@@ -76,6 +76,8 @@ def tune(
         ModelError, InputError, TargetError, UsageError: one sentence on what was expected and found.
     """
     check_arguments(target, trials, records, seed, workers, exhaustive, progress)
+    if _is_cluster(workers):
+        address_of(str(workers))
     seconds = None if budget is None else budget_seconds(budget)
     hardware = find_target(target)
     check_precision(precision, {target: hardware})

@@ -17,8 +17,11 @@ from typing import Any
 import pytest
 
 from kompilo.compiler.errors import KompiloError, UsageError
-from kompilo.compiler.tune import ray_node, ray_pool
+from kompilo.compiler.schedule.target import find_target
+from kompilo.compiler.tune import ray_clock, ray_node, ray_pool
 from kompilo.compiler.tune.measure import pool as measure_pool
+from kompilo.compiler.tune.measure.pace import Reading
+from kompilo.compiler.tune.measure.pace_memory import remember
 from kompilo.compiler.tune.measure.pool import Job, MeasurePool
 from kompilo.compiler.tune.measure.protocol import Setup
 from kompilo.compiler.tune.ray_cluster import ClusterNode, address_of
@@ -116,18 +119,25 @@ def outcomes(records: list[Record]) -> Counter:
 
 def test_what_is_ready_is_taken_though_the_time_is_up(monkeypatch, target: str) -> None:
     """The cluster is one of words. The clock that its times are scaled to is kept for later sessions."""
-    answer = {"done": [(1, asdict(Measurement("ok", 2e-3)))], "spent": {}, "reference_s": 5e-5}
-    words = SimpleNamespace(wait=lambda calls, timeout: (calls, []), get=lambda call: answer)
+
+    def get(number: int) -> dict[str, Any]:
+        return {"done": [(number, asdict(Measurement("ok", 2e-3)))], "spent": {}, "reference_s": 5e-5}
+
+    words = SimpleNamespace(
+        wait=lambda calls, num_returns, timeout: (calls[:num_returns], calls[num_returns:]), get=get
+    )
     monkeypatch.setattr(ray_pool, "import_ray", lambda: words)
     for reference, scaled in ((None, 2e-3), (5e-5, 2e-3), (1e-4, 4e-3)):
         kept: list[tuple[str, float]] = []
         monkeypatch.setattr(ray_pool, "kept_reference", lambda name, key, found=reference: found)
         monkeypatch.setattr(ray_pool, "keep_reference", lambda key, seconds, kept=kept: kept.append((key, seconds)))
         pool = RayPool(target)
-        job = Job(matmul(5), point("good"))
-        pool._seats = {"1": ray_pool._Seat(ClusterNode("1", "here", 1.0), None, "call", workers=1, jobs={1: job})}
-        pool._outstanding, pool._looked = 1, time.monotonic()
-        assert [(j, m.seconds) for j, m in pool.results(0)] == [(job, pytest.approx(scaled))]
+        jobs = {number: Job(matmul(number), point("good")) for number in (1, 2)}
+        for number, job in jobs.items():
+            node = ClusterNode(str(number), "here", 1.0)
+            pool._seats[node.id] = ray_pool._Seat(node, None, number, workers=1, jobs={number: job})
+        pool._outstanding = len(jobs)
+        assert [(j, m.seconds) for j, m in pool.results(0)] == [(j, pytest.approx(scaled)) for j in jobs.values()]
         assert kept == ([] if reference else [(KEY, 5e-5)])
 
 
@@ -297,3 +307,20 @@ def test_the_address_follows_the_word(text: str, address: str | None) -> None:
 def test_other_words_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="expected a number of processes, ray, or ray:ADDRESS, found"):
         address_of(text)
+
+
+def test_the_clock_of_a_cluster_is_this_machine_s_or_the_first_node_s_and_kept(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("KOMPILO_CACHE", str(tmp_path))
+    here = find_target("cpu").spec.key
+    assert ray_clock.kept_reference("cpu", here) is None
+    ray_clock.keep_reference(here, 4e-5)
+    assert ray_clock.kept_reference("cpu", here) == 4e-5
+    remember(tmp_path / "tune", Reading(5e-5, 2.0))
+    assert ray_clock.kept_reference("cpu", here) == 5e-5
+    (tmp_path / "tune" / "pace.json").unlink()  # as after the machine's next start
+    assert ray_clock.kept_reference("cpu", here) == 5e-5
+    assert ray_clock.kept_reference("cpu:znver4", "cpu-znver4-2c") is None
+    remember(tmp_path / "tune", Reading(5e-5, 2.0))
+    gpu = SimpleNamespace(spec=SimpleNamespace(key="g"), drives_device=True)
+    monkeypatch.setattr(ray_clock, "find_target", lambda name: gpu)
+    assert ray_clock.kept_reference("cuda", "g") is None, "GPUs have clocks of their own"

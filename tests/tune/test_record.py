@@ -40,6 +40,7 @@ def test_an_operator_and_back():
         ({"config": {"tile": [1]}}, "expected knobs that are numbers or words"),
         ({"version": float("inf")}, "incomplete record"),
         ({"op": 3}, "incomplete record"),
+        ({"op": json.loads(record().to_line())["op"] | {"inputs": [["float32", 10**60]]}}, "sizes or names"),
         ({"op": {"kind": "matmul"}}, "incomplete record"),
         ({"spread": "wide"}, "could not convert"),
         ({"created": "nope"}, "expected a date such as 2026-11-22T10:30:00Z, found 'nope'"),

@@ -12,10 +12,10 @@ from typing import Any
 from ...runtime.cuda_driver import Context
 from ...runtime.hip_driver import driver_class
 from ...schedule.op_spec import OpSpec
+from ..bands import Truth, truth
 from ..measure.operands import random_operands
 from ..measure.timing import Sampling
 from ..op_json import op_from_json
-from ..reference import Expected, evaluate
 from .parts import pack, read_program
 from .player import MANIFEST
 from .runner import DeviceRun, RunFailure
@@ -47,7 +47,7 @@ class _Player:
         driver = driver_class(manifest["kind"])()
         self._cache_bytes = driver.l2_bytes(device)
         self._context: Context = driver.context(device)
-        self._operands: OrderedDict[OpSpec, tuple[list[Any], Expected]] = OrderedDict()
+        self._operands: OrderedDict[OpSpec, tuple[list[Any], Truth]] = OrderedDict()
         self._best: dict[OpSpec, float] = {}
 
     def measure(self, number: int) -> dict[str, Any]:
@@ -86,16 +86,14 @@ class _Player:
             "error": error,
         }
 
-    def _operands_of(self, op: OpSpec) -> tuple[list[Any], Expected]:
+    def _operands_of(self, op: OpSpec) -> tuple[list[Any], Truth]:
         if op not in self._operands:
             inputs = random_operands(op, 0)
-            self._operands[op] = inputs, evaluate(op, inputs)
+            self._operands[op] = inputs, truth(op, inputs)
             while len(self._operands) > 1 and self._bytes() > _KEPT_BYTES:
                 self._operands.popitem(last=False)
         self._operands.move_to_end(op)
         return self._operands[op]
 
     def _bytes(self) -> int:
-        return sum(
-            sum(a.nbytes for a in inputs) + 2 * expected.values.nbytes for inputs, expected in self._operands.values()
-        )
+        return sum(sum(a.nbytes for a in inputs) + expected.nbytes for inputs, expected in self._operands.values())

@@ -25,9 +25,9 @@ import numpy as np
 from ...launches import Argument, DeviceProgram, Number, Place
 from ...runtime.cuda_driver import LAUNCH_TIMEOUT, LOST, OUT_OF_MEMORY, Context, CudaError
 from ...runtime.cuda_driver import UNLOADABLE as UNLOADABLE_CODES
+from ..bands import Truth
 from ..measure.timing import Sampling, Timing, spread
 from ..numbers import carrier, widen
-from ..reference import Expected
 
 _GUARD = 1024  # bytes on both sides of an array
 _CANARY = 0xA5
@@ -125,7 +125,7 @@ class DeviceRun:
                 self._context.unload(self._module)
         self._owned, self._events, self._module = [], [], None
 
-    def check(self, expected: Expected) -> float:
+    def check(self, expected: Truth) -> float:
         """Run once; the relative error of the result.
 
         Raises RunFailure: a kernel failed, the result is wrong, or bytes beside the arrays were written.
@@ -136,11 +136,11 @@ class DeviceRun:
         except CudaError as error:
             raise _failure(error) from None
         found = widen(self._output, self._dtype)
-        relative, index = expected.worst(found)
+        relative, value, index = expected.worst(found)
         if index is not None:
             raise RunFailure(
                 "wrong_result",
-                f"element {list(index)}: expected {float(expected.values[index]):.7g}, found "
+                f"element {list(index)}: expected {value:.7g}, found "
                 f"{float(found[index]):.7g} (error {relative:.1e} of the largest value).",
                 relative if np.isfinite(relative) else None,
             )

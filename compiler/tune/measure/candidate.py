@@ -186,6 +186,8 @@ def _check(operands: Operands) -> float:
     found = operands.output.array
     error, expected, index = operands.expected.worst(found)
     if index is not None:
+        if np.isnan(expected) and np.isnan(found[index]):
+            raise Failure("wrong_result", f"element {list(index)} was not written.")
         raise Failure(
             "wrong_result",
             f"element {list(index)}: expected {expected:.7g}, found {float(found[index]):.7g} (error {error:.1e} "

@@ -104,20 +104,21 @@ def pad(node: Node) -> relax.Expr:
         x: te.Tensor, given: te.Tensor, axes: list[te.Tensor], fill: te.Tensor, out: list[ir.Expr]
     ) -> te.Tensor:
         before, after, _ = pads(given, axes)
-        # Negative pads cut first: what is left begins at `cut` and has `left` elements.
-        cut = te.compute((rank,), lambda i: tirx.max(-vector(before, "before")(i), int64(0)), name="cut")
-        begin = te.compute((rank,), lambda i: tirx.max(vector(before, "first")(i), int64(0)), name="begin")
-        kept = [
-            d + tirx.min(b, int64(0)) + tirx.min(a, int64(0)) for d, b, a in zip(x.shape, before, after, strict=True)
-        ]
-        left = te.compute((rank,), lambda i: vector(kept, "kept")(i), name="left")
+        begin = te.compute((rank,), lambda i: vector(before, "before")(i), name="begin")
+
+        def source(place: ir.Expr, a: int) -> ir.Expr:
+            """Negative pads cut first, which only what goes round the rest notices."""
+            if mode != "wrap":
+                return _SOURCES[mode](place, x.shape[a])
+            cut = tirx.max(-begin(a), int64(0))
+            return cut + tirx.floormod(place - cut, x.shape[a] - cut + tirx.min(after[a], int64(0)))
 
         def element(*at: tirx.Var) -> ir.Expr:
             places = [i - begin(a) for a, i in enumerate(at)]
-            sources = [_SOURCES[mode](p, left(a)) + cut(a) for a, p in enumerate(places)]
+            sources = [source(p, a) for a, p in enumerate(places)]
             if mode != "constant":
                 return x(*sources)
-            inside = [tirx.all(p >= 0, p < left(a)) for a, p in enumerate(places)]
+            inside = [tirx.all(p >= 0, p < d) for p, d in zip(places, x.shape, strict=True)]
             return tirx.if_then_else(tirx.all(*inside), x(*sources), fill())
 
         return te.compute(out, element, name="pad")

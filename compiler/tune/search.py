@@ -65,6 +65,7 @@ class TaskSearch:
     finished: int = 0
     given_up: str = ""
     _tries: Counter[Point] = field(default_factory=Counter)
+    _gain: tuple[tuple[int, int, int, str], float] | None = None
     _log_times: dict[Point, float] = field(default_factory=dict)
 
     def predict_with(self, predictor: Predictor) -> None:
@@ -124,6 +125,16 @@ class TaskSearch:
 
     def gain(self) -> float:
         """Seconds of an inference that the untried point of the least predicted time is expected to save."""
+        if self._gain is None or self._gain[0] != self.version:
+            self._gain = self.version, self._expected_gain()
+        return self._gain[1]
+
+    @property
+    def version(self) -> tuple[int, int, int, str]:
+        """Another one whenever anything that is known of the task has changed."""
+        return self.finished, len(self.pending), self.predictions, self.given_up
+
+    def _expected_gain(self) -> float:
         best, predicted = self.best, self.predicted_seconds()
         if best is None or predicted is None:
             return 0.0

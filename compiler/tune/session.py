@@ -90,7 +90,7 @@ class Session:
     _arrived: dict[Job, Record] = field(default_factory=dict)
     _fresh: list[Record] = field(default_factory=list)
     _history: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
-    _states: dict[int, tuple[tuple[int, int, int], TaskState]] = field(default_factory=dict)
+    _states: dict[int, tuple[tuple[int, int, int, str], TaskState]] = field(default_factory=dict)
 
     def run(self) -> SessionState:
         """Run to the end; an interrupt (Ctrl-C) ends it too. The last snapshot says why it ended."""
@@ -215,7 +215,7 @@ class Session:
 
     def _task_state(self, task: TaskSearch) -> TaskState:
         """The state of a task, made anew only if anything about it has changed."""
-        version = task.finished, len(task.pending), task.predictions
+        version = task.version
         kept = self._states.get(id(task))
         if kept is None or kept[0] != version:
             kept = self._states[id(task)] = version, self._new_state(task)

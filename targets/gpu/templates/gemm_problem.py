@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -56,7 +57,7 @@ class Access:
         return left.lanes, right.lanes
 
 
-class GemmProblem:
+class GemmProblem(ABC):
     """An operator that is a product. `window`: each element of A is read at a place of an image of its own."""
 
     op: OpSpec
@@ -64,12 +65,12 @@ class GemmProblem:
     worthwhile: bool
     window = False
 
+    @abstractmethod
     def access(self, held: bool, turned: bool = True, bm: int = 1, bn: int = 1) -> Access:
         """The matrices for tiles of bm x bn.
 
         With `held`, addresses are kept in registers (`Held`); `turned`: a constant B is packed as (N, K), else (K, N).
         """
-        raise NotImplementedError
 
 
 class MatmulProducts(GemmProblem):

@@ -6,6 +6,8 @@ The operators are the convolutions and matmuls of the model with the largest sha
 epilogues, as code of one thread. The cost model of Kompilo's session was trained without any operator of this model.
 Random search draws from the same spaces and measures with the same workers. What is compared, at every moment, is the
 sum of the best times so far, each operator as often as the model calls it; it exists once all operators have a time.
+A config that both have measured has one time in all their sums, the median of its times: which of them happened to
+measure it at a better moment says nothing about how they search.
 The tuners run in turn, once with each seed, and the median of the sums counts. MetaSchedule needs
 `pip install 'kompilo[meta]'`.
 
@@ -36,6 +38,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from kompilo.compiler.knobs import Knobs
 from kompilo.compiler.model_source import zoo
@@ -52,8 +55,17 @@ from kompilo.compiler.tune.session import Limits, Session
 from kompilo.compiler.tune.task import Task, extract_tasks, points_of
 from kompilo.compiler.tune.training import operators_of_zoo, training_examples
 
-# (seconds since the start, place of the operator, seconds of the candidate or None if it failed)
-Event = tuple[float, int, float | None]
+
+class Event(NamedTuple):
+    """A measurement: seconds since the start, place of the operator, seconds of the candidate or None if it failed, and
+    which of the operator's points it is, None for MetaSchedule's."""
+
+    moment: float
+    place: int
+    seconds: float | None
+    point: Point | None = None
+
+
 WORKER = Path(__file__).with_name("metaschedule_worker.py")
 # Importing all of MetaSchedule takes 20 seconds, on a busy machine some minutes.
 READY_WITHIN_S = 300
@@ -86,6 +98,7 @@ def main() -> None:
     for seed in range(options.seeds):
         for name, run in tuners.items():
             curves[name].append(run(seed))
+    curves = with_common_times(curves)
     calls = [task.calls for task in tasks]
     print(f"{len(tasks)} operators, {sum(len(task.points) for task in tasks)} configs in Kompilo's spaces\n")
     print(table(curves, calls, options.seconds))
@@ -162,7 +175,8 @@ def _session(search: Search, tasks: Sequence[Task], seconds: float, learner: Cos
     began = time.monotonic()
 
     def keep(record: Record) -> None:
-        events.append((time.monotonic() - began, places[record.op], record.measurement.seconds))
+        m = record.measurement
+        events.append(Event(time.monotonic() - began, places[record.op], m.seconds, record.point))
 
     with MeasurePool("cpu") as pool:
         Session(search, pool, Limits(seconds, None, 0.0), "benchmark", "benchmark", keep, learner).run()
@@ -187,7 +201,7 @@ def metaschedule_events(
     if all(s is None for _, _, s in events):
         why = said.strip().splitlines() or [f"no candidate was timed within {seconds:g} s."]
         print(f"MetaSchedule measured nothing: {why[-1]}", file=sys.stderr)
-    return [(float(t), int(k), s) for t, k, s in events if t <= seconds]
+    return [Event(float(t), int(k), s) for t, k, s in events if t <= seconds]
 
 
 def _run_worker(worker: Path, asked: str, seconds: float) -> tuple[str, str]:
@@ -240,12 +254,28 @@ def _for_metaschedule(task: Task) -> dict[str, object]:
     }
 
 
+def with_common_times(curves: dict[str, list[list[Event]]]) -> dict[str, list[list[Event]]]:
+    """The same events, each point with the median of the times that it has in all runs of all tuners."""
+    times: dict[tuple[int, Point], list[float]] = {}
+    for event in (e for runs in curves.values() for run in runs for e in run):
+        if event.point is not None and event.seconds is not None:
+            times.setdefault((event.place, event.point), []).append(event.seconds)
+    common = {key: statistics.median(found) for key, found in times.items()}
+
+    def as_common(event: Event) -> Event:
+        if event.point is None or event.seconds is None:
+            return event
+        return event._replace(seconds=common[event.place, event.point])
+
+    return {name: [[as_common(e) for e in run] for run in runs] for name, runs in curves.items()}
+
+
 def total_at(events: Sequence[Event], calls: Sequence[int], moment: float) -> float:
     """Sum of the best times until `moment`, in seconds; NaN before every operator has one."""
     best = [math.nan] * len(calls)
-    for t, place, seconds in events:
-        if t <= moment and seconds is not None and not best[place] <= seconds:
-            best[place] = seconds
+    for event in events:
+        if event.moment <= moment and event.seconds is not None and not best[event.place] <= event.seconds:
+            best[event.place] = event.seconds
     return sum(c * b for c, b in zip(calls, best, strict=True))
 
 

@@ -39,13 +39,32 @@ def test_only_models_of_the_zoo(monkeypatch, capsys):
 
 
 def test_sums_exist_once_every_operator_has_a_time():
-    events = [(1.0, 0, 3e-3), (2.0, 1, None), (3.0, 1, 5e-3), (4.0, 0, 1e-3), (5.0, 0, 2e-3)]
+    found = [(1.0, 0, 3e-3), (2.0, 1, None), (3.0, 1, 5e-3), (4.0, 0, 1e-3), (5.0, 0, 2e-3)]
+    events = [tuners.Event(*f) for f in found]
     calls = [2, 1]
     assert math.isnan(tuners.total_at(events, calls, 2.5))
     assert tuners.total_at(events, calls, 3.0) == pytest.approx(11e-3)
     assert tuners.total_at(events, calls, 9.0) == pytest.approx(7e-3)
     assert tuners.median_total([events, events[:3], events], calls, 9.0) == pytest.approx(7e-3)
     assert math.isnan(tuners.median_total([events, events[:2]], calls, 9.0))
+
+
+def test_a_point_that_several_runs_measured_has_one_time():
+    def event(seconds, point, place=0):
+        return tuners.Event(1.0, place, seconds, point)
+
+    curves = {
+        "Kompilo": [[event(3e-3, POINTS[0]), event(9e-3, POINTS[0], place=1)], [event(4e-3, POINTS[0])]],
+        "random search": [[event(8e-3, POINTS[0]), event(1e-3, POINTS[1]), event(None, POINTS[2])]],
+        "MetaSchedule": [[event(2e-3, None), event(5e-3, None)]],
+    }
+    common = tuners.with_common_times(curves)
+    seconds = {name: [[e.seconds for e in run] for run in runs] for name, runs in common.items()}
+    assert seconds == {
+        "Kompilo": [[4e-3, 9e-3], [4e-3]],
+        "random search": [[4e-3, 1e-3, None]],
+        "MetaSchedule": [[2e-3, 5e-3]],
+    }
 
 
 @pytest.fixture
@@ -72,7 +91,7 @@ def test_the_clock_starts_when_the_worker_is_ready_and_ends_it(session, capsys):
         "time.sleep(60)\n",
         0.5,
     )
-    assert events == [(0.2, 0, pytest.approx(7e-3)), (0.3, 0, None)]
+    assert events == [(0.2, 0, pytest.approx(7e-3), None), (0.3, 0, None, None)]
     assert 1.5 <= time.monotonic() - began < 20
     assert capsys.readouterr().err == ""
 

@@ -9,12 +9,12 @@ import pytest
 from kompilo.compiler.launches import Tiles
 from kompilo.compiler.runtime.cuda_driver import Driver
 from kompilo.compiler.schedule.op_spec import OpSpec, TensorType
+from kompilo.compiler.tune.bands import truth
 from kompilo.compiler.tune.device.candidate import build_device_kernel
 from kompilo.compiler.tune.device.parts import read_program, write_parts
 from kompilo.compiler.tune.device.runner import DeviceRun
 from kompilo.compiler.tune.measure.operands import random_operands
 from kompilo.compiler.tune.record import Point
-from kompilo.compiler.tune.reference import evaluate
 from kompilo.targets.gpu.templates.tensor_core_matmul import PipelineMatmul, TensorCoreMatmul
 from kompilo.targets.gpu.templates.tensor_core_pipeline_tile import PipelineTile
 from kompilo.targets.gpu.templates.tensor_core_pipeline_tile import config_of as pipeline_config
@@ -61,4 +61,4 @@ def test_a_candidate_travels_and_is_measured(name, tmp_path, monkeypatch):
     packed = [kernel.packers[k](a) if k in kernel.packers else a for k, a in enumerate(inputs)]
     gpu = Driver(lambda library: ctypes.CDLL(str(folder() / library))).context(0)
     with DeviceRun(gpu, program, packed, ((70, 72), "float32"), [0], 1 << 16) as run:
-        assert run.check(evaluate(OPERATOR, inputs)) < 1e-4
+        assert run.check(truth(OPERATOR, inputs)) < 1e-4

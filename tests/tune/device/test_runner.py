@@ -11,12 +11,13 @@ import pytest
 
 from kompilo.compiler.launches import DeviceProgram, Launch, Number, Place, Tiles
 from kompilo.compiler.runtime.cuda_driver import Context, CudaError, Driver
+from kompilo.compiler.tune.bands import Truth, truth
 from kompilo.compiler.tune.device.candidate import build_device_kernel
 from kompilo.compiler.tune.device.parts import pack, read_program, write_parts
 from kompilo.compiler.tune.device.runner import DeviceRun, RunFailure
 from kompilo.compiler.tune.measure.operands import random_operands
 from kompilo.compiler.tune.measure.timing import Sampling
-from kompilo.compiler.tune.reference import Expected, evaluate
+from kompilo.compiler.tune.reference import Expected
 from kompilo.compiler.tune.task import points_of
 
 import shim_target
@@ -48,7 +49,7 @@ def run_of(gpu, act="good"):
     kernel = build_device_kernel(op, point(act), target)
     inputs = random_operands(op, 0)
     packed = [kernel.packers[k](a) if k in kernel.packers else a for k, a in enumerate(inputs)]
-    return DeviceRun(gpu, kernel.program, packed, ((5, 17), "float32"), [0], CACHE), evaluate(op, inputs)
+    return DeviceRun(gpu, kernel.program, packed, ((5, 17), "float32"), [0], CACHE), truth(op, inputs)
 
 
 def test_what_the_driver_tells(driver):
@@ -81,7 +82,7 @@ def test_operators_travel_as_parts(gpu, tmp_path, op):
     assert [name.endswith(".gather") for name in parts["packed"].values()] == [True] * ("conv" in op.kind)
     output = tuple(int(d) for d in op.output.shape), op.output.dtype
     with DeviceRun(gpu, read_program(parts, read), packed, output, [0], CACHE) as run:
-        assert run.check(evaluate(op, inputs)) < 1e-5
+        assert run.check(truth(op, inputs)) < 1e-5
 
 
 def test_memory_is_given_back(gpu, driver, monkeypatch, tmp_path):
@@ -150,7 +151,7 @@ def program_of(beyond: int) -> DeviceProgram:
 @pytest.mark.parametrize("beyond", [0, 1])
 def test_scratch_buffers_numbers_and_what_lies_beside(gpu, beyond):
     wanted = 2 * (0.25 + 3.0 * np.arange(7))
-    expected = Expected(wanted, np.full(7, 1e-6), float(wanted.max()))
+    expected = Truth((((), Expected(wanted, np.full(7, 1e-6), float(wanted.max()))),))
     with DeviceRun(gpu, program_of(beyond), [], ((7,), "float32"), [], CACHE) as run:
         if beyond:
             with pytest.raises(RunFailure, match="bytes beside an array were written"):

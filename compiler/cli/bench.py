@@ -42,6 +42,9 @@ def bench(
         str | None,
         typer.Option(metavar="RUNTIME,...", help="onnxruntime, openvino, or none; default those installed."),
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="Where Kompilo runs: auto, cpu, cuda, cuda:1, ...; a model is compiled for it.")
+    ] = "auto",
     threads: Annotated[str, typer.Option(metavar="N[,M]", help="Numbers of threads to measure with.")] = "1",
     inputs: Annotated[
         list[str] | None,
@@ -81,9 +84,9 @@ def bench(
         elif onnx_model is not None:
             raise UsageError("expected --model only with an artifact, found two models.")
         else:
-            subject = compile_subject(model, inputs or (), shape or (), dynamic, folder, report)
+            subject = compile_subject(model, inputs or (), shape or (), dynamic, folder, report, device)
         models = {OURS: subject.artifact} | {p: subject.model for p in peers if subject.model}
-        results = [measure(models, subject.feeds.arrays, count, seconds, report) for count in counts]
+        results = [measure(models, subject.feeds.arrays, count, seconds, report, device) for count in counts]
     _print_results(model, subject, results, json_file)
 
 
@@ -125,13 +128,23 @@ def _check_json_file(json_file: str | None) -> None:
 
 
 def compile_subject(
-    model: str, values: Sequence[str], shapes: Sequence[str], dynamic: bool, folder: Path, report: console.Progress
+    model: str,
+    values: Sequence[str],
+    shapes: Sequence[str],
+    dynamic: bool,
+    folder: Path,
+    report: console.Progress,
+    device: str = "auto",
 ) -> Subject:
-    """Compile `model` into `folder`; unless `dynamic`, with dimensions fixed at the measured sizes, also for peers."""
+    """Compile `model` into `folder` for a target, or the local GPU ("cuda", "cuda:1"); "auto" is this CPU.
+
+    Unless `dynamic`, dimensions are fixed at the measured sizes, for peers as well.
+    """
     from ..driver import compile as compile_driver
     from ..frontend.model_reader import read_model
     from ..frontend.signature import input_signature
     from ..peers.fixed_model import fix_model_shapes
+    from ..runtime.choice import split_number
 
     report("read model", 0, 1)
     source = resolve(model)
@@ -139,7 +152,8 @@ def compile_subject(
     specs = input_signature(read_model(source).proto.graph, None)
     feeds = sample_feeds(model, source, specs, values, shapes)
     fixed = None if dynamic else {name: array.shape for name, array in feeds.arrays.items()}
-    compile_driver(model, inputs=fixed, progress=report).save(folder / "model.kpo")
+    target = "cpu" if device == "auto" else split_number(device)[0]
+    compile_driver(model, target=target, inputs=fixed, progress=report).save(folder / "model.kpo")
     if fixed is not None:
         source = fix_model_shapes(source, fixed, folder / "fixed.onnx")
     return Subject(folder / "model.kpo", source, feeds)
@@ -188,6 +202,7 @@ def _print_results(model: str, subject: Subject, results: list[Measurement], jso
         "threads",
         "runtime",
         "version",
+        "runs on",
         ">median",
         ">min",
         ">runs",
@@ -210,5 +225,5 @@ def _rows(result: Measurement) -> list[tuple[object, ...]]:
         r = ratios.get(t.runtime)
         compared = (f"{r.median:.2f}", f"{r.best:.2f}", f"{r.error:.1e}") if r else ("", "", "")
         times = (time_text(t.median_ms / 1e3), time_text(t.min_ms / 1e3), t.runs)
-        rows.append((result.threads, t.runtime, t.version, *times, *compared))
+        rows.append((result.threads, t.runtime, t.version, t.runs_on, *times, *compared))
     return rows

@@ -23,6 +23,11 @@ class Peer(ABC):
     name: str
     distribution: str
 
+    @property
+    def runs_on(self) -> str:
+        """What the loaded model runs on, in the runtime's own words."""
+        return "cpu"
+
     @abstractmethod
     def load(self, path: Path, threads: int) -> None:
         """Load the model at `path` to run on `threads` threads; ModelError if the runtime cannot."""
@@ -74,8 +79,11 @@ def check_installed(name: str) -> None:
         raise UsageError(f"the runtime {package} is not installed.", f"pip install 'kompilo[{extra}]' brings it.")
 
 
-def find_peer(name: str) -> Peer:
-    """A new, empty instance of the runtime called `name`; UsageError if it is unknown or not installed."""
+def find_peer(name: str, **options: str) -> Peer:
+    """A new, empty instance of the runtime called `name`; UsageError if it is unknown or not installed.
+
+    `options` are those of its class: of Kompilo's own, `device`.
+    """
     check_installed(name)
     module, cls, _, _ = PEERS[name]
-    return getattr(import_module(f".{module}", __package__), cls)()
+    return getattr(import_module(f".{module}", __package__), cls)(**options)

@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import errors
 from ..errors import KompiloError
+from .base import OURS
 
 
 class WorkerProcess:
@@ -35,9 +36,10 @@ class WorkerProcess:
             start_new_session=True,
         )
 
-    def load(self, path: Path, threads: int, cores: list[int]) -> dict[str, Any]:
-        """Load a model; {"version": text, "load_s": seconds}."""
-        return self._ask(do="load", runtime=self.runtime, path=os.fspath(path), threads=threads, cores=cores)
+    def load(self, path: Path, threads: int, cores: list[int], **options: str) -> dict[str, Any]:
+        """Load a model with the runtime's own `options`; {"version": text, "load_s": seconds, "runs_on": text}."""
+        place = {"path": os.fspath(path), "threads": threads, "cores": cores}
+        return self._ask(do="load", runtime=self.runtime, **place, options=options)
 
     def set_inputs(self, path: Path) -> float:
         """Give the inputs as an .npz file; returns the time of the first run in ms."""
@@ -100,4 +102,5 @@ class WorkerProcess:
 
 def _rebuild(runtime: str, kind: str, message: str, hint: str | None) -> KompiloError:
     cls = getattr(errors, kind, KompiloError)
-    return cls(message if runtime in message.lower().replace(" ", "") else f"{runtime}: {message}", hint)
+    named = runtime == OURS or runtime in message.lower().replace(" ", "")
+    return cls(message if named else f"{runtime}: {message}", hint)

@@ -31,7 +31,10 @@ _WARM_UP_MS = 300.0
 
 @dataclass(frozen=True)
 class Timing:
-    """Times of one runtime in ms over `runs` single runs; `load_s`: loading (and its own compiling), in seconds."""
+    """Times of one runtime in ms over `runs` single runs; `load_s`: loading (and its own compiling), in seconds.
+
+    `runs_on` is what it says that it runs on.
+    """
 
     runtime: str
     version: str
@@ -40,6 +43,7 @@ class Timing:
     min_ms: float
     p90_ms: float
     load_s: float
+    runs_on: str
 
 
 @dataclass(frozen=True)
@@ -77,10 +81,12 @@ def measure(
     threads: int = 1,
     seconds: float = 3.0,
     progress: Callable[[str, int, int], None] | None = None,
+    device: str = "auto",
 ) -> Measurement:
     """Time every runtime of `models` (runtime name -> the file it reads) on `inputs`.
 
-    `seconds` is the measured time for each runtime, spread over at least three rounds. Ratios are given for every
+    `seconds` is the measured time for each runtime, spread over at least three rounds. `device` is where Kompilo runs,
+    as for `kompilo.load`. Ratios are given for every
     runtime but "kompilo" if that is among them. Raises UsageError if more threads are asked for than there are cores,
     and any error that a runtime reports.
     """
@@ -94,7 +100,8 @@ def measure(
         loaded = {}
         for k, (name, worker) in enumerate(workers.items()):
             report("load runtimes", k, len(workers))
-            loaded[name] = worker.load(models[name], threads, cores)
+            options = {"device": device} if name == OURS else {}
+            loaded[name] = worker.load(models[name], threads, cores, **options)
         outputs = {}
         sizes = {}
         for name, worker in workers.items():
@@ -102,7 +109,7 @@ def measure(
             outputs[name] = worker.outputs(folder / f"{name}.npz")
             sizes[name] = _burst_size(worker, first)
         times = _rounds(workers, sizes, seconds, report)
-    timings = [_timing(n, times[n], loaded[n]["version"], loaded[n]["load_s"]) for n in workers]
+    timings = [_timing(n, times[n], **loaded[n]) for n in workers]
     ratios = [_ratio(n, times, outputs) for n in workers if n != OURS and OURS in workers]
     return Measurement(threads, tuple(timings), tuple(ratios))
 
@@ -148,10 +155,10 @@ def _rounds(
     return times
 
 
-def _timing(name: str, rounds: list[list[float]], version: str, load_s: float) -> Timing:
+def _timing(name: str, rounds: list[list[float]], version: str, load_s: float, runs_on: str) -> Timing:
     flat = sorted(t for r in rounds for t in r)
     p90 = flat[min(len(flat) - 1, int(0.9 * len(flat)))]
-    return Timing(name, version, len(flat), statistics.median(flat), flat[0], p90, load_s)
+    return Timing(name, version, len(flat), statistics.median(flat), flat[0], p90, load_s, runs_on)
 
 
 def _ratio(peer: str, times: Mapping[str, list[list[float]]], outputs: Mapping[str, Mapping[str, np.ndarray]]) -> Ratio:

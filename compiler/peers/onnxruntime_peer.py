@@ -20,6 +20,11 @@ class OnnxRuntimePeer(Peer):
     name = "onnxruntime"
     distribution = "onnxruntime"
 
+    @property
+    def runs_on(self) -> str:
+        """Its execution providers."""
+        return ", ".join(name.removesuffix("ExecutionProvider") for name in self._session.get_providers())
+
     def load(self, path: Path, threads: int) -> None:
         """Create the session with `threads` intra-op threads."""
         options = onnxruntime.SessionOptions()

@@ -23,6 +23,11 @@ class OpenVinoPeer(Peer):
     name = "openvino"
     distribution = "openvino"
 
+    @property
+    def runs_on(self) -> str:
+        """Its devices."""
+        return ", ".join(self._model.get_property("EXECUTION_DEVICES"))
+
     def load(self, path: Path, threads: int) -> None:
         """Compile the model for `threads` threads."""
         config = {
@@ -34,7 +39,8 @@ class OpenVinoPeer(Peer):
         try:
             core = openvino.Core()
             self._names = [_name(o, k) for k, o in enumerate(core.read_model(str(path)).outputs)]
-            self._request = core.compile_model(str(path), "CPU", config).create_infer_request()
+            self._model = core.compile_model(str(path), "CPU", config)
+            self._request = self._model.create_infer_request()
         except RuntimeError as error:
             raise ModelError(f"OpenVINO cannot load {path.name!r}: {' '.join(str(error).split())[:300]}") from error
 

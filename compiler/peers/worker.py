@@ -2,10 +2,11 @@
 
 Requests (stdin) and replies (what stdout was at the start; anything a library prints goes to stderr):
 
-    {"do": "load", "runtime": "openvino", "path": ..., "threads": 1, "cores": [0]}  -> {"version": ..., "load_s": ...}
-    {"do": "inputs", "path": "inputs.npz"}                                          -> {"first_ms": ...}
-    {"do": "burst", "runs": 10, "warm": 1}                                          -> {"ms": [...]}
-    {"do": "outputs", "path": "outputs.npz"}                                        -> {"names": [...]}
+    {"do": "load", "runtime": "openvino", "path": ..., "threads": 1, "cores": [0], "options": {}}
+                                                -> {"version": ..., "load_s": ..., "runs_on": ...}
+    {"do": "inputs", "path": "inputs.npz"}      -> {"first_ms": ...}
+    {"do": "burst", "runs": 10, "warm": 1}      -> {"ms": [...]}
+    {"do": "outputs", "path": "outputs.npz"}    -> {"names": [...]}
 
 A failure answers {"error": {"kind": ..., "message": ..., "hint": ...}}.
 """
@@ -32,16 +33,17 @@ _SETTLED_SHARE = 0.1
 class Worker:
     """One runtime with one model and one set of inputs."""
 
-    def load(self, runtime: str, path: str, threads: int, cores: list[int]) -> dict[str, Any]:
-        """Pin the process to `cores`, then load the model."""
+    def load(self, runtime: str, path: str, threads: int, cores: list[int], options: dict[str, str]) -> dict[str, Any]:
+        """Pin the process to `cores`, then load the model with the runtime's own `options`."""
         if cores and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cores)
         from .base import find_peer
 
         start = time.perf_counter()
-        self._peer = find_peer(runtime)
+        self._peer = find_peer(runtime, **options)
         self._peer.load(Path(path), threads)
-        return {"version": self._peer.version(), "load_s": time.perf_counter() - start}
+        took = time.perf_counter() - start
+        return {"version": self._peer.version(), "load_s": took, "runs_on": self._peer.runs_on}
 
     def inputs(self, path: str) -> dict[str, Any]:
         """Take the inputs from an .npz file and run once, so that the first failure comes here."""

@@ -30,7 +30,7 @@ def choose_target(artifact: Artifact, device: str) -> tuple[TargetCode, int]:
     driven = [t for t in artifact.targets if _kind(t) in _DEVICES]
     if not driven:
         raise ArtifactError(f"the artifact has code for {names} only, expected one of {', '.join(_DEVICES)}.")
-    name, number = _numbered(device)
+    name, number = split_number(device)
     wanted = [t for t in driven if name in ("auto", _kind(t), t.name, t.key)]
     if not wanted:
         raise UsageError(f"device {device!r}: expected auto or one of the artifact's targets, {names}.")
@@ -94,7 +94,7 @@ def _for_gpu(group: Sequence[TargetCode], number: int) -> TargetCode:
     )
 
 
-def _numbered(device: str) -> tuple[str, int]:
+def split_number(device: str) -> tuple[str, int]:
     """ "cuda" and 1 of "cuda:1"; other names are no numbers of GPUs."""
     kind, colon, number = device.partition(":")
     if colon and number.isdecimal() and kind in _DEVICES[1:]:

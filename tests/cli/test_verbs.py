@@ -225,7 +225,9 @@ def test_bench_a_model_against_a_peer(kompilo, dynamic_model, tmp_path):
     assert "assumed N=1" in outcome.out
     facts = json.loads((tmp_path / "b.json").read_text())
     assert facts["results"][0]["ratios"][0]["error"] <= 1e-4
-    assert [t["runtime"] for t in facts["results"][0]["timings"]] == ["kompilo", "onnxruntime"]
+    timings = facts["results"][0]["timings"]
+    assert [t["runtime"] for t in timings] == ["kompilo", "onnxruntime"]
+    assert timings[1]["runs_on"] == "CPU"
 
 
 @needs_onnxruntime
@@ -234,6 +236,13 @@ def test_bench_an_artifact(kompilo, artifact, model):
     assert [t["runtime"] for t in alone["results"][0]["timings"]] == ["kompilo"]
     args = ("--model", model, "--against", "onnxruntime", "--seconds", "0.02", "--json", "-")
     assert len(parsed(kompilo("bench", artifact, *args))["results"][0]["ratios"]) == 1
+
+
+def test_bench_compiles_a_model_for_the_device_that_is_asked_for(kompilo, fails, model):
+    options = ("--against", "none", "--seconds", "0.01")
+    facts = parsed(kompilo("bench", model, "--device", "cpu:avx2", *options, "--json"))
+    assert facts["results"][0]["timings"][0]["runs_on"].startswith("cpu-haswell")
+    assert "unknown target 'gpu'" in fails("bench", model, "--device", "gpu", *options)
 
 
 def test_the_ir_as_json(kompilo, model):

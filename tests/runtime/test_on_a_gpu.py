@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -311,6 +312,29 @@ def test_the_command_line_says_the_same_and_names_its_option(files, tmp_path, ve
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith(f"kompilo: error: {said}\nhint: --device cpu runs it on the CPU.\n")
+
+
+def test_bench_measures_on_the_device_that_is_asked_for(files, tmp_path):
+    """The same artifact on its GPU and on the CPU; without a GPU, one sentence."""
+
+    def bench(device: str, **settings: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-m", "kompilo", "bench", str(files["fixed"]), "--device", device]
+        command += ["--against", "none", "--seconds", "0.01", "--json"]
+        env = environment(tmp_path / device, **settings)
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+    found = {}
+    for device in ("cuda", "cpu"):
+        done = bench(device)
+        assert done.returncode == 0, done.stderr
+        found[device] = json.loads(done.stdout)["results"][0]["timings"][0]["runs_on"]
+    cpu = Artifact.open(files["fixed"]).targets[1].key
+    assert found == {"cuda": "cuda-a100", "cpu": cpu}
+    assert (tmp_path / "cuda").exists()
+    assert not (tmp_path / "cpu").exists()
+    message = "the artifact was built for cuda-a100, but this machine has no cuda device."
+    error = {"message": message, "hint": "--device cpu runs it on the CPU.", "exit_code": 2}
+    assert json.loads(bench("cuda", devices=0).stdout) == {"error": error}
 
 
 def test_code_that_the_gpu_does_not_take(files, tmp_path):

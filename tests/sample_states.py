@@ -72,7 +72,13 @@ def good_tasks() -> tuple[TaskState, ...]:
     )
 
 
-def report(*tasks: TaskState, stopped: str = "the time is up", skipped: tuple[str, ...] = (), **changes) -> TuneReport:
+def report(
+    *tasks: TaskState,
+    stopped: str = "the time is up",
+    skipped: tuple[str, ...] = (),
+    whole_device: bool = False,
+    **changes,
+) -> TuneReport:
     """The end of a session."""
     end = state(*tasks, **{"running": False, "stopped": stopped, "elapsed_s": 60.0} | changes)
-    return TuneReport("zoo:test", "cpu-test-2c", end, "/records", 1.5, skipped)
+    return TuneReport("zoo:test", "cpu-test-2c", end, "/records", 1.5, skipped, whole_device=whole_device)

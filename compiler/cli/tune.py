@@ -85,7 +85,7 @@ def tune(
     from ..tune.tune import tune as tune_model
     from .tune_view import Subject, session_view
 
-    roofline = _roofline(hardware)
+    roofline = _roofline(hardware, target)
     with session_view(Subject(model, hardware.spec.key, trials, roofline)) as progress:
         report = tune_model(
             model,
@@ -131,10 +131,10 @@ def _find_target(name: str) -> Target:
     return find_target(name)
 
 
-def _roofline(target: Target) -> Roofline | None:
+def _roofline(target: Target, name: str) -> Roofline | None:
     from ..tune.roofline import machine_roofline
 
-    return machine_roofline(target)
+    return machine_roofline(target, name, console.note)
 
 
 def _finish(report: TuneReport, roofline: Roofline | None, html: Path | None, as_json: bool) -> None:
@@ -179,13 +179,14 @@ def _example_shapes(model: str) -> str:
 
 
 def report_facts(report: TuneReport, roofline: Roofline | None) -> dict[str, Any]:
-    """What --json prints; times are seconds of one call on one thread, null where nothing was measured."""
+    """What --json prints; times are seconds of one call on one thread or a whole GPU, null where not measured."""
     from ..tune.summary import rows
 
     state = report.state
     return {
         "model": report.model,
         "target": report.target,
+        "whole_device": report.whole_device,
         "stopped": state.stopped,
         "elapsed_s": state.elapsed_s,
         "search_s": report.search_s,

@@ -237,7 +237,7 @@ def print_report(report: TuneReport, roofline: Roofline | None) -> None:
     if found:
         chosen = fitting(REPORT_COLUMNS, console.console().width)
         names = ["operator", *(c.name if c is _CONFIG else f">{c.name}" for c in chosen)]
-        where = "" if roofline is not None and roofline.peaks else " on one thread"  # a device works as a whole
+        where = " on the whole GPU" if report.whole_device else " on one thread"
         title = f"{report.model} on {report.target}, times of one call{where}"
         cells = [(row.words, *(c.text(row) for c in chosen)) for row in found]
         console.print_table(title, names, cells, fold=("operator", "config"))

@@ -8,6 +8,7 @@ holds all the bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import TargetError
 
@@ -24,15 +25,30 @@ class Level:
 @dataclass(frozen=True)
 class Roofline:
     """Rates of one core or of a device: `peak` in float32 operations per second, `levels` from the fastest to main
-    memory; `peaks` are (dtype, rate) where units multiply other types at other rates."""
+    memory; `peaks` are (dtype, rate) where units multiply other types at other rates. Those of a device's maker are
+    not `measured`."""
 
     peak: float
     levels: tuple[Level, ...]
     peaks: tuple[tuple[str, float], ...] = ()
+    measured: bool = True
 
     def __post_init__(self) -> None:
         if not (self.peak > 0 and self.levels and all(level.bandwidth > 0 for level in self.levels)):
             raise TargetError(f"roofline: expected a peak and bandwidths above 0, found {self}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON value, for rates that are measured."""
+        levels = [{"name": v.name, "bytes": v.capacity, "bytes_per_s": v.bandwidth} for v in self.levels]
+        peaks = {"peaks": [list(pair) for pair in self.peaks]} if self.peaks else {}
+        return {"flops_per_s": self.peak, "levels": levels, **peaks}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Roofline:
+        """The inverse of `to_json`. Raises ValueError, KeyError, TypeError or TargetError if it makes no sense."""
+        levels = tuple(Level(str(v["name"]), v["bytes"], float(v["bytes_per_s"])) for v in data["levels"])
+        peaks = tuple((str(dtype), float(rate)) for dtype, rate in data.get("peaks", []))
+        return cls(float(data["flops_per_s"]), levels, peaks)
 
     def level(self, size: float) -> Level:
         """The first level that holds `size` bytes, or the last one."""

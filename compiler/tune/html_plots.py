@@ -95,8 +95,11 @@ def _curve(axes: Axes, row: Row, end: float, **style: Any) -> None:
     axes.step(moments, [*values, values[-1]], where="post", marker=".", **style)
 
 
-def roofline_plot(found: Sequence[Row], roofline: Roofline | None) -> str | None:
-    """Operators by arithmetic intensity and rate, before and after, under the roofs; None if none has a rate."""
+def roofline_plot(found: Sequence[Row], roofline: Roofline | None, of: str = "one core") -> str | None:
+    """Operators by arithmetic intensity and rate, before and after, under the roofs; None if none has a rate.
+
+    `of` says whose rates they are.
+    """
     points = [row for row in found if row.flops_per_second() and row.bytes]
     if not points:
         return None
@@ -119,13 +122,13 @@ def roofline_plot(found: Sequence[Row], roofline: Roofline | None) -> str | None
     if roofline is not None:
         _draw_roofs(axes, roofline)
     axes.set_xlabel("arithmetic intensity, FLOP/byte (each operand read once, the result written once)")
-    axes.set_ylabel("rate on one core, GFLOP/s")
+    axes.set_ylabel(f"rate of {of}, GFLOP/s")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:g}")
     legend: Any = axes.legend(frameon=False, loc="lower right")
     for handle in legend.legend_handles:
         handle.set_sizes([60])
-    title = "Rate of each operator over its arithmetic intensity, before and after, with the roofs of one core"
+    title = f"Rate of each operator over its arithmetic intensity, before and after, with the roofs of {of}"
     return _svg(figure, "roofline", title, titles)
 
 

@@ -47,7 +47,7 @@ def html_report(report: TuneReport, roofline: Roofline | None = None) -> str:
 def _facts(report: TuneReport, roofline: Roofline | None) -> str:
     state = report.state
     before, after = state.model_seconds(start=True), state.model_seconds()
-    facts = [("tuned operators of one inference, one thread", _change(before, after))]
+    facts = [(f"tuned operators of one inference, {_whose(report, 'one thread')}", _change(before, after))]
     facts.append(("session", f"{state.elapsed_s:.0f} s; {state.stopped or 'still running'}"))
     if state.elapsed_s > 0:
         facts.append(
@@ -56,12 +56,18 @@ def _facts(report: TuneReport, roofline: Roofline | None) -> str:
     facts.append(("candidates", f"{state.measured} measured, {state.failed} of them failed"))
     if roofline is not None:
         rates = ", ".join(f"{v.name} {v.bandwidth / 1e9:.3g} GB/s" for v in roofline.levels)
-        facts.append(("one core", f"{roofline.peak / 1e9:.0f} GFLOP/s, {rates}, measured"))
+        source = "measured" if roofline.measured else "as its maker says"
+        facts.append((_whose(report, "one core"), f"{roofline.peak / 1e9:.0f} GFLOP/s, {rates}, {source}"))
     if report.skipped:
         facts.append(("not tuned", f"{len(report.skipped)} operators whose sizes are known only when the model runs"))
     facts.append(("records", report.records))
     facts += [("note", note) for note in report.notes]
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts) + "</dl>"
+
+
+def _whose(report: TuneReport, part: str) -> str:
+    """What times and rates are of: `part` of a CPU, or a GPU, which works as a whole."""
+    return "the GPU" if report.whole_device else part
 
 
 def _change(before: float | None, after: float | None) -> str:
@@ -84,8 +90,9 @@ def _table(report: TuneReport, found: Sequence[Row]) -> str:
     head = "".join(f'<th scope="col"{_class(name)}>{escape(name)}</th>' for name in _COLUMNS)
     body = "".join(f"<tr>{_cells(_row(row), row.changed)}</tr>\n" for row in found)
     note = (
-        "Times of one call on one thread. Operations are those of the direct algorithm; the roofline is the least "
-        "time that the rates of one core allow. Winograd's algorithm needs fewer operations and may pass 100%."
+        f"Times of one call on {_whose(report, 'one thread')}. Operations are those of the direct algorithm; the "
+        f"roofline is the least time that the rates of {_whose(report, 'one core')} allow. An algorithm that needs "
+        "fewer operations, as Winograd's, may pass 100%."
     )
     table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table>"
     return f'<div class="wide">{table}</div><p class="note">{escape(note)}</p>'
@@ -125,7 +132,7 @@ def _pictures(report: TuneReport, found: Sequence[Row], roofline: Roofline | Non
     pictures = (
         ("The model over time", model_curve(report.state)),
         ("Operators over time", operator_curves(report.state, found)),
-        ("Roofline", roofline_plot(found, roofline)),
+        ("Roofline", roofline_plot(found, roofline, _whose(report, "one core"))),
     )
     missing = '<p class="note">Nothing to show: too little was measured.</p>'
     parts: list[str] = []

@@ -10,7 +10,8 @@ from .record import Point
 
 @dataclass(frozen=True)
 class TaskState:
-    """How far one operator has come. Times are seconds of one call on one thread; None where nothing was measured yet.
+    """How far one operator has come. Times are seconds of one call, on one thread or on a whole device; None where
+    nothing was measured yet.
 
     The best config is the one worth most on all cores (`TaskSearch.best`), which need not be the fastest on one.
 
@@ -61,7 +62,8 @@ class TuneReport:
 
     `search_s` is the time spent choosing what to measure (cost model included), outside of measuring.
     `skipped` names operators that could not be tuned because their sizes are only known at run time.
-    `notes` are sentences on nodes of a cluster that were lost or not used.
+    `notes` are sentences on nodes of a cluster that were lost or not used. Times are those of a `whole_device`, or of
+    one thread.
     """
 
     model: str
@@ -71,3 +73,4 @@ class TuneReport:
     search_s: float
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    whole_device: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,17 +18,19 @@ SCHEMA = 1
 MEASUREMENTS = 3
 
 
-def machine_roofline(target: Target) -> Roofline | None:
+def machine_roofline(target: Target, name: str = "cpu", note: Callable[[str], None] | None = None) -> Roofline | None:
     """Peak rates of one core for `target`, or of its device; takes a few seconds the first times. None where its code
     does not run here; of a device that is elsewhere, what its maker says.
 
-    They are kept in <cache>/roofline/<target key>.json. A cache that cannot be read or written costs the time again.
+    `name` is what `find_target` finds the target by: devices are measured in a process of their own. Where that fails,
+    `note` gets a sentence. Rates are kept in <cache>/roofline/<target key>.json. A cache that cannot be read or written
+    costs the time again.
     """
     path = Knobs.from_environment().cache / "roofline" / f"{target.spec.key}.json"
     known, times = _read(path)
     if known is not None and times >= MEASUREMENTS:
         return known
-    found = _measured(target)
+    found = _measured(target, name, note or (lambda sentence: None))
     if found is None:
         return published(target) if known is None and target.drives_device else known
     if known is not None and [v.name for v in known.levels] == [v.name for v in found.levels]:
@@ -43,12 +46,17 @@ def published(target: Target) -> Roofline:
     return of_device(target)
 
 
-def _measured(target: Target) -> Roofline | None:
+def _measured(target: Target, name: str, note: Callable[[str], None]) -> Roofline | None:
     if not target.drives_device:
         return target.measure_roofline()
-    from .device.roofline import measured
+    from .device.roofline import is_here
+    from .device.roofline_probe import measured_apart
 
-    return measured(target)
+    try:
+        return measured_apart(name) if is_here(target) else None
+    except KompiloError as error:
+        note(f"the roofline is of rates known before, as the GPU's could not be measured: {error.message}")
+        return None
 
 
 def _best(a: Roofline, b: Roofline) -> Roofline:
@@ -66,19 +74,14 @@ def _read(path: Path) -> tuple[Roofline | None, int]:
     with suppress(OSError, ValueError, KeyError, TypeError, KompiloError):
         data = json.loads(path.read_text())
         if data["schema"] == SCHEMA:
-            levels = tuple(Level(str(v["name"]), v["bytes"], float(v["bytes_per_s"])) for v in data["levels"])
-            peaks = tuple((str(dtype), float(rate)) for dtype, rate in data.get("peaks", []))
-            return Roofline(float(data["flops_per_s"]), levels, peaks), int(data["measurements"])
+            return Roofline.from_json(data), int(data["measurements"])
     return None, 0
 
 
 def _write(path: Path, roofline: Roofline, times: int) -> None:
     from ..artifact.atomic import replace_file
 
-    levels = [{"name": v.name, "bytes": v.capacity, "bytes_per_s": v.bandwidth} for v in roofline.levels]
-    data = {"schema": SCHEMA, "measurements": times, "flops_per_s": roofline.peak, "levels": levels}
-    if roofline.peaks:
-        data["peaks"] = [list(pair) for pair in roofline.peaks]
+    data = {"schema": SCHEMA, "measurements": times, **roofline.to_json()}
     with suppress(OSError, KompiloError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as file:

@@ -102,7 +102,16 @@ def tune(
         session.began, session.search_s = began, time.monotonic() - began
         state = session.run()
     notes = (*_unchecked(search), *(pool.notes if isinstance(pool, RayPool) else ()))
-    return TuneReport(_name(model), hardware.spec.key, state, str(store.folder), session.search_s, found.unsized, notes)
+    return TuneReport(
+        _name(model),
+        hardware.spec.key,
+        state,
+        str(store.folder),
+        session.search_s,
+        found.unsized,
+        notes,
+        hardware.drives_device,
+    )
 
 
 def _unchecked(search: Search) -> list[str]:

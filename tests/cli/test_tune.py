@@ -37,7 +37,7 @@ def tuner(monkeypatch):
     module = ModuleType("tune")
     module.tune = stand_in
     monkeypatch.setitem(sys.modules, "kompilo.compiler.tune.tune", module)
-    monkeypatch.setattr(tune_verb, "_roofline", lambda target: ROOFLINE)
+    monkeypatch.setattr(tune_verb, "_roofline", lambda target, name: ROOFLINE)
     return stand_in
 
 
@@ -156,7 +156,7 @@ def test_html_without_matplotlib(fails, tuner, model, tmp_path, monkeypatch):
 
 @pytest.fixture
 def quick_roofline(monkeypatch):
-    monkeypatch.setattr(tune_verb, "_roofline", lambda target: ROOFLINE)
+    monkeypatch.setattr(tune_verb, "_roofline", lambda target, name: ROOFLINE)
 
 
 def test_a_session_and_its_continuation(kompilo, quick_roofline, tmp_path):
@@ -180,7 +180,7 @@ def test_ctrl_c_in_a_session(quick_roofline, tmp_path):
     script = (
         "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from kompilo.compiler.cli import main, tune, tune_view\n"
-        "tune._roofline = lambda target: None\n"
+        "tune._roofline = lambda target, name: None\n"
         "real = tune_view.PlainView.__call__\n"
         "def listen(self, state):\n"
         "    real(self, state)\n"

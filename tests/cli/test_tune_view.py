@@ -178,6 +178,8 @@ def test_the_end_is_a_table_of_before_and_after(printed):
     assert " ".join(row) == expected
     assert any("as before" in line for line in lines)
     assert "model 5.1 ms -> 3.1 ms (1.65x), tuned operators on one thread" in lines
+    on_gpu = printed(*good_tasks(), whole_device=True)
+    assert "model 5.1 ms -> 3.1 ms (1.65x), tuned operators on the whole GPU" in on_gpu
     assert any(line.startswith("not tuned: 2 operators") for line in lines)
     assert "records, with the reasons of failures: /records" in lines
 

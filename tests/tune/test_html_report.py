@@ -74,6 +74,16 @@ def test_facts_table_and_pictures():
     assert "<title>depthwise 3x3 128 28x28: " in text
 
 
+@pytest.mark.parametrize(("measured", "source"), [(True, "measured"), (False, "as its maker says")])
+def test_of_a_gpu(measured, source):
+    text, _ = page_of(*good_tasks(), roofline=replace(ROOFLINE, measured=measured), whole_device=True)
+    assert f"<dt>the GPU</dt><dd>150 GFLOP/s, L1 300 GB/s, L2 90 GB/s, L3 25 GB/s, memory 10 GB/s, {source}" in text
+    assert "with the roofs of the GPU" in text
+    assert "one core" not in text
+    assert "one thread" not in text
+    assert "<dt>one core</dt>" in page_of(*good_tasks())[0]
+
+
 def test_notes():
     noted = replace(report(*good_tasks()), notes=("a node was lost",))
     assert "<dt>note</dt><dd>a node was lost</dd>" in html_report(noted)

@@ -23,6 +23,7 @@ from ...errors import KompiloError
 from ...runtime.cuda_driver import Context, CudaError
 from ...runtime.hip_driver import driver_class
 from ...schedule.op_spec import OpSpec
+from ...schedule.roofline import Roofline
 from ...schedule.target import find_target
 from ..bands import Truth, truth
 from ..measure.job import Job
@@ -35,6 +36,7 @@ from ..reference import supported
 from .candidate import DeviceKernel, activations, build_device_kernel, default_point
 from .parts import write_parts
 from .pruning import reason_against
+from .roofline import measured
 from .runner import UNLOADABLE, DeviceRun, RunFailure
 
 # Bytes of operands and expected results that a worker keeps.
@@ -135,6 +137,11 @@ class DeviceBench:
         key = op, job.point.template
         self._fastest[key] = min((timing.seconds, self.usage), self._fastest.get(key, (math.inf, None)), key=_seconds)
         return timing
+
+    def roofline(self) -> Roofline:
+        """The rates of the GPU here. Raises Failure."""
+        with self._part("roofline", "run_failed"):
+            return measured(self.target)
 
     def build(self, job: Job, folder: str) -> dict[str, Any]:
         """Build a candidate for elsewhere; its files go to `folder`, and what a bundle says of it is returned."""

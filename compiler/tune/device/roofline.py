@@ -7,7 +7,6 @@ is where no more than the driver's word is known of the GPU. Bandwidth counts wh
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,19 +27,28 @@ _SAMPLES = 7
 def published(target: Target) -> Roofline:
     """What the GPU's maker says: the peak of each type, and the bandwidth of its memory."""
     spec: Any = target.spec
-    return Roofline(spec.peak_flops("float32"), (Level("memory", None, spec.bandwidth),), spec.peak)
+    memory = (Level("memory", None, spec.bandwidth),)
+    return Roofline(spec.peak_flops("float32"), memory, spec.peak, measured=False)
 
 
-def measured(target: Target) -> Roofline | None:
-    """The same with rates measured on this machine's GPU; None where that is another one, or none."""
+def is_here(target: Target) -> bool:
+    """Whether the first GPU of this machine is the one that `target` is for."""
     spec: Any = target.spec
     try:
-        driver = driver_class(spec.kind)()
-        if not runs_on(spec.arch, driver.capability(0)) or find_target(spec.kind).spec.key != spec.key:
-            return None
-        context = driver.context(0)
+        version = driver_class(spec.kind)().capability(0)
+        return runs_on(spec.arch, version) and find_target(spec.kind).spec.key == spec.key
     except (OSError, CudaError, KompiloError):
-        return None
+        return False
+
+
+def measured(target: Target) -> Roofline:
+    """The same with rates measured on this machine's GPU, in this process: see `roofline_probe`.
+
+    Raises OSError or CudaError: the GPU or its driver does not work.
+    """
+    spec: Any = target.spec
+    driver = driver_class(spec.kind)()
+    context = driver.context(0)
     try:
         levels = [Level("memory", None, copy_rate(context, target.probe_bytes))]
         cache = driver.l2_bytes(0)
@@ -50,9 +58,7 @@ def measured(target: Target) -> Roofline | None:
         for dtype in ("float16", "float32"):
             if dtype in rates:
                 rates[dtype] = max(rates[dtype], _product_rate(context, target, dtype))
-        return replace(published(target), peak=rates["float32"], levels=tuple(levels), peaks=tuple(rates.items()))
-    except (CudaError, RunFailure):
-        return None
+        return Roofline(rates["float32"], tuple(levels), tuple(rates.items()))
     finally:
         with suppress(CudaError):
             context.close()

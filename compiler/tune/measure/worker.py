@@ -12,6 +12,10 @@ A candidate for a device may also be built for elsewhere:
 
     {"do": "build", "job": ..., "folder": path} -> {"built": {...}}
 
+and the device's own rates be measured:
+
+    {"do": "roofline"} -> {"roofline": {...}}
+
 See `protocol` for the fields.
 """
 
@@ -75,6 +79,7 @@ class Server:
             "prepare": self._prepare,
             "time": self._time,
             "build": self._build,
+            "roofline": lambda request: {"roofline": self.bench.roofline().to_json()},
         }
         while (request := self.channel.receive()) is not None:
             os.ftruncate(1, 0)

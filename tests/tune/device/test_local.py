@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from kompilo.compiler.errors import TargetError
+from kompilo.compiler.errors import KompiloError, TargetError
 from kompilo.compiler.tune.device.local import check_local
+from kompilo.compiler.tune.device.roofline import published
+from kompilo.compiler.tune.device.roofline_probe import measured_apart
+from kompilo.compiler.tune.roofline import machine_roofline
 from kompilo.targets.cuda.target import CudaTarget
 from kompilo.targets.rocm.target import RocmTarget
 
@@ -90,6 +93,35 @@ def test_tuning_on_the_gpu_here_and_compiling_with_what_it_found(tmp_path: Path,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)["records"]["used"] == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("shim:a100", "the process that measures them did not end in 5 s."),
+        ("nothing:a100", "the process that measures them ended with exit code 1: "),
+    ],
+)
+def test_a_gpu_that_hangs_costs_only_the_process_that_measures_its_rates(monkeypatch, target, said):
+    for name, value in environment(None, fault="hang").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(KompiloError) as caught:
+        measured_apart(target, limit_s=5.0)
+    assert caught.value.message.startswith(said)
+
+
+def test_rates_that_cannot_be_measured_are_the_makers(tmp_path, monkeypatch):
+    def fail(name: str) -> None:
+        raise KompiloError(f"{name} burns.")
+
+    monkeypatch.setenv("KOMPILO_CACHE", str(tmp_path))
+    monkeypatch.setattr("kompilo.compiler.tune.device.roofline.is_here", lambda target: True)
+    monkeypatch.setattr("kompilo.compiler.tune.device.roofline_probe.measured_apart", fail)
+    notes: list[str] = []
+    target = CudaTarget.from_preset("a100")
+    assert machine_roofline(target, "cuda:a100", notes.append) == published(target)
+    assert notes == ["the roofline is of rates known before, as the GPU's could not be measured: cuda:a100 burns."]
+    assert not (tmp_path / "roofline").exists()
 
 
 def test_another_gpu_than_the_target_is_for(tmp_path):

@@ -77,7 +77,7 @@ def test_facts_table_and_pictures():
 @pytest.mark.parametrize(("measured", "source"), [(True, "measured"), (False, "as its maker says")])
 def test_of_a_gpu(measured, source):
     text, _ = page_of(*good_tasks(), roofline=replace(ROOFLINE, measured=measured), whole_device=True)
-    assert f"<dt>the GPU</dt><dd>150 GFLOP/s, L1 300 GB/s, L2 90 GB/s, L3 25 GB/s, memory 10 GB/s, {source}" in text
+    assert f"<dt>the GPU</dt><dd>150 GFLOP/s, L2 90 GB/s, L3 25 GB/s, memory 10 GB/s, {source}" in text
     assert "with the roofs of the GPU" in text
     assert "one core" not in text
     assert "one thread" not in text

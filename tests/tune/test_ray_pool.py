@@ -26,7 +26,7 @@ from kompilo.compiler.tune.measure.pool import Job, MeasurePool
 from kompilo.compiler.tune.measure.protocol import Setup
 from kompilo.compiler.tune.ray_cluster import ClusterNode, address_of
 from kompilo.compiler.tune.ray_pool import RayPool
-from kompilo.compiler.tune.record import Measurement, Record
+from kompilo.compiler.tune.record import UNCHECKED, Measurement, Record
 from kompilo.compiler.tune.search import InGivenOrder, Search, TaskSearch
 from kompilo.compiler.tune.session import NOTHING_LEFT, Limits, Session
 from kompilo.compiler.tune.task import Task
@@ -155,6 +155,15 @@ def test_a_session_records_what_a_local_one_does(nodes: Nodes, target: str) -> N
     assert outcomes(found) == outcomes(expected)
     assert sum(r.measurement.ok for r in found) == 2 * len(ops)
     assert all(r.measurement.seconds and r.measurement.error is not None for r in found if r.measurement.ok)
+
+
+def test_what_nodes_cannot_check_is_unchecked_here(target: str) -> None:
+    node = ClusterNode("1", "here", 1.0)
+    pool, job = RayPool(target), Job(matmul(5), point("good"))
+    seat = ray_pool._Seat(node, None, None, workers=1, jobs={1: job})
+    answer = Measurement(UNCHECKED, reason="the reference does not know it", cache="cold")
+    pool._note(seat, {"done": [(1, asdict(answer))], "spent": {}, "reference_s": None})
+    assert list(pool._finished) == [(job, Measurement(UNCHECKED, reason=answer.reason, cache=job.cache))]
 
 
 def measured_until(pool: RayPool, count: int) -> list[tuple[Job, Measurement]]:

@@ -21,6 +21,7 @@ from kompilo.compiler.errors import KompiloError, TargetError, UsageError
 from kompilo.compiler.schedule.op_spec import OpSpec
 from kompilo.compiler.schedule.target import find_target
 from kompilo.compiler.schedule.template import Config
+from kompilo.compiler.tune.measure import keeper
 from kompilo.compiler.tune.measure.pool import Job, MeasurePool
 from kompilo.compiler.tune.record import UNCHECKED, Measurement, Point
 from kompilo.compiler.tune.task import points_of
@@ -148,7 +149,8 @@ def _runs(pid: int) -> bool:
 
 OWNER = """
     import sys, misbehaving
-    from kompilo.compiler.tune.measure.pool import Job, MeasurePool
+    from kompilo.compiler.tune.measure import keeper
+from kompilo.compiler.tune.measure.pool import Job, MeasurePool
 
     with MeasurePool("misbehaving", timeout_s=600.0) as pool:
         pool.submit(Job(misbehaving.matmul(), misbehaving.point("good")))
@@ -226,6 +228,24 @@ def test_operators_that_cannot_be_checked_are_no_candidate_s_fault(misbehaving_t
     ]  # fmt: skip
     assert "the reference" in results[0][1].reason
     assert "Unable to allocate" in results[1][1].reason or "bytes for an array" in results[1][1].reason
+
+
+def test_operands_that_are_never_made_are_no_candidate_s_fault(
+    misbehaving_target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making them hangs, or ends the worker: known after one candidate, in a fresh worker; others go on."""
+    monkeypatch.setattr(keeper, "PREPARE_TIMEOUT_S", 2.0)
+    hanging, deadly, known = (matmul(rows) for rows in (misbehaving.ROWS_THAT_HANG, misbehaving.ROWS_THAT_KILL, 79))
+    with MeasurePool(misbehaving_target, workers=1, timeout_s=TIMEOUT_S) as pool:
+        for op in (known, hanging, hanging, deadly, deadly, known):
+            pool.submit(Job(op, point("good")))
+        results = [(job.op, m) for job, m in pool.results()]
+    statuses = {op: [m.status for o, m in results if o == op] for op in (hanging, deadly, known)}
+    assert statuses == {hanging: [UNCHECKED] * 2, deadly: [UNCHECKED] * 2, known: ["ok"] * 2}
+    reasons = {op: {m.reason for o, m in results if o == op} for op in (hanging, deadly)}
+    assert all(len(words) == 1 for words in reasons.values())
+    assert "while its operands and the result to compare with were made" in min(reasons[hanging])
+    assert "SIGKILL while its operands" in min(reasons[deadly])
 
 
 def test_a_target_whose_workers_do_not_start(misbehaving_target: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import time
@@ -12,13 +13,17 @@ from .artifact.artifact import Artifact, TargetCode
 from .artifact.shared_weights import SharedWeights
 from .errors import UsageError
 from .model_source import resolve
+from .tensor_spec import TensorSpec
 from .version import VERSION
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
     import tvm
 
+    from .calibration.samples import Source as Calibration
     from .frontend.importer import ImportedModel
+    from .passes.quantize.module import QuantizedModule
     from .schedule.selection import Selector
     from .schedule.target import Target
     from .tune.library import RecordLibrary, Records
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
     Model = str | os.PathLike[str] | bytes | onnx.ModelProto
     Progress = Callable[[str, int, int], None]
 
-PRECISIONS = ("fp32", "tf32", "fp16")
+PRECISIONS = ("fp32", "tf32", "fp16", "int8")
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -40,6 +45,8 @@ def compile(
     precision: str = "fp32",
     records: Records = None,
     progress: Progress | None = None,
+    calibration: Calibration | None = None,
+    calibration_method: str = "minmax",
 ) -> Artifact:
     """Compile an ONNX model for one or several targets.
 
@@ -49,10 +56,12 @@ def compile(
         inputs: shapes for some or all inputs, by name; a fixed shape gives faster code than a dynamic one.
         precision: "fp32" computes as the model says. "tf32" lets products of float32 be rounded to ten bits, as the
             matrix units of NVIDIA's GPUs take them. "fp16" multiplies and stores in float16, with sums in float32;
-            inputs and outputs keep their types.
+            inputs and outputs keep their types. "int8" computes in 8-bit integers, see docs/quantization.md.
         records: a folder of tuning records, or several, asked before the user's own (KOMPILO_RECORDS) and those that
             come with Kompilo; False: neither records nor what was learnt from them.
         progress: called with (stage, done, total) as the work goes on.
+        calibration: for "int8": a .npz file, or a mapping, with samples of each input stacked along a new first axis.
+        calibration_method: "minmax", or "percentile" to cut off the largest 0.01% of each value's magnitudes.
 
     Returns:
         An artifact to `save` as a .kpo file, or to give to `kompilo.load`.
@@ -61,21 +70,26 @@ def compile(
         ModelError, InputError, TargetError, UsageError: one sentence on what was expected and found.
     """
     targets = _find_targets(target)
-    check_precision(precision, targets)
+    check_precision(precision, targets, calibration)
     library = _find_records(records)
     report = progress or _silent
     started = time.perf_counter()
     report("import", 0, 1)
     imported = _import(model, inputs)
     weights = SharedWeights()
+    mod, quantization = imported.mod, {}
+    if calibration is not None:
+        quantized = quantize_model(imported, calibration, calibration_method, report)
+        mod, quantization = quantized.mod, {"quantization": quantized.as_dict()}
     codes = tuple(
-        compile_module(imported.mod, name, _selector(found, library, precision), weights, report)
+        compile_module(mod, name, _selector(found, library, precision), weights, report)
         for name, found in targets.items()
     )
     provenance = {
         **imported.provenance,
         **_versions(),
         "precision": precision,
+        **quantization,
         "records": _records_used(library, codes),
     }
     provenance["compile_seconds"] = round(time.perf_counter() - started, 2)
@@ -89,6 +103,8 @@ def ir_after(
     inputs: Mapping[str, Sequence[int | str]] | None = None,
     records: Records = None,
     precision: str = "fp32",
+    calibration: Calibration | None = None,
+    calibration_method: str = "minmax",
 ) -> str:
     """Text of the IR (Relax and TIR, as TVMScript) after the pipeline phase called `phase` ("import" is the first).
 
@@ -104,9 +120,12 @@ def ir_after(
     if phase == "import":
         return str(imported.mod.script())
     found = find_target(target)
-    check_precision(precision, {target: found})
+    check_precision(precision, {target: found}, calibration)
     selector = Selector(found, default_advisors(found, library), precision)
-    mod = run_phases(imported.mod, found, stop_after=_known_phase(phase, phase_names()), selector=selector)
+    mod = imported.mod
+    if calibration is not None:
+        mod = quantize_model(imported, calibration, calibration_method).mod
+    mod = run_phases(mod, found, stop_after=_known_phase(phase, phase_names()), selector=selector)
     return str(mod.script())
 
 
@@ -141,14 +160,61 @@ def _find_targets(target: str | Sequence[str]) -> dict[str, Target]:
     return targets
 
 
-def check_precision(precision: str, targets: Mapping[str, Target]) -> None:
-    """UsageError unless all of `targets` compute in `precision`."""
+def check_precision(precision: str, targets: Mapping[str, Target], calibration: object = None) -> None:
+    """UsageError unless all of `targets` compute in `precision`, and there is calibration data if it needs some."""
     if precision not in PRECISIONS:
         raise UsageError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}.")
     for name, target in targets.items():
         if precision not in target.precisions:
             known = " or ".join(target.precisions)
             raise UsageError(f"precision: target {name!r} computes in {known}, found {precision!r}.")
+    if (precision == "int8") != (calibration is not None):
+        found = "none" if calibration is None else f"some for precision {precision!r}"
+        raise UsageError(
+            f"calibration: expected data for precision 'int8', and for no other, found {found}.",
+            "--calibration FILE.npz has samples of each input, see docs/quantization.md.",
+        )
+
+
+def quantize_model(
+    imported: ImportedModel, calibration: Calibration, method: str = "minmax", report: Progress = _silent
+) -> QuantizedModule:
+    """The imported model in 8-bit integers, ranges measured by running it on this machine's CPU.
+
+    Arguments and errors as for `compile`.
+    """
+    from .calibration.ranges import check_method
+    from .calibration.samples import read_samples
+    from .passes.quantize.module import quantize_module
+
+    check_method(method)
+    samples = read_samples(calibration, imported.inputs)
+    done = itertools.count()
+
+    def build(mod: tvm.ir.IRModule) -> Callable[[dict[str, np.ndarray]], list[np.ndarray]]:
+        run = _runner(mod, imported)
+
+        def observed(sample: dict[str, np.ndarray]) -> list[np.ndarray]:
+            report("calibrate", next(done) % len(samples), len(samples))
+            return run(sample)
+
+        return observed
+
+    return quantize_module(imported.mod, samples, build, method)
+
+
+def _runner(mod: tvm.ir.IRModule, imported: ImportedModel) -> Callable[[dict[str, np.ndarray]], list[np.ndarray]]:
+    """A function of inputs by name that gives the outputs of `mod`, which has the inputs of `imported`, on this CPU."""
+    from .passes.anchors import tensor_type
+    from .runtime.module import load
+    from .schedule.target import find_target
+
+    weights = SharedWeights()
+    code = compile_module(mod, "cpu", _selector(find_target("cpu"), _find_records(None), "fp32"), weights)
+    types = [tensor_type(value) for value in mod["main"].body.body.fields]
+    outputs = tuple(TensorSpec(f"value{k}", t.shape, t.dtype) for k, t in enumerate(types))
+    module = load(Artifact(imported.inputs, outputs, (code,), weights.arrays, {}))
+    return lambda sample: list(module.run(sample).values())
 
 
 def _find_records(records: Records) -> RecordLibrary:

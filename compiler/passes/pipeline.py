@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..knobs import Knobs
 from ..schedule.selection import Selector
-from .base import Pass, PassRunner
+from .base import Pass, PassRunner, run_passes
 from .cast_at_uses import CastAtUses
 from .check_sizes import CheckSizes
 from .choose_layout import ChooseLayout
@@ -23,6 +23,7 @@ from .lookup_tables import LookupTables
 from .lower_precision import LowerPrecision
 from .narrow_operands import NarrowOperands
 from .own_outputs import OwnOutputs
+from .quantize.lower import LowerQuantized
 from .schedule_functions import ScheduleFunctions
 from .select_templates import SelectTemplates
 from .simplify import Simplify
@@ -39,26 +40,26 @@ if TYPE_CHECKING:
 
 Phase = tuple[str, Callable[[Selector], Sequence[Pass]]]
 
+# Less graph: algebra, constants, dead code; weights take in what only scales or shifts.
+SIMPLIFY: tuple[Pass, ...] = (
+    Simplify(),
+    CommonSubexpressions(),
+    LookupTables(),
+    FoldPad(),
+    FoldScaleShift(),
+    FuseLayerNorm(),
+    Conv1dToConv2d(),
+    Simplify(),
+)
+
 PHASES: tuple[Phase, ...] = (
-    # Less graph: algebra, constants, dead code; weights take in what only scales or shifts.
-    (
-        "simplify",
-        lambda selector: [
-            Simplify(),
-            CommonSubexpressions(),
-            LookupTables(),
-            FoldPad(),
-            FoldScaleShift(),
-            FuseLayerNorm(),
-            Conv1dToConv2d(),
-            Simplify(),
-        ],
-    ),
+    ("simplify", lambda selector: SIMPLIFY),
     # Where float16 will do, it is what lies between kernels. Spatial operators run channels-last wherever that
     # transposes least.
     (
         "layout",
         lambda selector: [
+            LowerQuantized(),
             TransposedToConv2d(selector),
             *([LowerPrecision()] if selector.precision == "fp16" else []),
             ChooseLayout(),
@@ -84,6 +85,11 @@ PHASES: tuple[Phase, ...] = (
     ("legalize", lambda selector: [Legalize(selector.target), ViewReshapes()]),
     ("schedule", lambda selector: [ScheduleFunctions(selector.target), CheckSizes(), UnsignedDivisions()]),
 )
+
+
+def simplify(mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
+    """`mod` after the first phase, which is the same for all targets."""
+    return run_passes(mod, SIMPLIFY)
 
 
 def phase_names() -> tuple[str, ...]:

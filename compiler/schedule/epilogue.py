@@ -43,6 +43,7 @@ STEP_OPS: dict[str, Callable[..., Any]] = {
     "divide": lambda x, y: x / y,
     "maximum": vector_math.maximum,
     "minimum": vector_math.minimum,
+    "right_shift": lambda x, y: x >> y,
     "negative": lambda x: -x,
     "abs": tirx.abs,
     "sqrt": tirx.sqrt,

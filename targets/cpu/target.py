@@ -52,6 +52,11 @@ class CpuTarget(Target):
         return self.spec.triple
 
     @property
+    def precisions(self) -> Sequence[str]:
+        """Floats as the model has them, or 8-bit integers."""
+        return ("fp32", "int8")
+
+    @property
     def required_features(self) -> tuple[str, ...]:
         """CPU flags that the generated code relies on."""
         return self.spec.features

@@ -1,0 +1,1 @@
+"""Measuring the ranges of activations for quantization."""

@@ -1,0 +1,1 @@
+"""Post-training quantization to 8-bit integers."""

@@ -6,7 +6,6 @@ import json
 import statistics
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,15 @@ import numpy as np
 import rivals
 from kompilo_measure.compiler.launches import DeviceProgram
 from kompilo_measure.compiler.runtime.cuda_driver import Context, Driver
-from kompilo_measure.compiler.schedule.op_spec import OpSpec, TensorType
+from kompilo_measure.compiler.schedule.op_spec import OpSpec
+from kompilo_measure.compiler.tune.bands import truth
 from kompilo_measure.compiler.tune.device.parts import pack, read_program
 from kompilo_measure.compiler.tune.device.runner import DeviceRun, RunFailure
 from kompilo_measure.compiler.tune.measure.operands import random_operands
 from kompilo_measure.compiler.tune.op_json import op_from_json
-from kompilo_measure.compiler.tune.reference import Expected, evaluate
 
 # Samples that find the fastest config.
 TRIES = 5
-# Rows of a large result that are compared with float64.
-_ROWS = 48
 
 
 class Bench:
@@ -41,7 +38,7 @@ class Bench:
         """Times of an operator: with its default config, with the fastest right one, and of the rivals."""
         op = op_from_json(case["op"])
         arrays = random_operands(op, 0)
-        rows, expected = sampled(op, arrays)
+        expected = truth(op, arrays)
         found: list[tuple[float, dict[str, Any]]] = []
         problems = []
         for candidate in case["candidates"]:
@@ -51,10 +48,7 @@ class Bench:
                 continue
             try:
                 with self._run(op, candidate["parts"], arrays) as run:
-                    wrong = expected.worst(run.result()[rows])[1]
-                    if wrong is not None:
-                        problems.append(f"{words}: wrong at {list(wrong)} of the rows compared")
-                        continue
+                    run.check(expected)
                     once = sampler(run, self._sample_s)
                     tries = min(TRIES, self._rounds)
                     found.append((statistics.median(once() for _ in range(tries)), candidate))
@@ -109,30 +103,6 @@ def serve(here: Path, device: int, first: int, rounds: int, sample_s: float, say
     cases = [(bench.operator, c) for c in facts["timed"]] + [(bench.memory, c) for c in facts["memory"]]
     for number, (measure, case) in list(enumerate(cases))[first:]:
         say(json.dumps({"number": number, "name": case["name"], **measure(case)}))
-
-
-def sampled(op: OpSpec, arrays: Sequence[np.ndarray]) -> tuple[Any, Expected]:
-    """Some rows of the result as an index, and what they should be: all of a large one takes too long in float64."""
-    straight = all(list(v) == sorted(v) for name, v in op.attrs if name.endswith("_perm") and isinstance(v, tuple))
-    rank = len(op.inputs[0].shape)
-    if op.kind == "matmul" and rank == 2 and straight and len(arrays) == 2:
-        rows = np.sort(np.random.default_rng(1).permutation(arrays[0].shape[0])[:_ROWS])
-        small = _with_leading(op, (len(rows),), only_first=True)
-        return rows, evaluate(small, [arrays[0][rows], arrays[1]])
-    if op.kind == "attention" and rank == 4 and len(arrays) == 3:
-        small = _with_leading(op, (1, 1))
-        return np.s_[:1, :1], evaluate(small, [a[:1, :1] for a in arrays])
-    return np.s_[...], evaluate(op, arrays)
-
-
-def _with_leading(op: OpSpec, leading: tuple[int, ...], only_first: bool = False) -> OpSpec:
-    """`op` on less: the first axes of operands (or of the first operand alone) and results are `leading`."""
-
-    def less(t: TensorType) -> TensorType:
-        return TensorType((*leading, *t.shape[len(leading) :]), t.dtype)
-
-    inputs = tuple(t if only_first and k else less(t) for k, t in enumerate(op.inputs))
-    return replace(op, inputs=inputs, anchor_type=less(op.anchor_type), output=less(op.output))
 
 
 def in_turns(calls: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:

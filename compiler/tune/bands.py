@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ MOST = 4 << 20
 _READ = 32
 _BANDS = 4
 
-Slices = tuple[slice, ...]
+Slices = tuple[Any, ...]  # of slices, and "..."
 # (operator, start, stop) -> for those rows of an axis of the anchor's result: slices of the anchor's operands by their
 # numbers, and the attributes that change. None: what they read lies in the padding alone.
 _Cut = Callable[[OpSpec, int, int], tuple[dict[int, Slices], dict[str, AttrValue]] | None]
@@ -78,7 +79,7 @@ def truth(op: OpSpec, operands: Sequence[np.ndarray], most: int = MOST) -> Truth
 def _bands(op: OpSpec, most: int) -> list[tuple[int, int, int]]:
     """Axis of the anchor's result, first row and end of each band; none if all of it is to be compared."""
     sizes = [int(d) for d in op.anchor_type.shape]
-    work = max(prod(sizes), sum(prod(int(d) for d in t.shape) for t in op.inputs) // _READ)
+    work = max(prod(sizes), sum(prod(int(d) for d in t.shape) for t in op.inputs) // _READ, _scores(op) // _READ)
     axes = list(_cuts(op))
     if work <= most or not axes:
         return []
@@ -88,6 +89,13 @@ def _bands(op: OpSpec, most: int) -> list[tuple[int, int, int]]:
         return []
     starts = [k * (sizes[axis] - rows) // (_BANDS - 1) for k in range(_BANDS)]
     return [(axis, start, start + rows) for start in starts]
+
+
+def _scores(op: OpSpec) -> int:
+    """Numbers that attention has between its products; 0 of other operators."""
+    if op.kind != "attention":
+        return 0
+    return prod(int(d) for d in op.anchor_type.shape[:-1]) * int(op.inputs[1].shape[op.ints("k_perm")[-2]])
 
 
 def _place(op: OpSpec, axis: int, start: int, stop: int) -> Slices:
@@ -111,7 +119,7 @@ def _part(
         spans = along >= 0 and array.shape[along] == shape[axis] > 1
         return array[(slice(None),) * along + (slice(start, stop),)] if spans else array
 
-    own = 2 if op.kind in WEIGHTED else 1
+    own = _OWN.get(op.kind, _weighted)(op)
     arrays = [a[slices.get(k, ())] if k < own else band(a) for k, a in enumerate(operands)]
     # The epilogue may read an operand of the anchor too, but other rows of it.
     again = sorted({k for k in range(own) for step in op.epilogue if f"i{k}" in step.args})
@@ -136,6 +144,8 @@ def _cuts(op: OpSpec) -> dict[int, _Cut]:
     if op.kind == "matmul":
         rank = len(op.anchor_type.shape)
         return {rank - 2: _along(0, op.ints("lhs_perm")[-2]), rank - 1: _along(1, op.ints("rhs_perm")[-1])}
+    if op.kind == "attention":
+        return {len(op.anchor_type.shape) - 2: _queries}
     return {
         "conv2d": {0: _along(0, 0), 1: _windows(lambda op: int(op.inputs[1].shape[2]))},
         "conv2d_transpose": {0: _along(0, 0)},
@@ -146,6 +156,24 @@ def _cuts(op: OpSpec) -> dict[int, _Cut]:
 def _along(operand: int, axis: int) -> _Cut:
     """The same rows of an axis of an operand."""
     return lambda op, start, stop: ({operand: (slice(None),) * axis + (slice(start, stop),)}, {})
+
+
+def _queries(op: OpSpec, start: int, stop: int) -> tuple[dict[int, Slices], dict[str, AttrValue]]:
+    """Some of the queries, with what masks say of them; the keys that a causal mask leaves begin further on."""
+    rows = op.anchor_type.shape[-2]
+    slices: dict[int, Slices] = {0: (slice(None),) * op.ints("q_perm")[-2] + (slice(start, stop),)}
+    for k in range(3, 3 + len(op.ints("masks"))):
+        if len(op.inputs[k].shape) > 1 and op.inputs[k].shape[-2] == rows != 1:
+            slices[k] = (..., slice(start, stop), slice(None))
+    return slices, {"offset": (op.ints("offset")[0] + start,)}
+
+
+def _weighted(op: OpSpec) -> int:
+    return 2 if op.kind in WEIGHTED else 1
+
+
+# Of other kinds than those that multiply with weights, or read one operand: how many operands are the anchor's.
+_OWN: dict[str, Callable[[OpSpec], int]] = {"attention": lambda op: 3 + len(op.ints("masks"))}
 
 
 def _windows(height: Callable[[OpSpec], int]) -> _Cut:

@@ -70,7 +70,9 @@ def test_a_kernel_that_fails_costs_its_own_line(folder, tmp_path):
 def test_wrong_results_are_told(folder, tmp_path):
     done = play(folder, tmp_path, "--only", "speed", fault="wrong")
     assert done.returncode == 1
-    assert re.search(r"^- \w+\(.*\): element \[[0-9, ]+\]: expected .*, found ", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^- .*: \w+\(.*\): element \[[0-9, ]+\]: expected .*, found ", done.stdout, re.MULTILINE), (
+        done.stdout
+    )
     assert "wrong by" in done.stdout
 
 

@@ -17,6 +17,7 @@ from ..number_words import count, size_text
 from . import console
 from .arguments import a_folder, parse_shapes
 from .outputs import check_output
+from .quantization import print_quantization
 
 if TYPE_CHECKING:
     from ..artifact.artifact import Artifact
@@ -41,8 +42,19 @@ def compile_model(
         ),
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="fp32, or where the target multiplies so: tf32, fp16 (float32 sums).")
+        str, typer.Option(help="fp32, or where the target multiplies so: tf32, fp16 (float32 sums), int8.")
     ] = "fp32",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz",
+            help="For int8: samples of each input, stacked along a new first axis.",
+            show_default=False,
+        ),
+    ] = None,
+    calibration_method: Annotated[
+        str, typer.Option(help="minmax, or percentile: cuts off the largest 0.01% of each value's magnitudes.")
+    ] = "minmax",
     records: Annotated[
         list[Path] | None,
         typer.Option(
@@ -76,6 +88,8 @@ def compile_model(
             precision=precision,
             records=False if no_records else (records or None),
             progress=report,
+            calibration=calibration,
+            calibration_method=calibration_method,
         )
         artifact.save(output)
     summary = _summary(artifact, output, time.perf_counter() - start)
@@ -113,6 +127,7 @@ def _summary(artifact: Artifact, output: Path, seconds: float) -> dict[str, Any]
             for t in artifact.targets
         ],
         "records": artifact.provenance["records"],
+        "quantization": artifact.provenance.get("quantization"),
     }
 
 
@@ -122,6 +137,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
     for target in summary["targets"]:
         rows = list(target["templates"].items())
         console.print_table(f"Operators for {target['name']} ({target['key']})", ("template", ">operators"), rows)
+    if summary["quantization"]:
+        print_quantization(summary["quantization"])
     records = summary["records"]
     if records and records["used"]:
         console.say(f"{count(records['used'], 'operator')} chosen by tuning records: {', '.join(records['files'])}")

@@ -15,6 +15,7 @@ from ..model_source import is_artifact, resolve
 from ..number_words import size_text
 from . import console
 from .arguments import parse_shapes
+from .quantization import print_quantization
 
 if TYPE_CHECKING:
     from ..artifact.artifact import Artifact
@@ -157,7 +158,10 @@ def _print_artifact(artifact: Artifact, facts: dict[str, Any]) -> None:
             "Operators", columns, [_operator_row(o) for o in code.operators], fold=("operator", "config", "from")
         )
         console.say(_memory_text(code.memory))
-    rows = [(k, _provenance_text(v)) for k, v in artifact.provenance.items() if v is not None]
+    quantization = artifact.provenance.get("quantization")
+    if quantization:
+        print_quantization(quantization)
+    rows = [(k, _provenance_text(v)) for k, v in artifact.provenance.items() if v is not None and k != "quantization"]
     console.print_table("Origin", ("what", "value"), rows, fold=("value",))
 
 

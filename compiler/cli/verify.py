@@ -15,6 +15,7 @@ from ..scratch import scratch_folder
 from ..tensor_spec import TensorSpec
 from . import console
 from .feeds import Feeds, fits, sample_feeds
+from .quantization import calibration_feeds, finish, measure, read_labels
 
 if TYPE_CHECKING:
     from ..peers.base import Peer
@@ -31,7 +32,11 @@ def verify(
         typer.Argument(metavar="MODEL.onnx", help="The model it was compiled from, or zoo:NAME.", show_default=False),
     ],
     tolerance: Annotated[
-        float | None, typer.Option(min=0.0, help="Bound of max abs error / max abs output; default 1e-4.")
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Bound of max abs error / max abs output; default 1e-4. Of int8: / output range, default none.",
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Number of random input sets.")] = 3,
     against: Annotated[
@@ -45,6 +50,16 @@ def verify(
         list[str] | None,
         typer.Option(metavar="DIM=SIZE", help="Size of a dynamic dimension, or NAME:1x3x224x224. May be repeated."),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npz", help="Take the samples of such a file as inputs.", show_default=False),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npy", help="Of int8: the right class of each row of the samples.", show_default=False
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to run the artifact: auto, cpu, cuda, ...")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first input set.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -54,17 +69,32 @@ def verify(
         raise UsageError("expected the artifact first and the model second.", f"kompilo verify {model} {artifact}")
     source = resolve(model)
     assert isinstance(source, Path)
+    if calibration is not None and (inputs or shape):
+        raise UsageError("expected either --calibration or --input and --shape, found both.")
+    given = tolerance
     if tolerance is None:
         entry = find_zoo_model(model)
         tolerance = entry.tolerance if entry is not None else _DEFAULT_TOLERANCE
     from ..runtime.module import load
 
     module = load(artifact, device=device)
+    integer = module.artifact.provenance.get("precision") == "int8"
+    if labels is not None and not integer:
+        raise UsageError("--labels: expected an int8 artifact, found one of another precision.")
     with scratch_folder("verify") as folder, console.progress() as report:
         reference = _reference(against, source, module.inputs, folder)
-        feeds = list(_input_sets(model, source, module.inputs, inputs or (), shape or (), seed, samples))
-        errors = _compare(module, reference, feeds, report)
-    _finish(artifact, reference.name, errors, tolerance, feeds, as_json)
+        if calibration is not None:
+            feeds = calibration_feeds(calibration, module.inputs)
+        else:
+            feeds = list(_input_sets(model, source, module.inputs, inputs or (), shape or (), seed, samples))
+        if integer:
+            found = measure(module, reference, feeds, None if labels is None else read_labels(labels), report)
+        else:
+            errors = _compare(module, reference, feeds, report)
+    if integer:
+        finish(artifact, reference.name, found, given, len(feeds), as_json)
+    else:
+        _finish(artifact, reference.name, errors, tolerance, feeds, as_json)
 
 
 def _reference(against: str | None, source: Path, specs: Sequence[TensorSpec], folder: Path) -> Peer:

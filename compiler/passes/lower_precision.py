@@ -12,7 +12,7 @@ from tvm.relax import Expr
 
 from . import tensors
 from .base import Pass
-from .elementwise import ELEMENTWISE, tensor_operands
+from .elementwise import ELEMENTWISE
 from .graph import Graph, Node, typed, variables, with_args
 
 WIDE, NARROW = "float32", "float16"
@@ -32,8 +32,8 @@ READERS = frozenset(
 )  # fmt: skip
 # Elements from which on a table that is looked up counts as weights.
 _TABLE = 1 << 14
-# Elementwise operators looked through in search of numbers that float16 does not have.
-_LOOK_BACK = 6
+# Operators looked through in search of numbers that float16 does not have.
+_LOOK_BACK = 32
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ class LowerPrecision(Pass):
              z = relu(add(y, b)); k = astype(z, "float16"); s = softmax(astype(k, "float32"))
 
     Sums, elementwise operators, softmax, normalisations and means compute in float32 and round where their result is
-    stored. Inputs and outputs of the model keep their types. Numbers beyond those of float16 become its largest ones,
-    in weights and where an elementwise operator brings them in (masks). NarrowOperands then lets the templates multiply
-    float16, and fusion leaves no value of float32 between kernels that compute with the model's data.
+    stored. Inputs and outputs of the model keep their types. Finite numbers beyond those of float16 become its largest
+    ones, in weights and where constants or inputs of the model may bring them in (masks): what masks a whole row leaves
+    all its scores alike, as in float32, where infinities would make NaN of it. NarrowOperands then lets the templates
+    multiply float16, and fusion leaves no value of float32 between kernels that compute with the model's data.
     Comes before the layout phase, when weights have taken in what scales them.
     """
 
@@ -58,13 +59,13 @@ class LowerPrecision(Pass):
         graph = Graph.of(mod)
         if graph is None:
             return mod
-        lowering = _Lowering(_stored(graph))
+        lowering = _Lowering(*_stored(graph))
         graph.sweep(lowering.rule)
         return graph.to_module()
 
 
-def _stored(graph: Graph) -> set[relax.Var]:
-    """float32 values that a kernel of its own reads, and that products made: those to keep in float16."""
+def _stored(graph: Graph) -> tuple[set[relax.Var], set[relax.Var]]:
+    """float32 values to keep in float16, as a kernel of its own reads them; and all that products made."""
     made: set[relax.Var] = set()
     stored: set[relax.Var] = set()
     for node in graph.nodes:
@@ -76,7 +77,7 @@ def _stored(graph: Graph) -> set[relax.Var]:
         known = node.op in ELEMENTWISE | MOVES | READERS and any(v in made for v in read)
         if node.op in PRODUCTS or known or _is_look_up(node):
             made.add(node.var)
-    return stored | _handed_over(graph, stored)
+    return stored | _handed_over(graph, stored), made
 
 
 def _handed_over(graph: Graph, stored: set[relax.Var]) -> set[relax.Var]:
@@ -110,8 +111,8 @@ def _is_look_up(node: Node) -> bool:
 class _Lowering:
     """Holds what is already known in float16, by the float32 variable that stands for it."""
 
-    def __init__(self, stored: set[relax.Var]) -> None:
-        self.stored = stored
+    def __init__(self, stored: set[relax.Var], made: set[relax.Var]) -> None:
+        self.stored, self.made = stored, made
         self.narrow: dict[relax.Var, Expr] = {}
 
     def rule(self, graph: Graph, node: Node) -> Expr | None:
@@ -127,7 +128,7 @@ class _Lowering:
         if node.var not in self.stored or node.op == "match_cast":
             return value if node.op in PRODUCTS else None
         wide = graph.emit(value, ty=node.ty)
-        if _leaves_range(graph, node):
+        if self._leaves_range(graph, node):
             wide = graph.emit(relax.op.clip(wide, tirx.const(-LARGEST, WIDE), tirx.const(LARGEST, WIDE)))
         return self._widened(graph, node, relax.op.astype(wide, NARROW))
 
@@ -141,6 +142,31 @@ class _Lowering:
         # An input, or what nobody knows how to store otherwise.
         self.narrow[x] = graph.emit(relax.op.astype(x, NARROW))
         return graph.emit(relax.op.astype(self.narrow[x], WIDE))
+
+    def _leaves_range(self, graph: Graph, node: Node) -> bool:
+        """Whether numbers beyond float16's may take part in the elementwise operators and moves that make a value.
+
+        Those are constants, and inputs of the model that join what products have made.
+        """
+        joins = node.var in self.made
+        pending, seen = [node], {node.var}
+        while pending and len(seen) <= _LOOK_BACK:
+            current = pending.pop()
+            operands = _operands(current) if current.op in ELEMENTWISE | MOVES else []
+            for operand in operands:
+                value, maker = tensors.array(operand), graph.producer(operand)
+                if operand in self.narrow:
+                    continue
+                if value is not None:
+                    beyond = _has_beyond(value)
+                else:
+                    beyond = maker is None and joins and tensors.dtype(operand) == WIDE
+                if beyond:
+                    return True
+                if maker is not None and maker.var not in seen:
+                    seen.add(maker.var)
+                    pending.append(maker)
+        return False
 
     def _known(self, node: Node) -> bool:
         found = list(variables(node.args[:1]))
@@ -174,19 +200,11 @@ def _has_constants(arg: Expr) -> bool:
     return isinstance(arg, Tuple) and any(isinstance(x, GenericConst) for x in arg.fields)
 
 
-def _leaves_range(graph: Graph, node: Node) -> bool:
-    """Whether constants beyond float16's numbers take part in the elementwise operators that make a value."""
-    pending, left = [node], _LOOK_BACK
-    while pending and left:
-        left -= 1
-        current = pending.pop()
-        if current.op not in ELEMENTWISE:
-            continue
-        for operand in tensor_operands(current):
-            value = tensors.array(operand)
-            if value is not None and value.dtype == np.float32 and np.any(np.abs(value) > LARGEST):
-                return True
-            made = graph.producer(operand)
-            if made is not None:
-                pending.append(made)
-    return False
+def _operands(node: Node) -> list[Expr]:
+    """The tensors that a node reads, those of tuples too."""
+    flat = [x for arg in node.args for x in (arg.fields if isinstance(arg, Tuple) else (arg,))]
+    return [x for x in flat if tensors.rank(x) >= 0]
+
+
+def _has_beyond(value: np.ndarray) -> bool:
+    return value.dtype == np.float32 and bool(np.any(np.isfinite(value) & (np.abs(value) > LARGEST)))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
 
+from kompilo.compiler.frontend.importer import import_model
 from kompilo.compiler.passes.absorb_casts import absorb_casts
 from kompilo.compiler.passes.cast_at_uses import CastAtUses
 from kompilo.compiler.passes.fuse_anchors import GraphUses, find_group
 from kompilo.compiler.passes.graph import Graph
 from kompilo.compiler.passes.lower_precision import LARGEST, LowerPrecision, narrowed
 from kompilo.compiler.passes.narrow_operands import NarrowOperands
-from kompilo.compiler.passes.pipeline import run_phases
+from kompilo.compiler.passes.pipeline import run_phases, simplify
 from kompilo.compiler.schedule.selection import Selector
 from kompilo.targets.cuda.target import CudaTarget
 
@@ -20,6 +22,7 @@ from support import apply, build, check, const, f32, ops, random, run
 
 op = relax.op
 GPU = Selector(CudaTarget.from_preset("sm_80"), precision="fp16")
+FLOAT_MIN = float(np.finfo("f4").min)
 LAYOUTS = {"data_layout": "NHWC", "kernel_layout": "OIHW", "out_layout": "NHWC"}
 
 
@@ -121,6 +124,61 @@ def test_masks_keep_to_the_numbers_of_float16():
     x, mask = np.ones((4, 16), "f4"), np.ones((4, 12), "f4")
     (found,) = run(apply(mod, LowerPrecision()), x, mask)
     np.testing.assert_allclose(found, np.full((4, 12), 1 / 12), rtol=1e-3)
+
+
+SEEN = np.tri(6, dtype=bool) & (np.arange(6) != 2)[:, None]  # row 2 sees nothing
+
+
+def hidden(low: float) -> np.ndarray:
+    return np.where(SEEN, np.float32(0), np.float32(low))
+
+
+def masked(low: float, form: str) -> tuple[bytes, dict[str, np.ndarray]]:
+    """softmax of 6 x 6 masked scores times values, as an ONNX model, and what it takes besides `x`."""
+    node, tensor = helper.make_node, helper.make_tensor_value_info
+    rng = np.random.default_rng(0)
+    constants = {name: rng.standard_normal((16, 16)).astype("f4") / 4 for name in ("wq", "wk", "wv")}
+    constants |= {"low": np.float32(low), "one": np.float32(1), "square": np.array([6, 6])}
+    added = node("Add", ["scores", "mask"], ["masked"])
+    computed = [
+        node("Cast", ["seen"], ["cast"], to=TensorProto.FLOAT), node("Sub", ["one", "cast"], ["hidden"]),
+        node("Mul", ["hidden", "low"], ["flat"]), node("Reshape", ["flat", "square"], ["mask"]), added,
+    ]  # fmt: skip
+    nodes, given = {
+        "constant": ([added], {}),
+        "input": ([added], {"mask": hidden(low)}),
+        "where": ([node("Where", ["seen", "scores", "low"], ["masked"])], {"seen": SEEN}),
+        "computed": (computed, {"seen": SEEN.astype("i8").reshape(-1)}),
+    }[form]
+    constants |= {"mask": hidden(low)} if form == "constant" else {}
+    nodes = [
+        *(node("MatMul", ["x", f"w{name}"], [name]) for name in "qkv"), node("Transpose", ["k"], ["kt"], perm=[1, 0]),
+        node("MatMul", ["q", "kt"], ["scores"]), *nodes,
+        node("Softmax", ["masked"], ["p"]), node("MatMul", ["p", "v"], ["y"]),
+    ]  # fmt: skip
+    inputs = [tensor("x", TensorProto.FLOAT, [6, 16])]
+    inputs += [tensor(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in given.items()]
+    weights = [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()]
+    graph = helper.make_graph(nodes, "g", inputs, [tensor("y", TensorProto.FLOAT, [6, 16])], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return bytes(model.SerializeToString()), given
+
+
+@pytest.mark.parametrize(
+    ("low", "form"),
+    [(-1e9, "computed"), (FLOAT_MIN, "where"), (FLOAT_MIN, "input"), (-np.inf, "constant"), (-np.inf, "input")],
+)
+def test_masked_rows_are_as_in_float32(low, form):
+    """Rows that masks hide in part, and one that they hide wholly, which float32 makes a mean, or NaN behind -inf."""
+    ort = pytest.importorskip("onnxruntime")
+    model, given = masked(low, form)
+    x = np.random.default_rng(1).standard_normal((6, 16)).astype("f4")
+    (want,) = ort.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"x": x, **given})
+    (found,) = run(apply(simplify(import_model(model).mod), LowerPrecision()), x, *given.values())
+    if (low, form) == (-np.inf, "input"):
+        assert np.isfinite(found).all(), "what an input hides has the least number of float16"
+        want[2] = found[2]
+    np.testing.assert_allclose(found, want, rtol=0, atol=2e-3)
 
 
 def test_weights_beyond_float16_stay_finite():

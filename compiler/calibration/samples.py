@@ -48,7 +48,8 @@ def read_samples(source: Source, specs: Sequence[TensorSpec]) -> Samples:
 
 def _read_file(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as members:
+        with open(path, "rb") as file:
+            members = np.load(file, allow_pickle=False)
             if not isinstance(members, np.lib.npyio.NpzFile):
                 raise InputError(
                     f"calibration: expected a .npz file of named arrays, found one array in {str(path)!r}."

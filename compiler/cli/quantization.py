@@ -69,9 +69,9 @@ def measure(
         expected = reference.outputs(sample.arrays)
         rows = max((v.shape[0] for v in expected.values() if v.ndim == 2), default=0)
         own = None if labels is None else labels[used : used + rows]
-        if own is not None and len(own) != rows:
-            raise InputError(f"labels: expected one for each row of {len(feeds)} samples, found {len(labels or ())}.")
         used += rows
+        if labels is not None and used > len(labels):
+            raise InputError(f"labels: expected one for each row of all samples, found only {len(labels)}.")
         add_outputs(found, module.run(sample.arrays), expected, own)
     if labels is not None and used != len(labels):
         raise InputError(f"labels: expected {used}, one for each row of all samples, found {len(labels)}.")

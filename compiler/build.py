@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import relax, tirx
 from tvm.relax import transform, vm_build
@@ -19,6 +21,7 @@ from .object_files import write_object
 from .passes.anchors import op_name
 from .passes.capture_graphs import capture_graphs
 from .schedule.target import Target
+from .schedule.whole_design import WholeDesign
 from .scratch import scratch_folder
 
 # LLVM eliminates common subexpressions better than TVM, whose analysis of the variables that it introduces takes more
@@ -28,12 +31,16 @@ LOWERING = {"tirx.disable_cse_tir": True}
 
 @dataclass(frozen=True)
 class Built:
-    """A linked library, the operators it runs in order of first use, its memory plan, and the device code it uses."""
+    """A linked library, the operators it runs in order of first use, its memory plan, and the device code it uses.
+
+    A design of the whole model has no library, and weights of its own in the place of those that `build` was given.
+    """
 
     library: bytes
     operators: tuple[Operator, ...]
     memory: MemoryPlan
     device: tuple[DeviceCode, ...] = ()
+    weights: Sequence[np.ndarray] = ()
 
 
 def vm_lowering(graphs: bool = False) -> list[tvm.ir.transform.Pass]:
@@ -72,11 +79,15 @@ def vm_finalize() -> list[tvm.ir.transform.Pass]:
     ]
 
 
-def build(mod: tvm.ir.IRModule, target: Target) -> Built:
-    """Lower, compile and link `mod` (all PrimFuncs scheduled, weights already parameters).
+def build(mod: tvm.ir.IRModule, target: Target, weights: Sequence[np.ndarray] = ()) -> Built:
+    """Lower, compile and link `mod` (all PrimFuncs scheduled, weights already parameters, whose values are `weights`).
 
-    Raises TargetError if no linker is found, KompiloError if the temporary folder has no room.
+    Raises TargetError if no linker is found or the target cannot have the model, KompiloError if the temporary folder
+    has no room.
     """
+    design = target.whole_design(mod, weights)
+    if design is not None:
+        return _of_design(design)
     operators = describe_operators(mod)
     with target.tvm_target(), tvm.transform.PassContext(opt_level=3):
         planned = tvm.transform.Sequential(vm_lowering(target.captures_graphs))(mod)
@@ -85,7 +96,12 @@ def build(mod: tvm.ir.IRModule, target: Target) -> Built:
     with scratch_folder("build") as folder:
         path = folder / "lib.so"
         device = _compile_and_link(final, target, path)
-        return Built(path.read_bytes(), operators, memory, device)
+        return Built(path.read_bytes(), operators, memory, device, weights)
+
+
+def _of_design(design: WholeDesign) -> Built:
+    operators = tuple(Operator(s.name, "stage", s.spec, "nest", s.config, "default", 1, s.flops) for s in design.stages)
+    return Built(b"", operators, MemoryPlan(design.buffers), (design.code,), design.weights)
 
 
 def _compile_and_link(mod: tvm.ir.IRModule, target: Target, path: Path) -> tuple[DeviceCode, ...]:

@@ -26,7 +26,8 @@ class Kernel:
 
 @dataclass(frozen=True)
 class DeviceCode:
-    """A code object: `format` is "cubin" or "hsaco", `arch` the instruction set it is for ("sm_80", "gfx942")."""
+    """A code object: `format` is "cubin" or "hsaco", `arch` the instruction set it is for ("sm_80", "gfx942");
+    or "design", hardware of a whole model for the FPGA `arch` ("u280")."""
 
     format: str
     arch: str

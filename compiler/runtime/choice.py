@@ -13,10 +13,14 @@ from .host import check_target
 # The way out where the artifact has code for a CPU.
 CPU_INSTEAD = "load it with device='cpu'."
 _DEVICES = ("cpu", *(kind.name for kind in KINDS.values()))  # kinds of targets that this runtime drives
+# Hardware of whole models, which a simulator runs: by any name of the target, or this one.
+_DESIGN, _SIMULATION = "design", "fpga:sim"
 
 
 def choose_target(artifact: Artifact, device: str) -> tuple[TargetCode, int]:
     """The target that `device` names, and the number of the GPU that it is for (0 for a CPU).
+
+    A design of hardware is taken, for its simulator, where its name asks for it, or nothing else is there.
 
     `device` is a kind ("cuda", the GPU number 1 of it: "cuda:1"), a target's name or key; or "auto" for a GPU that is
     here, or the CPU target with most of this CPU's features. Of several targets for a kind of GPU, the one for the
@@ -27,11 +31,11 @@ def choose_target(artifact: Artifact, device: str) -> tuple[TargetCode, int]:
         ArtifactError: none fits this machine; the sentence says what is missing, and the hint offers the CPU's code.
     """
     names = ", ".join(t.name if t.name == t.key else f"{t.name} ({t.key})" for t in artifact.targets)
-    driven = [t for t in artifact.targets if _kind(t) in _DEVICES]
+    driven = [t for t in artifact.targets if _kind(t) in _DEVICES or is_design(t)]
     if not driven:
         raise ArtifactError(f"the artifact has code for {names} only, expected one of {', '.join(_DEVICES)}.")
     name, number = split_number(device)
-    wanted = [t for t in driven if name in ("auto", _kind(t), t.name, t.key)]
+    wanted = [t for t in driven if name in ("auto", _kind(t), t.name, t.key) or (is_design(t) and name == _SIMULATION)]
     if not wanted:
         raise UsageError(f"device {device!r}: expected auto or one of the artifact's targets, {names}.")
     refusals = []
@@ -42,6 +46,9 @@ def choose_target(artifact: Artifact, device: str) -> tuple[TargetCode, int]:
                 return _for_gpu(group, number), number
         except ArtifactError as error:
             refusals.append(error)
+    designs = [t for t in wanted if is_design(t)]
+    if designs and len(designs) == len(wanted):
+        return designs[0], 0
     for target in sorted((t for t in wanted if not t.device), key=lambda t: -len(t.cpu_features)):
         try:
             check_target(target)
@@ -56,6 +63,8 @@ def choose_target(artifact: Artifact, device: str) -> tuple[TargetCode, int]:
 
 def problem_of(target: TargetCode) -> str | None:
     """Why this machine does not run `target`, in a sentence; None if it does."""
+    if is_design(target):
+        return _simulation_problem(target)
     if _kind(target) not in _DEVICES:
         return f"Kompilo's loader does not drive targets of the kind {_kind(target)!r}."
     try:
@@ -66,6 +75,21 @@ def problem_of(target: TargetCode) -> str | None:
     except KompiloError as error:  # ArtifactError, or TVM's runtime is not installed at all
         return error.message
     return None
+
+
+def is_design(target: TargetCode) -> bool:
+    """Whether a target is hardware of the whole model, for a simulator."""
+    return bool(target.device) and target.device[0].format == _DESIGN
+
+
+def _simulation_problem(target: TargetCode) -> str | None:
+    from .simulated import simulator_for
+
+    try:
+        problem: str | None = simulator_for(target).problem()
+    except KompiloError as error:
+        return error.message
+    return problem
 
 
 def way_out(artifact: Artifact) -> str:

@@ -14,8 +14,10 @@ from ..launches import DeviceProgram
 from .roofline import Roofline
 from .target_spec import TargetSpec
 from .template import Template
+from .whole_design import WholeDesign
 
 if TYPE_CHECKING:
+    import numpy as np
     import tvm
 
 GROUP = "kompilo.targets"
@@ -73,6 +75,14 @@ class Target(ABC):
         import tvm
 
         return tvm.tirx.build(mod, target=self.tvm_target()), ()
+
+    def whole_design(self, mod: tvm.ir.IRModule, weights: Sequence[np.ndarray]) -> WholeDesign | None:
+        """The scheduled `mod` as hardware, for targets that build it for whole models; None where kernels are compiled.
+
+        `weights` are the values of the trailing parameters of `main`. Raises TargetError if the hardware cannot have
+        an operator, or the model does not fit.
+        """
+        return None
 
     def device_program(self, func: tvm.tirx.PrimFunc) -> DeviceProgram:
         """The scheduled `func` as a device's code with its launches, for targets that drive one.

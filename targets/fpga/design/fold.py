@@ -1,0 +1,253 @@
+"""How far each operator of a model is unfolded, by the cycle model: as in FINN, the slowest one that still can be is
+unfolded further, until the part is full.
+
+What a step costs is taken from each operator's own graph (multipliers of a lane) and from the banks and depths of
+arrays; the finished kernel is estimated exactly afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..kernel.affine import Affine
+from ..kernel.model import URAM_SHAPE, bram18_of, estimate
+from ..kernel.ops import FLOAT_ADD
+from ..kernel.schedule import Schedule
+from ..spec import FpgaSpec
+from .body import Body, Fold, Model, substitute_index
+from .emit import Unfoldable, accesses, loops_of, walked
+from .luts import luts_of
+
+MAX_LANES = 256
+# Sums that are interleaved lie in registers: no more than this for each lane.
+_MAX_HELD = 64
+# An operator that takes less than this share of the whole is left as it is.
+_WORTH = 0.01
+# Arrays of fewer words a bank are made of look-up tables.
+LUTRAM_WORDS = 64
+
+
+@dataclass(frozen=True)
+class Need:
+    """An array: bits of a word, words of a bank, banks."""
+
+    name: str
+    bits: int
+    depth: int
+    banks: int
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What a lane of an operator takes: multiplier blocks and look-up tables; `depth` of its pipeline in cycles."""
+
+    dsp: int
+    lut: int
+    depth: int
+
+
+Folds = dict[str, Fold]
+
+
+class Plan:
+    """Folds of all operators, with the banks of tensors that follow from them."""
+
+    def __init__(self, model: Model, folds: Mapping[str, Fold]):
+        self.model, self.folds = model, dict(folds)
+        self.users: dict[str, list[Body]] = {}
+        for body in model.bodies:
+            for array, _ in accesses(body):
+                if model.tensors[array.name].role != "weight":
+                    self.users.setdefault(array.name, []).append(body)
+        self.banks = {name: self._banks(name) for name in self.users}
+
+    def with_fold(self, body: Body, fold: Fold) -> Plan | None:
+        """With another fold of one operator; None if its tensors cannot be dealt out to as many banks."""
+        made = Plan.__new__(Plan)
+        made.model, made.users = self.model, self.users
+        made.folds = {**self.folds, body.name: fold}
+        touched = {a.name for a, _ in accesses(body) if a.name in self.users}
+        made.banks = {**self.banks, **{name: made._banks(name) for name in touched}}
+        wanted = {a.name: fold.lanes for a, index in accesses(body) if a.name in touched and _follows(body, index)}
+        return made if all(made.banks[name] >= lanes for name, lanes in wanted.items()) else None
+
+    def _banks(self, name: str) -> int:
+        """As many banks as the widest user has lanes, if all can live with that; else the half of it, and so on."""
+        wanted = [
+            self.folds[b.name].lanes
+            for b in self.users[name]
+            for a, i in accesses(b)
+            if a.name == name and _follows(b, i)
+        ]
+        banks = max(wanted, default=1)
+        while banks > 1 and not all(self._suits(b, name, banks) for b in self.users[name]):
+            banks //= 2
+        return banks
+
+    def _suits(self, body: Body, name: str, banks: int) -> bool:
+        loops = loops_of(body, self.folds[body.name])
+        try:
+            for array, index in accesses(body):
+                if array.name == name:
+                    walked(substitute_index(index, loops.values), banks, loops.extents)
+        except Unfoldable:
+            return False
+        return True
+
+    def cycles(self, body: Body, depth: int) -> int:
+        """Predicted cycles of one operator."""
+        fold = self.folds[body.name]
+        waits = body.combine == "add" and body.target.dtype.is_float
+        ii = math.ceil(FLOAT_ADD / fold.held) if waits and _over(body) > 1 else 1
+        return ii * (body.trip // fold.lanes - 1) + depth
+
+    def needs(self) -> list[Need]:
+        """All memories."""
+        found = []
+        for name, tensor in self.model.tensors.items():
+            if name in self.banks:
+                found.append(Need(name, tensor.dtype.bits, -(-tensor.size // self.banks[name]), self.banks[name]))
+        for body in self.model.bodies:
+            for array, index in dict.fromkeys(accesses(body)):
+                tensor = self.model.tensors[array.name]
+                if tensor.role == "weight":
+                    lanes = self.folds[body.name].lanes if _follows(body, index, any_step=True) else 1
+                    found.append(Need(f"{array.name}_{body.name}", tensor.dtype.bits, -(-tensor.size // lanes), lanes))
+        return found
+
+
+def _over(body: Body) -> int:
+    return math.prod(r.extent for r in body.reduce)
+
+
+def _follows(body: Body, index: Affine, any_step: bool = False) -> bool:
+    """Whether an access goes with the lanes, element by element (or by any step)."""
+    if not body.axes:
+        return False
+    step = index.coefficient(body.axes[-1].var)
+    return bool(step) if any_step else step == 1
+
+
+def lane_choices(body: Body) -> list[int]:
+    """Lanes that an operator can have: powers of two that divide its last axis, if all tensors go with that axis or
+    not at all."""
+    if not body.axes:
+        return [1]
+    steps = {index.coefficient(body.axes[-1].var) for array, index in accesses(body)}
+    tensors = {i.coefficient(body.axes[-1].var) for a, i in accesses(body) if not a.name.startswith("w")}
+    extent = body.axes[-1].extent
+    most = MAX_LANES if tensors <= {0, 1} and steps else 1
+    return [1 << k for k in range(most.bit_length()) if extent % (1 << k) == 0 and 1 << k <= min(extent, most)]
+
+
+def hold_for(body: Body, lanes: int) -> Fold:
+    """The fold with as many interleaved sums as a float adder has cycles, if sizes allow: of the axis before the lanes'
+    first, which does not walk through banks, and of powers of two of the lanes' own."""
+    waits = body.combine == "add" and body.target.dtype.is_float and _over(body) > 1
+    hold, held = [], 1
+    last = len(body.axes) - 1
+    for k in [*reversed(range(last)), last] if waits and body.axes else ():
+        extent = body.axes[k].extent // (lanes if k == last else 1)
+        enough = [d for d in _divisors(extent) if held * d >= FLOAT_ADD]
+        even = [d for d in enough if d & (d - 1) == 0 and d <= 2 * FLOAT_ADD]
+        part = (even if even and k == last else enough)[0] if enough else extent
+        if held * part > _MAX_HELD:
+            continue
+        hold.append((k, part))
+        held *= part
+        if held >= FLOAT_ADD:
+            break
+    return Fold(lanes, tuple(sorted((k, n) for k, n in hold if n > 1)))
+
+
+def _divisors(n: int) -> Iterator[int]:
+    return (d for d in range(1, n + 1) if n % d == 0)
+
+
+def choose_memories(needs: Sequence[Need], spec: FpgaSpec) -> tuple[dict[str, str], dict[str, int]]:
+    """Memory of each array, and how many blocks that takes: shallow ones in look-up tables, others where they take the
+    smaller share of what the part has."""
+    chosen: dict[str, str] = {}
+    used = {"bram18": 0, "uram": 0, "lut": 0}
+    for need in sorted(needs, key=lambda n: (-n.banks * bram18_of(n.bits, n.depth), n.name)):
+        if need.depth <= LUTRAM_WORDS:
+            chosen[need.name] = "lutram"
+            used["lut"] += need.banks * need.bits * math.ceil(need.depth / 64)
+            continue
+        bram, uram = need.banks * bram18_of(need.bits, need.depth), need.banks * uram_of(need.bits, need.depth)
+        shares = {
+            "bram18": (used["bram18"] + bram) / spec.budget("bram18"),
+            "uram": (used["uram"] + uram) / spec.budget("uram") if spec.budget("uram") else math.inf,
+        }
+        kind = min(shares, key=lambda k: (shares[k], k))
+        chosen[need.name] = kind.removesuffix("18")
+        used[kind] += bram if kind == "bram18" else uram
+    return chosen, used
+
+
+def uram_of(bits: int, depth: int) -> int:
+    """UltraRAMs for `depth` words of `bits`."""
+    return math.ceil(bits / URAM_SHAPE[0]) * math.ceil(depth / URAM_SHAPE[1])
+
+
+def lane_of(schedule: Schedule, spec: FpgaSpec) -> Lane:
+    """What one lane takes, from the schedule of an operator with one lane."""
+    made = estimate(schedule.graph.kernel)
+    return Lane(made.dsps(spec.dsp), luts_of(schedule), schedule.depth)
+
+
+def choose_folds(
+    model: Model, lanes: Mapping[str, Lane], spec: FpgaSpec, room: Mapping[str, float] | None = None
+) -> Plan:
+    """The plan that unfolding the slowest operator, again and again, ends in.
+
+    `lanes` by operator; `room` is the share of each resource's budget that may be taken, all of it by default.
+    """
+    plan = Plan(model, {b.name: hold_for(b, 1) for b in model.bodies})
+    choices = {b.name: lane_choices(b) for b in model.bodies}
+    stuck: set[str] = set()
+    while True:
+        slow = [b for b in model.bodies if b.name not in stuck]
+        if not slow:
+            return plan
+        times = {b.name: plan.cycles(b, lanes[b.name].depth) for b in model.bodies}
+        body = max(slow, key=lambda b: times[b.name])
+        if times[body.name] < _WORTH * sum(times.values()):
+            return plan
+        better = _next(plan, body, choices[body.name], lambda p: not over_budget(p, lanes, spec, room), lanes)
+        if better is None:
+            stuck.add(body.name)
+        else:
+            plan = better
+
+
+def _next(
+    plan: Plan, body: Body, choices: Sequence[int], fits: Callable[[Plan], bool], lanes: Mapping[str, Lane]
+) -> Plan | None:
+    """`plan` with the next larger number of lanes of one operator that makes it faster and fits the part."""
+    now = plan.cycles(body, lanes[body.name].depth)
+    for count in choices:
+        if count <= plan.folds[body.name].lanes:
+            continue
+        made = plan.with_fold(body, hold_for(body, count))
+        if made is not None and made.cycles(body, lanes[body.name].depth) < now and fits(made):
+            return made
+    return None
+
+
+def taken(plan: Plan, lanes: Mapping[str, Lane], spec: FpgaSpec) -> dict[str, int]:
+    """Blocks that a plan takes, about."""
+    _, used = choose_memories(plan.needs(), spec)
+    dsp = sum(lanes[name].dsp * fold.lanes for name, fold in plan.folds.items())
+    lut = sum(lanes[name].lut * fold.lanes for name, fold in plan.folds.items())
+    return {"dsp": dsp, "bram18": used["bram18"], "uram": used["uram"], "lut": used["lut"] + lut}
+
+
+def over_budget(
+    plan: Plan, lanes: Mapping[str, Lane], spec: FpgaSpec, room: Mapping[str, float] | None = None
+) -> dict[str, tuple[int, int]]:
+    """Resources of which a plan takes more than it may: how much, and the budget, or the share of it that `room` is."""
+    budgets = {r: int(spec.budget(r) * (room[r] if room else 1.0)) for r in ("dsp", "bram18", "uram", "lut")}
+    return {r: (n, budgets[r]) for r, n in taken(plan, lanes, spec).items() if n > budgets[r]}

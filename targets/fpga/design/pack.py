@@ -1,0 +1,130 @@
+"""A design as the bytes that an artifact holds: JSON with its facts and the C++ of its simulation. Reading it needs
+neither TVM nor the compiler."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ....compiler.device_code import DeviceCode
+from ....compiler.errors import ArtifactError
+from ....compiler.schedule.whole_design import DESIGN, DesignStage, WholeDesign
+from ..kernel.hls import PRELUDE, cpp_type, element_type, emit_hls
+from ..kernel.ir import Array
+from .record import Design, StageFacts
+
+VERSION = 1
+TOP = "model"
+
+
+@dataclass(frozen=True)
+class Port:
+    """An array that is filled before a run, or read after it: flat, `dtype` numpy's name for its elements in memory."""
+
+    name: str
+    size: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class PackedDesign:
+    """What an artifact says of a design; `source` is C++ with the functions that `sim/device.py` calls."""
+
+    part: str
+    clock_hz: float
+    cycles: int
+    resources: dict[str, int]
+    budgets: dict[str, int]
+    inputs: tuple[Port, ...]
+    weights: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    stages: tuple[StageFacts, ...]
+    source: str
+
+    @property
+    def seconds(self) -> float:
+        """Predicted time of a run on the part."""
+        return self.cycles / self.clock_hz
+
+    def to_json(self) -> bytes:
+        """UTF-8."""
+        return (json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> PackedDesign:
+        """Of `to_json`; ArtifactError if it is none."""
+        try:
+            data: dict[str, Any] = json.loads(text)
+            version = data.pop("version")
+            if version != VERSION:
+                raise ArtifactError(f"the artifact's FPGA design: expected version {VERSION}, found {version!r}.")
+            ports = {k: tuple(Port(**p) for p in data.pop(k)) for k in ("inputs", "weights", "outputs")}
+            stages = tuple(StageFacts(**s) for s in data.pop("stages"))
+            return cls(**data, **ports, stages=stages)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ArtifactError(f"the artifact's FPGA design cannot be read ({error}).") from None
+
+
+def pack(design: Design) -> PackedDesign:
+    """`design` without its arrays' values."""
+    arrays = {a.name: a for a in design.kernel.arrays}
+    inputs, weights, outputs = (
+        tuple(_port(arrays[name]) for name in names)
+        for names in (design.inputs, [name for name, _ in design.weights], design.outputs)
+    )
+    used = dict(design.resources)
+    budgets = {r: design.spec.budget(r) for r in used}
+    return PackedDesign(
+        design.spec.key.removeprefix("fpga-"), design.spec.clock_hz, design.cycles, used, budgets, inputs, weights,
+        outputs, design.stages, simulation_source(design),
+    )  # fmt: skip
+
+
+def whole_design(design: Design) -> WholeDesign:
+    """`design` as the compiler takes it."""
+    packed = pack(design)
+    stages = tuple(DesignStage(s.name, s.source, s.fold, 2 * s.macs or None) for s in design.stages)
+    local = [a for a in design.kernel.role("local") if a.memory != "register"]
+    buffers = tuple(sorted((math.prod(a.shape) * a.dtype.numpy().itemsize for a in local), reverse=True))
+    code = DeviceCode(DESIGN, packed.part, packed.to_json(), ())
+    return WholeDesign(code, tuple(data.reshape(-1) for _, data in design.weights), stages, buffers)
+
+
+def _port(a: Array) -> Port:
+    return Port(a.name, math.prod(a.shape), str(a.dtype.numpy()))
+
+
+def simulation_source(design: Design) -> str:
+    """The kernel's C++, and functions by which arrays are set, run and got: `kp_set(number of the input or weight,
+    data)`, `kp_run()`, `kp_get(number of the output, data)`, all with elements as numpy has them."""
+    kernel = design.kernel
+    arrays = {a.name: a for a in kernel.arrays}
+    sources = [arrays[name] for name in (*design.inputs, *(name for name, _ in design.weights))]
+    results = [arrays[name] for name in design.outputs]
+    lines = [
+        f"static std::vector<{element_type(a.dtype)}> v_{a.name}({math.prod(a.shape)});" for a in sources + results
+    ]
+    lines.append('extern "C" void kp_set(int port, const void *data) {\n  switch (port) {')
+    for k, a in enumerate(sources):
+        move = f"for (size_t i = 0; i < v_{a.name}.size(); i++) v_{a.name}[i] = ((const {storage(a)} *)data)[i];"
+        lines.append(f"    case {k}: {move} break;")
+    lines.append('  }\n}\nextern "C" void kp_get(int port, void *data) {\n  switch (port) {')
+    for k, a in enumerate(results):
+        move = (
+            f"for (size_t i = 0; i < v_{a.name}.size(); i++) (({storage(a)} *)data)[i] = {_plain(a, f'v_{a.name}[i]')};"
+        )
+        lines.append(f"    case {k}: {move} break;")
+    ports = ", ".join(f"v_{a.name}.data()" for a in (*kernel.role("in"), *kernel.role("out")))
+    lines.append(f'  }}\n}}\nextern "C" void kp_run() {{ {TOP}({ports}); }}\n')
+    return "\n".join([PRELUDE, "#include <cstdint>\n#include <vector>", emit_hls(kernel, TOP), *lines])
+
+
+def storage(a: Array) -> str:
+    """The C++ type of an element as numpy has it."""
+    return cpp_type(a.dtype) if a.dtype.is_float else f"{a.dtype.numpy()}_t"
+
+
+def _plain(a: Array, value: str) -> str:
+    return value if a.dtype.is_float else f"({storage(a)}){value}"

@@ -1,0 +1,1 @@
+"""Vitis HLS projects of designs: sources, scripts, host program, testbench, report."""

@@ -1,0 +1,89 @@
+"""FPGAs as a target: a whole model becomes one design, which the C simulation or a vendor's tools take from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...compiler.errors import TargetError
+from ...compiler.schedule.target import Target
+from ...compiler.schedule.template import Template
+from ...compiler.schedule.whole_design import WholeDesign
+from .presets import fpga_spec, preset_names
+from .spec import FpgaSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tvm
+
+
+class FpgaTarget(Target):
+    """One FPGA on its board. Operators come to it as loops, in TVM's formulation; `whole_design` makes hardware of
+    all of them together."""
+
+    spec: FpgaSpec
+    templates: Sequence[Template] = ()
+
+    def __init__(self, spec: FpgaSpec):
+        self.spec = spec
+
+    @classmethod
+    def from_preset(cls, preset: str | None) -> FpgaTarget:
+        """`preset`: a name of `presets()`; there is no FPGA of this machine."""
+        if preset is None:
+            names = ", ".join(f"fpga:{name}" for name in preset_names())
+            raise TargetError(f"target 'fpga': expected a part, one of {names}, found none.")
+        return cls(fpga_spec(preset))
+
+    @classmethod
+    def presets(cls) -> Sequence[str]:
+        """Names accepted after "fpga:"."""
+        return preset_names()
+
+    @property
+    def precisions(self) -> Sequence[str]:
+        """Integers as hardware likes them best, and float32."""
+        return ("fp32", "int8")
+
+    @property
+    def triple(self) -> str:
+        """Of no host: a design has no host code."""
+        return "fpga"
+
+    @property
+    def required_features(self) -> tuple[str, ...]:
+        """None: simulation is compiled where it runs."""
+        return ()
+
+    def tvm_target(self) -> tvm.target.Target:
+        """A plain CPU, for which TVM forms loops."""
+        import tvm
+
+        return tvm.target.Target("llvm")
+
+    def legalizations(self) -> Mapping[str, Callable[..., Any]]:
+        """None of its own."""
+        return {}
+
+    def schedule(self, func: tvm.tirx.PrimFunc) -> tuple[tvm.tirx.PrimFunc, str]:
+        """Loops stay as they are: how far they are unfolded is decided for all operators at once."""
+        return func, "nest"
+
+    def whole_design(self, mod: tvm.ir.IRModule, weights: Sequence[np.ndarray]) -> WholeDesign:
+        """The design of a module after all passes.
+
+        Raises TargetError naming an open dimension, an operator or a type that hardware has not, or the resource that
+        the part has too little of.
+        """
+        from .design.build import design_of
+        from .design.pack import whole_design
+        from .design.read import read_model
+
+        return whole_design(design_of(read_model(mod, weights), self.spec))
+
+    def export(
+        self, executable: tvm.runtime.Executable, path: Path, more_objects: Callable[[], Sequence[str]] = list
+    ) -> None:
+        """Raises TargetError: there is no library."""
+        raise TargetError(f"target {self.spec.key}: expected a whole model, found a library to link.")

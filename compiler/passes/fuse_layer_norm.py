@@ -25,8 +25,9 @@ class FuseLayerNorm(Pass):
              y = add(multiply(divide(d, sqrt(add(v, 1e-5))), gamma), beta)
     After:   y = nn.layer_norm(x, gamma, beta, axes=(-1,), epsilon=1e-5)
 
-    Also with rsqrt or a reciprocal square root. Scale and shift are taken in as far as they are constants that vary
-    along the normalised axes only. Needs constants second in commutative operators (Simplify sees to that).
+    Also with rsqrt or a reciprocal square root, and of float16 whose means are of float32. Scale and shift are taken in
+    as far as they are constants that vary along the normalised axes only. Needs constants second in commutative
+    operators (Simplify sees to that).
     """
 
     name: str = field(default="fuse_layer_norm", init=False)
@@ -51,7 +52,26 @@ def normalisation(graph: Graph, node: Node) -> Expr | None:
     return None
 
 
-def _variance_and_epsilon(graph: Graph, op: str, deviation: Expr) -> tuple[Node, float] | None:
+@dataclass(frozen=True)
+class _Mean:
+    """A mean, and what it is of: in float32 also of float16, to which it is cast again."""
+
+    node: Node
+    of: Expr
+
+
+def _mean(graph: Graph, expr: Expr) -> _Mean | None:
+    node = graph.producer(expr, "mean", "astype")
+    if node is None or node.op == "mean":
+        return _Mean(node, node.args[0]) if node is not None else None
+    wide = graph.producer(node.args[0], "mean")
+    cast = graph.producer(wide.args[0], "astype") if wide is not None else None
+    if wide is None or cast is None or tensors.dtype(wide.var) != "float32":
+        return None
+    return _Mean(wide, cast.args[0]) if tensors.dtype(cast.args[0]) == tensors.dtype(expr) else None
+
+
+def _variance_and_epsilon(graph: Graph, op: str, deviation: Expr) -> tuple[_Mean, float] | None:
     """v and e where `deviation` is sqrt(v + e) for a division, or the inverse of that for a multiplication."""
     made = graph.producer(deviation)
     if op == "multiply" and made is not None and made.op == "divide" and tensors.scalar(made.args[0]) == 1:
@@ -61,25 +81,25 @@ def _variance_and_epsilon(graph: Graph, op: str, deviation: Expr) -> tuple[Node,
     total = graph.producer(made.args[0], "add")
     if total is None:
         return None
-    epsilon, variance = tensors.scalar(total.args[1]), graph.producer(total.args[0], "mean")
+    epsilon, variance = tensors.scalar(total.args[1]), _mean(graph, total.args[0])
     return (variance, float(epsilon)) if variance is not None and epsilon is not None else None
 
 
-def _layer_norm(graph: Graph, node: Node, centred: Expr, variance: Node, epsilon: float) -> Expr | None:
-    centring, squared = graph.producer(centred, "subtract"), graph.producer(variance.args[0], "multiply", "square")
+def _layer_norm(graph: Graph, node: Node, centred: Expr, variance: _Mean, epsilon: float) -> Expr | None:
+    centring, squared = graph.producer(centred, "subtract"), graph.producer(variance.of, "multiply", "square")
     if centring is None or squared is None or any(not a.same_as(centred) for a in squared.args):
         return None
-    source, mean = centring.args[0], graph.producer(centring.args[1], "mean")
+    source, mean = centring.args[0], _mean(graph, centring.args[1])
     dims = tensors.shape(node.var)
     if (
         dims is None
         or mean is None
-        or not mean.args[0].same_as(source)
+        or not mean.of.same_as(source)
         or not tensors.same_dims(dims, tensors.shape(source))
     ):
         return None
-    axes = _trailing_axes(mean, len(dims))
-    if axes is None or axes != _trailing_axes(variance, len(dims)):
+    axes = _trailing_axes(mean.node, len(dims))
+    if axes is None or axes != _trailing_axes(variance.node, len(dims)):
         return None
     normalised, element = [dims[a] for a in axes], tensors.dtype(node.var)
     # nn.layer_norm has kernels for these dtypes only.

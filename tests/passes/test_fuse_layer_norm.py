@@ -52,6 +52,19 @@ def test_spellings(spelling, axes):
     assert ops(check(build([f32(2, 3, 4)], body), *PIPELINE, rtol=1e-4)) == ["nn.layer_norm", "nn.relu"]
 
 
+def test_of_float16_with_means_of_float32():
+    def mean(x):
+        return emit(op.astype(emit(op.mean(emit(op.astype(x, "float32")), [-1], True)), "float16"))
+
+    def body(x):
+        centred = emit(op.subtract(x, mean(x)))
+        variance = emit(op.add(mean(emit(op.multiply(centred, centred))), const(1e-3, "float16")))
+        return op.divide(centred, emit(op.sqrt(variance)))
+
+    mod = check(build([((3, 40), "float16")], body), *PIPELINE, rtol=4e-3, atol=4e-3)
+    assert ops(mod) == ["nn.layer_norm"]
+
+
 def test_factors_across_rows_stay_outside():
     mod = build([f32(2, 3, 4)], lambda x: op.multiply(divided(x, [-1]), random(0, 3, 1)))
     assert ops(check(mod, *PIPELINE, rtol=1e-4)) == ["nn.layer_norm", "multiply"]

@@ -39,7 +39,7 @@ from ..launch import allocated, allreduce, barrier, launch_rows, registers, shar
 from ..spec import GpuSpec
 from ..templates.vectors import VECTOR_BYTES, dtype_bytes, load_vector
 from .row_reads import Element, Known, Read, RowReads, moved
-from .teams import choose_team, own_axes
+from .teams import choose_team, is_unit, own_axes, own_places
 
 One = Callable[[Element], Stmt]
 
@@ -60,7 +60,7 @@ def emit_group(group: Group, inner: frozenset[tirx.Buffer], views: Views, spec: 
     """
     flat = [flatten_group_stage(s, inner, views) for s in group.stages]
     for number, stage in enumerate(flat):
-        if stage.flat_copy or (stage.reduce and len(stage.axes) != len(group.shared)):
+        if stage.flat_copy or (stage.reduce and own_places(stage, group, number)):
             return None
         if stage.buffer in inner and not all(static(a.extent) for a in own_axes(stage, group, number)):
             return None
@@ -153,8 +153,7 @@ class _Emitter:
         return True
 
     def _same_walk(self, maker: int, load: TensorLoad, reader: int) -> bool:
-        indices = [i for k, i in enumerate(load.indices) if k not in self.group.places[maker]]
-        own = self.own[reader]
+        indices, own = self._own_indices(maker, load), self.own[reader]
         if len(indices) != len(own):
             return False
         extents = zip(self.own[maker], own, strict=True)
@@ -162,12 +161,17 @@ class _Emitter:
             static(a.extent) and a.extent == b.extent for a, b in extents
         )
 
+    def _own_indices(self, maker: int, load: TensorLoad) -> list[tirx.Expr]:
+        """Where within a row of stage `maker` a load of its result reads."""
+        return [load.indices[k] for k in own_places(self.flat[maker], self.group, maker)]
+
     # Stages.
 
     def _coordinates(self, number: int) -> dict[tirx.Var, tirx.Expr]:
-        """The shared axes of stage `number` at this team's row."""
+        """The axes of stage `number` that are the same for a whole row: the shared ones at this team's row."""
         axes = self.flat[number].axes
-        return {axes[k].var: i64(p) for k, p in zip(self.group.places[number], self.place, strict=True)}
+        shared = {axes[k].var: i64(p) for k, p in zip(self.group.places[number], self.place, strict=True)}
+        return {a.var: i64(0) for a in axes if is_unit(a)} | shared
 
     def _stage(self, number: int) -> Stmt:
         stage = self.flat[number]
@@ -357,7 +361,7 @@ class _Emitter:
             if kept is None:
                 return load
             maker = self.number[load.source]
-            indices = [i for k, i in enumerate(load.indices) if k not in self.group.places[maker]]
+            indices = self._own_indices(maker, load)
             if not indices:
                 return tirx.BufferLoad(kept, [i64(0)])
             if kept.scope() == "local":

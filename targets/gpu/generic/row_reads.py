@@ -20,7 +20,7 @@ from ...shared.program import Stage, is_conditional, loads, substitute
 from ..launch import registers
 from ..spec import GpuSpec
 from ..templates.vectors import VECTOR_BYTES, dtype_bytes
-from .teams import Team, own_axes
+from .teams import Team, is_unit, own_axes
 
 # Registers of a thread that addresses and what is computed need besides.
 _BESIDES = 24
@@ -124,7 +124,7 @@ class RowReads:
     def _key(self, number: int, load: TensorLoad) -> int:
         """What `load` reads, whatever the names of the stage's axes."""
         stage, places = self._flat[number], self._group.places[number]
-        names: dict[tirx.Var, tirx.Expr] = {}
+        names: dict[tirx.Var, tirx.Expr] = {a.var: i64(0) for a in stage.axes if is_unit(a)}
         for position, place in enumerate(places):
             names[stage.axes[place].var] = self._name(f"shared{position}")
         names[self._own[number][0].var] = self._name("own")

@@ -63,10 +63,20 @@ def _estimate(axes: Sequence[Axis]) -> int:
     return math.prod(a.extent if static(a.extent) else _UNKNOWN for a in axes)
 
 
+def own_places(stage: Stage, group: Group, number: int) -> tuple[int, ...]:
+    """Positions of the axes of stage `number` that are not shared; those of length 1 (kept by a mean) are none."""
+    places = group.places[number]
+    return tuple(k for k, a in enumerate(stage.axes) if k not in places and not is_unit(a))
+
+
 def own_axes(stage: Stage, group: Group, number: int) -> tuple[Axis, ...]:
     """The axes of stage `number` that a row runs over: those that are not shared, and those reduced."""
-    kept = tuple(a for k, a in enumerate(stage.axes) if k not in group.places[number])
-    return (*kept, *stage.reduce)
+    return (*(stage.axes[k] for k in own_places(stage, group, number)), *stage.reduce)
+
+
+def is_unit(axis: Axis) -> bool:
+    """Whether the axis is known to have length 1."""
+    return static(axis.extent) and axis.extent == 1
 
 
 def runs_across(group: Group, flat: Sequence[Stage]) -> bool:

@@ -32,6 +32,13 @@ def mean_of_squares(axis):
     return lambda x: topi.sum(topi.multiply(x, x), axis=axis)
 
 
+def sum_as_column(x):
+    """Sums of rows, with an axis of length 1 in place of what is summed."""
+    zero, one = (tirx.const(value, "int64") for value in (0, 1))
+    k = te.reduce_axis((zero, x.shape[-1]), "k")
+    return te.compute((*x.shape[:-1], one), lambda *at: te.sum(x[(*at[:-1], k)], axis=k))
+
+
 # name: expression, shapes, the same in numpy, the rule that takes it
 CASES = {
     "relu": (topi.nn.relu, [(64, 100)], lambda x: np.maximum(x, 0), "map"),
@@ -60,6 +67,10 @@ CASES = {
     "dynamic_sum": (lambda x: topi.sum(x, axis=1), [(n, 100)], lambda x: x.sum(1), "reduction"),
     "dynamic_length": (lambda x: topi.sum(x, axis=1), [(5, n)], lambda x: x.sum(1), "reduction"),
     "pixels": (mean_of_squares((1, 2)), [(2, 7, 7, 96)], lambda x: (x * x).sum((1, 2)), "reduction"),
+    "means_as_columns": (
+        lambda x: topi.subtract(x, topi.tanh(sum_as_column(x))), [(3, 1, 132)],
+        lambda x: x - np.tanh(x.sum(2, keepdims=True)), "reduction",
+    ),
     "columns": (lambda x: topi.sum(x, axis=0), [(77, 50)], lambda x: x.sum(0), "reduction"),
     "softmax": (topi.nn.softmax, [(19, 1000)], softmax, "chain"),
     "short_softmax": (topi.nn.softmax, [(50, 10)], softmax, "chain"),
@@ -162,6 +173,19 @@ def test_a_row_is_read_once_by_vectors():
     assert source.count("*(uint4*)(x0_flat_ptr") == 4
     assert len(re.findall(r"\*\(uint4\*\)\(compute_flat_ptr", source)) == 4
     assert not re.search(r"\(float\)x0_flat_ptr\[", source)
+
+
+def half_centred(x):
+    """Means as float16 models have them: of float32, kept as an axis of length 1."""
+    means = topi.divide(sum_as_column(topi.cast(x, "float32")), 768.0)
+    return topi.subtract(x, topi.cast(means, "float16"))
+
+
+def test_what_is_kept_of_a_row_as_an_axis_of_length_one_stays_in_its_kernel():
+    for shape in ((64, 768), (4, 1, 16, 768)):
+        source, count = kernels(half_centred, shape, dtype="float16")
+        assert count == 1
+        assert source.count("*(uint4*)(x0_flat_ptr") == 1
 
 
 def test_few_rows_are_split_over_the_gpu():

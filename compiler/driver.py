@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .artifact.artifact import Artifact, TargetCode
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import tvm
 
     from .calibration.samples import Source as Calibration
+    from .frontend.host_import import ImportedProgram
     from .frontend.importer import ImportedModel
     from .passes.quantize.module import QuantizedModule
     from .schedule.selection import Selector
@@ -47,6 +49,7 @@ def compile(
     progress: Progress | None = None,
     calibration: Calibration | None = None,
     calibration_method: str = "minmax",
+    host: bool = True,
 ) -> Artifact:
     """Compile an ONNX model for one or several targets.
 
@@ -62,6 +65,9 @@ def compile(
         progress: called with (stage, done, total) as the work goes on.
         calibration: for "int8": a .npz file, or a mapping, with samples of each input stacked along a new first axis.
         calibration_method: "minmax", or "percentile" to cut off the largest 0.01% of each value's magnitudes.
+        host: whether operators that no target has (on strings, sequences, optionals; images) may stay on the host,
+            where the onnx package's reference evaluator runs them: the artifact's `segments` tell which and why. If
+            not, a model that has such operators is refused.
 
     Returns:
         An artifact to `save` as a .kpo file, or to give to `kompilo.load`.
@@ -75,25 +81,26 @@ def compile(
     report = progress or _silent
     started = time.perf_counter()
     report("import", 0, 1)
-    imported = _import(model, inputs)
+    program = _import(model, inputs, host)
     weights = SharedWeights()
-    mod, quantization = imported.mod, {}
-    if calibration is not None:
-        quantized = quantize_model(imported, calibration, calibration_method, report)
-        mod, quantization = quantized.mod, {"quantization": quantized.as_dict()}
+    modules, quantization = _modules(program, calibration, calibration_method, report)
     codes = tuple(
-        compile_module(mod, name, _selector(found, library, precision), weights, report)
+        replace(
+            compile_module(mod, name, _selector(found, library, precision), weights, report),
+            segment=number if program.segments else None,
+        )
         for name, found in targets.items()
+        for number, mod in modules.items()
     )
     provenance = {
-        **imported.provenance,
+        **program.provenance,
         **_versions(),
         "precision": precision,
         **quantization,
         "records": _records_used(library, codes),
     }
     provenance["compile_seconds"] = round(time.perf_counter() - started, 2)
-    return Artifact(imported.inputs, imported.outputs, codes, weights.arrays, provenance)
+    return Artifact(program.inputs, program.outputs, codes, weights.arrays, provenance, program.segments)
 
 
 def ir_after(
@@ -116,17 +123,41 @@ def ir_after(
     from .tune.advisors import default_advisors
 
     library = _find_records(records)
-    imported = _import(model, inputs)
+    program = _import(model, inputs)
     if phase == "import":
-        return str(imported.mod.script())
+        return _scripts(program, {number: part.mod for number, part in program.compiled.items()})
     found = find_target(target)
     check_precision(precision, {target: found}, calibration)
     selector = Selector(found, default_advisors(found, library), precision)
-    mod = imported.mod
-    if calibration is not None:
-        mod = quantize_model(imported, calibration, calibration_method).mod
-    mod = run_phases(mod, found, stop_after=_known_phase(phase, phase_names()), selector=selector)
-    return str(mod.script())
+    stop = _known_phase(phase, phase_names())
+    modules, _ = _modules(program, calibration, calibration_method)
+    done = {n: run_phases(mod, found, stop_after=stop, selector=selector) for n, mod in modules.items()}
+    return _scripts(program, done)
+
+
+def _scripts(program: ImportedProgram, modules: Mapping[int, tvm.ir.IRModule]) -> str:
+    """The text of the compiled parts' modules, and between them what stays on the host."""
+    if not program.segments:
+        return str(modules[0].script())
+    texts = []
+    for number, segment in enumerate(program.segments):
+        texts.append(f"# Segment {number}: {'on the host' if segment.on_host else 'compiled'}")
+        texts += [f"#   {operator}" for operator in segment.operators]
+        texts += [str(modules[number].script())] if number in modules else []
+    return "\n".join(texts)
+
+
+def _modules(
+    program: ImportedProgram, calibration: Calibration | None, method: str, report: Progress = _silent
+) -> tuple[dict[int, tvm.ir.IRModule], dict[str, Any]]:
+    """The modules of the compiled parts, in integers if there is a calibration, and what the artifact says of that."""
+    if calibration is None:
+        return {number: part.mod for number, part in program.compiled.items()}, {}
+    if program.segments:
+        operator = program.host_operators[0]
+        raise UsageError(f"calibration: expected a model without operators on the host, found {operator}.")
+    quantized = quantize_model(program.compiled[0], calibration, method, report)
+    return {0: quantized.mod}, {"quantization": quantized.as_dict()}
 
 
 def _known_phase(phase: str, known: Sequence[str]) -> str:
@@ -135,10 +166,10 @@ def _known_phase(phase: str, known: Sequence[str]) -> str:
     return phase
 
 
-def _import(model: Model, inputs: Mapping[str, Sequence[int | str]] | None) -> ImportedModel:
-    from .frontend.importer import import_model
+def _import(model: Model, inputs: Mapping[str, Sequence[int | str]] | None, host: bool = True) -> ImportedProgram:
+    from .frontend.host_import import import_program
 
-    return import_model(resolve(model), inputs)
+    return import_program(resolve(model), inputs, host)
 
 
 def _find_targets(target: str | Sequence[str]) -> dict[str, Target]:
@@ -244,7 +275,7 @@ def compile_module(
     target = selector.target
     mod, own = lift_weights(run_phases(mod, target, report, selector=selector))
     report("build", 0, 1)
-    built = build(mod, target)
+    built = build(mod, target, own)
     report("build", 1, 1)
     return TargetCode(
         name=name,
@@ -254,7 +285,7 @@ def compile_module(
         cpu_features=target.required_features,
         operators=built.operators,
         memory=built.memory,
-        weights=tuple(weights.place(array) for array in own),
+        weights=tuple(weights.place(array) for array in built.weights),
         device=built.device,
     )
 

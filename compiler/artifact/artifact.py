@@ -16,6 +16,7 @@ import numpy as np
 
 from ..device_code import DeviceCode
 from ..errors import ArtifactError
+from ..segments import Segment
 from ..tensor_spec import TensorSpec
 from .atomic import replace_file
 from .container import Extent, read_members, write_members
@@ -27,6 +28,7 @@ from .schema import (
     ITEM_BYTES,
     MANIFEST,
     WEIGHTS,
+    WHOLE_VERSION,
     DeviceEntry,
     Manifest,
     Member,
@@ -35,6 +37,7 @@ from .schema import (
     device_member,
     library_member,
 )
+from .segments import SegmentEntry, host_models, segment_entries
 
 __all__ = ["Artifact", "MemoryPlan", "Operator", "TargetCode", "read_artifact"]
 
@@ -57,7 +60,8 @@ class Artifact:
 
     `weights` are C-contiguous arrays that all targets share; those of an opened file are views of its memory map, must
     not be written to, and cost no memory until they are read. `provenance` holds JSON values: the model's name, SHA-256
-    and opset, versions, time and options.
+    and opset, versions, time and options. `segments` are the parts of a model some operators of which stay on the host,
+    and none where the model is compiled as a whole.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -65,6 +69,7 @@ class Artifact:
     targets: tuple[TargetCode, ...]
     weights: list[np.ndarray] = field(repr=False)
     provenance: dict[str, Any]
+    segments: tuple[Segment, ...] = ()
     _source: _Source | None = field(default=None, repr=False)
 
     @property
@@ -75,7 +80,11 @@ class Artifact:
     @property
     def format_version(self) -> int:
         """Version of the file format that the artifact was read from, or that `save` writes."""
-        return self._source.manifest.version if self._source else FORMAT_VERSION
+        return self._source.manifest.version if self._source else self._version
+
+    @property
+    def _version(self) -> int:
+        return FORMAT_VERSION if self.segments else WHOLE_VERSION
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the artifact to `path`; a failure of any kind leaves an existing file as it was.
@@ -121,11 +130,12 @@ class Artifact:
                 raise ArtifactError(f"{source.name}: the member {name!r} is damaged (its SHA-256 differs).")
 
     def _code_members(self) -> Iterator[tuple[str, bytes]]:
-        """Name and bytes of the members that hold code."""
+        """Name and bytes of the members that hold code, and of the models of segments on the host."""
+        yield from host_models(self.segments)
         for target in self.targets:
-            yield library_member(target.key), target.library
+            yield library_member(target.key, target.segment), target.library
             for number, device in enumerate(target.device):
-                yield device_member(target.key, number, device.format), device.code
+                yield device_member(target.key, number, device.format, target.segment), device.code
 
     def _manifest(self, weights: list[np.ndarray]) -> Manifest:
         members = {name: _member([code]) for name, code in self._code_members()}
@@ -139,28 +149,30 @@ class Artifact:
                 name=t.name,
                 key=t.key,
                 triple=t.triple,
-                library=library_member(t.key),
+                library=library_member(t.key, t.segment),
                 entry=t.entry,
                 cpu_features=tuple(t.cpu_features),
                 operators=tuple(t.operators),
                 memory=t.memory,
                 weights=t.weights,
                 device=tuple(
-                    DeviceEntry(device_member(t.key, k, d.format), d.format, d.arch, d.kernels)
+                    DeviceEntry(device_member(t.key, k, d.format, t.segment), d.format, d.arch, d.kernels)
                     for k, d in enumerate(t.device)
                 ),
+                segment=t.segment,
             )
             for t in self.targets
         )
         return Manifest(
             format=FORMAT,
-            version=FORMAT_VERSION,
+            version=self._version,
             inputs=tuple(self.inputs),
             outputs=tuple(self.outputs),
             targets=targets,
             weights=tuple(entries),
             members=members,
             provenance=self.provenance,
+            segments=segment_entries(self.segments),
         )
 
 
@@ -206,6 +218,7 @@ def _read(name: str, mapping: mmap.mmap) -> tuple[Artifact, Callable[[], None]]:
         targets=targets,
         weights=[_view(mapping, start, weight) for weight in manifest.weights],
         provenance=manifest.provenance,
+        segments=tuple(_segment(entry, manifest, extents, mapping) for entry in manifest.segments),
         _source=_Source(name, mapping, manifest, extents),
     )
 
@@ -230,13 +243,23 @@ def _check_members(manifest: Manifest, extents: dict[str, Extent]) -> None:
             raise ArtifactError(f"the member {name!r} is not the one that {MANIFEST} describes.")
 
 
+def _checked(member: str, manifest: Manifest, extents: dict[str, Extent], mapping: mmap.mmap) -> bytes:
+    """The content of a member; ArtifactError unless it has its SHA-256."""
+    extent = extents[member]
+    code = mapping[extent.offset : extent.offset + extent.size]
+    if hashlib.sha256(code).hexdigest() != manifest.members[member].sha256:
+        raise ArtifactError(f"the member {member!r} is damaged (its SHA-256 differs).")
+    return code
+
+
+def _segment(entry: SegmentEntry, manifest: Manifest, extents: dict[str, Extent], mapping: mmap.mmap) -> Segment:
+    model = None if entry.model is None else _checked(entry.model, manifest, extents, mapping)
+    return Segment(entry.inputs, entry.outputs, model, entry.operators)
+
+
 def _target(entry: TargetEntry, manifest: Manifest, extents: dict[str, Extent], mapping: mmap.mmap) -> TargetCode:
     def checked(member: str) -> bytes:
-        extent = extents[member]
-        code = mapping[extent.offset : extent.offset + extent.size]
-        if hashlib.sha256(code).hexdigest() != manifest.members[member].sha256:
-            raise ArtifactError(f"the member {member!r} is damaged (its SHA-256 differs).")
-        return code
+        return _checked(member, manifest, extents, mapping)
 
     return TargetCode(
         name=entry.name,
@@ -249,6 +272,7 @@ def _target(entry: TargetEntry, manifest: Manifest, extents: dict[str, Extent], 
         entry=entry.entry,
         weights=entry.weights,
         device=tuple(DeviceCode(d.format, d.arch, checked(d.member), d.kernels) for d in entry.device),
+        segment=entry.segment,
     )
 
 

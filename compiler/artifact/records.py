@@ -54,7 +54,8 @@ class TargetCode:
     `library` is an ELF shared object exporting a Relax VM executable, whose function `entry` takes the model's inputs
     and then the weights; `weights` are the indices into the artifact's weights that it takes, in order (None: all).
     `cpu_features` are flags in the spelling of Linux's /proc/cpuinfo that the code needs. `device` is code of an
-    accelerator that the library launches; `triple` and `cpu_features` are of the machine that drives it.
+    accelerator that the library launches; `triple` and `cpu_features` are of the machine that drives it. `segment` is
+    the number of the segment that this is the code of, None in a model that is compiled as a whole.
     """
 
     name: str
@@ -67,6 +68,7 @@ class TargetCode:
     entry: str = "main"
     weights: tuple[int, ...] | None = None
     device: tuple[DeviceCode, ...] = ()
+    segment: int | None = None
 
     def __repr__(self) -> str:
         size = len(self.library) + sum(len(d.code) for d in self.device)

@@ -16,9 +16,12 @@ from ..errors import ArtifactError
 from ..tensor_spec import TensorSpec
 from .codec import decode, encode, parse
 from .records import MemoryPlan, Operator
+from .segments import SegmentEntry, check_segments, check_type
 
 FORMAT = "kompilo"
-FORMAT_VERSION = 1
+# Files of a model that is compiled as a whole have version 1; segments came with version 2.
+FORMAT_VERSION = 2
+WHOLE_VERSION = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
 ALIGNMENT = 64  # bytes; the widest vector load of a kernel, and a cache line
@@ -93,6 +96,7 @@ class TargetEntry:
     memory: MemoryPlan
     weights: tuple[int, ...] | None = None
     device: tuple[DeviceEntry, ...] = ()
+    segment: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ class Manifest:
     weights: tuple[Weight, ...]
     members: dict[str, Member]
     provenance: dict[str, Any]
+    segments: tuple[SegmentEntry, ...] = ()
 
     def to_json(self) -> bytes:
         """UTF-8 text with a trailing newline, readable by people."""
@@ -137,38 +142,49 @@ class Manifest:
     def validate(self) -> None:
         """Raises ArtifactError if the parts contradict each other or cannot be."""
         for kind, specs in (("input", self.inputs), ("output", self.outputs)):
-            _check_specs(kind, specs)
+            _check_specs(kind, specs, bool(self.segments))
         _check_weights(self.weights, self._size_of(WEIGHTS))
         for name, member in self.members.items():
             ok = 0 <= member.size < _MAX_DIM and 0 <= member.crc32 < 2**32 and _SHA256.fullmatch(member.sha256)
             _require(bool(ok), f"member {name!r} has an impossible size or checksum.")
-        keys = [target.key for target in self.targets]
-        _require(len(keys) > 0, "expected at least one target, found none.")
+        keys = [(target.key, target.segment or 0) for target in self.targets]
+        _require(len(keys) > 0 or bool(self.segments), "expected at least one target, found none.")
         _require(len(set(keys)) == len(keys), f"expected each target once, found {keys}.")
         for target in self.targets:
             _check_target(target, self)
+        for number, segment in enumerate(self.segments):
+            _check_specs(f"segment {number}: tensor", segment.inputs, segment.model is not None)
+            _check_specs(f"segment {number}: tensor", segment.outputs, segment.model is not None)
+            known = segment.model is None or segment.model in self.members
+            _require(known, f"segment {number}: the member {segment.model!r} is missing.")
+        if self.segments:
+            check_segments(self.segments, self.inputs, self.outputs, keys)
 
     def _size_of(self, member: str) -> int:
         _require(member in self.members, f"the member {member!r} is missing.")
         return self.members[member].size
 
 
-def library_member(key: str) -> str:
-    """The member that holds the code of the target `key`."""
-    return f"code/{key}/lib.so"
+def library_member(key: str, segment: int | None = None) -> str:
+    """The member that holds the code of the target `key`, for one segment where there are several."""
+    return f"code/{key}/{_folder(segment)}lib.so"
 
 
-def device_member(key: str, number: int, suffix: str) -> str:
+def device_member(key: str, number: int, suffix: str, segment: int | None = None) -> str:
     """The member that holds the code object `number` of the target `key`, of format `suffix`."""
-    return f"code/{key}/device{number}.{suffix}"
+    return f"code/{key}/{_folder(segment)}device{number}.{suffix}"
 
 
-def _check_specs(kind: str, specs: tuple[TensorSpec, ...]) -> None:
+def _folder(segment: int | None) -> str:
+    return "" if segment is None else f"segment{segment}/"
+
+
+def _check_specs(kind: str, specs: tuple[TensorSpec, ...], on_host: bool) -> None:
     names = [spec.name for spec in specs]
     _require(len(set(names)) == len(names), f"expected distinct {kind} names, found {names}.")
     for spec in specs:
         _require(spec.name != "", f"an {kind} has no name.")
-        _require(spec.dtype in ITEM_BYTES, f"{kind} {spec.name!r}: the dtype {spec.dtype!r} is unknown.")
+        check_type(kind, spec, ITEM_BYTES, on_host)
         dims_fine = all(dim != "" if isinstance(dim, str) else 0 <= dim < _MAX_DIM for dim in spec.shape)
         fine = len(spec.shape) <= _MAX_RANK and dims_fine
         _require(fine, f"{kind} {spec.name!r}: the shape {list(spec.shape)} is impossible.")

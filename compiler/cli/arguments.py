@@ -181,6 +181,10 @@ def _read_value(value: str, spec: TensorSpec) -> np.ndarray:
             raise InputError(f"there is no file {value!r} for input {spec.name!r}.") from None
         except (ValueError, EOFError):  # numpy's words are on how to unpickle what one trusts
             raise InputError(f"{value!r} is no readable .npy file of numbers.") from None
+    if not spec.is_numeric:
+        from .host_view import read_host_value
+
+        return read_host_value(value, spec)
     try:
         parsed = json.loads(value)
         array = np.asarray(parsed, dtype=spec.dtype)

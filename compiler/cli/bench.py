@@ -17,6 +17,7 @@ from ..scratch import scratch_folder
 from . import console
 from .arguments import parse_threads
 from .feeds import Feeds, sample_feeds
+from .host_view import check_tensors
 from .outputs import check_output, write_text
 
 if TYPE_CHECKING:
@@ -141,15 +142,16 @@ def compile_subject(
     Unless `dynamic`, dimensions are fixed at the measured sizes, for peers as well.
     """
     from ..driver import compile as compile_driver
+    from ..frontend.host_types import host_signature
     from ..frontend.model_reader import read_model
-    from ..frontend.signature import input_signature
     from ..peers.fixed_model import fix_model_shapes
     from ..runtime.choice import split_number
 
     report("read model", 0, 1)
     source = resolve(model)
     assert isinstance(source, Path)
-    specs = input_signature(read_model(source).proto.graph, None)
+    specs = host_signature(read_model(source).proto.graph, None)
+    check_tensors(specs, "bench")
     feeds = sample_feeds(model, source, specs, values, shapes)
     fixed = None if dynamic else {name: array.shape for name, array in feeds.arrays.items()}
     target = "cpu" if device == "auto" else split_number(device)[0]
@@ -166,6 +168,7 @@ def _from_artifact(
     from ..artifact.artifact import Artifact
 
     specs = Artifact.open(Path(artifact)).inputs
+    check_tensors(specs, "bench")
     if model is None:
         return Subject(Path(artifact), None, sample_feeds(None, None, specs, values, shapes))
     from ..peers.fixed_model import fix_model_shapes

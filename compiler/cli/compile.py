@@ -16,6 +16,7 @@ from ..model_source import resolve, stem
 from ..number_words import count, size_text
 from . import console
 from .arguments import a_folder, parse_shapes
+from .host_view import host_facts, print_host
 from .outputs import check_output
 from .quantization import print_quantization
 
@@ -67,6 +68,9 @@ def compile_model(
     no_records: Annotated[
         bool, typer.Option("--no-records", help="Use no tuning records, and nothing learnt from them.")
     ] = False,
+    no_host: Annotated[
+        bool, typer.Option("--no-host", help="Refuse operators that only the onnx package's evaluator runs.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Compile an ONNX model into one .kpo file."""
@@ -90,6 +94,7 @@ def compile_model(
             progress=report,
             calibration=calibration,
             calibration_method=calibration_method,
+            host=not no_host,
         )
         artifact.save(output)
     summary = _summary(artifact, output, time.perf_counter() - start)
@@ -122,13 +127,20 @@ def _summary(artifact: Artifact, output: Path, seconds: float) -> dict[str, Any]
         "seconds": round(seconds, 3),
         "inputs": [asdict(s) for s in artifact.inputs],
         "outputs": [asdict(s) for s in artifact.outputs],
-        "targets": [
-            {"name": t.name, "key": t.key, "templates": dict(Counter(o.template for o in t.operators).most_common())}
-            for t in artifact.targets
-        ],
+        "targets": _templates(artifact),
+        "segments": len(artifact.segments) or 1,
+        "host_operators": host_facts(artifact.segments),
         "records": artifact.provenance["records"],
         "quantization": artifact.provenance.get("quantization"),
     }
+
+
+def _templates(artifact: Artifact) -> list[dict[str, Any]]:
+    """How many operators each template makes for each target, in all segments."""
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for target in artifact.targets:
+        counts.setdefault((target.name, target.key), Counter()).update(o.template for o in target.operators)
+    return [{"name": name, "key": key, "templates": dict(found.most_common())} for (name, key), found in counts.items()]
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
@@ -137,6 +149,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
     for target in summary["targets"]:
         rows = list(target["templates"].items())
         console.print_table(f"Operators for {target['name']} ({target['key']})", ("template", ">operators"), rows)
+    print_host(summary["host_operators"], summary["segments"])
     if summary["quantization"]:
         print_quantization(summary["quantization"])
     records = summary["records"]

@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..model_source import find_zoo_model
 from ..tensor_spec import Dim, TensorSpec
 from .arguments import fix_shapes, fixed_shape, read_values, split_shape_options
+from .host_view import nothing_to_draw
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +57,9 @@ def make_feeds(
     specs = fix_shapes(specs, {}, _sizes_of(given, specs))
     assumed: dict[str, int] = {}
     if assume:
-        specs, assumed = assume_sizes(specs)
+        numeric, assumed = assume_sizes([s for s in specs if s.is_numeric])
+        fixed = {s.name: s for s in numeric}
+        specs = [fixed.get(s.name, s) for s in specs]
     rng = np.random.default_rng(seed)
     values_of = {s.name: given.get(s.name, "random") for s in specs}
     arrays = {s.name: _array(s, values_of[s.name], rng, (bounds or {}).get(s.name)) for s in specs}
@@ -71,6 +74,8 @@ def _array(spec: TensorSpec, value: np.ndarray | str, rng: np.random.Generator, 
 
     if not isinstance(value, str):
         return value
+    if not spec.is_numeric:
+        raise nothing_to_draw(spec)
     shape = fixed_shape(spec)
     try:
         if value == "random":
@@ -114,7 +119,7 @@ def _sizes_of(given: Mapping[str, np.ndarray | str], specs: Sequence[TensorSpec]
     sizes: dict[str, int] = {}
     for spec in specs:
         array = given.get(spec.name)
-        if array is not None and not isinstance(array, str) and array.ndim == len(spec.shape):
+        if not isinstance(array, str | list | None) and array.ndim == len(spec.shape):
             sizes |= {d: n for d, n in zip(spec.shape, array.shape, strict=True) if isinstance(d, str)}
     return sizes
 

@@ -15,12 +15,14 @@ from ..model_source import is_artifact, resolve
 from ..number_words import size_text
 from . import console
 from .arguments import parse_shapes
+from .host_view import host_facts, print_host
 from .quantization import print_quantization
 
 if TYPE_CHECKING:
     from ..artifact.artifact import Artifact
     from ..artifact.records import MemoryPlan, Operator, TargetCode
     from ..device_code import DeviceCode
+    from ..segments import Segment
     from ..tensor_spec import TensorSpec
 
 
@@ -100,6 +102,7 @@ def _artifact_facts(artifact: Artifact, path: Path, integrity: str) -> dict[str,
             {
                 "name": t.name,
                 "key": t.key,
+                "segment": t.segment,
                 "triple": t.triple,
                 "cpu_features": t.cpu_features,
                 "code_bytes": len(t.library),
@@ -111,7 +114,18 @@ def _artifact_facts(artifact: Artifact, path: Path, integrity: str) -> dict[str,
             }
             for t in artifact.targets
         ],
+        "segments": [_segment_facts(segment) for segment in artifact.segments],
+        "host_operators": host_facts(artifact.segments),
         "provenance": artifact.provenance,
+    }
+
+
+def _segment_facts(segment: Segment) -> dict[str, Any]:
+    return {
+        "on_host": segment.on_host,
+        "inputs": [asdict(s) for s in segment.inputs],
+        "outputs": [asdict(s) for s in segment.outputs],
+        "model_bytes": len(segment.model or b""),
     }
 
 
@@ -142,11 +156,13 @@ def _print_artifact(artifact: Artifact, facts: dict[str, Any]) -> None:
         f"{size_text(weights['bytes'])}, integrity {facts['integrity']}"
     )
     _print_signature(artifact.inputs, artifact.outputs)
+    print_host(facts["host_operators"], len(artifact.segments))
     if len(artifact.targets) > 1:
         heads = ("target", "key", "device code", ">bytes", ">kernels", ">weights", ">of its own", "runs here")
         console.print_table("Variants", heads, [_variant_row(target) for target in facts["targets"]])
     for code, found in zip(artifact.targets, facts["targets"], strict=True):
-        console.say(f"target {code.name}: {code.key}, {code.triple}, {size_text(len(code.library))} of code")
+        segment = "" if code.segment is None else f", segment {code.segment}"
+        console.say(f"target {code.name}{segment}: {code.key}, {code.triple}, {size_text(len(code.library))} of code")
         for device in found["device"]:
             size = size_text(device["bytes"])
             console.say(f"device code: {device['format']} for {device['arch']}, {size}, {device['kernels']} kernels")
@@ -219,6 +235,7 @@ def _inspect_model(model: str, inputs: Sequence[str], as_json: bool) -> None:
     console.print_table(
         f"{sum(u.count for u in facts.operators)} nodes", ("operator", ">nodes", ">MFLOP", "support"), rows
     )
+    print_host(facts.host_operators)
     if facts.assumed:
         sizes = ", ".join(f"{d}={n}" for d, n in facts.assumed.items())
         console.say(f"FLOPs are counted with assumed {sizes}; --input NAME:SHAPE sets other sizes")

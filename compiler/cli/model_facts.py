@@ -15,23 +15,24 @@ import onnx
 from ..errors import KompiloError, ModelError
 from ..frontend.converters.registry import canonical_domain, find_converter
 from ..frontend.evaluate import evaluated_operators
-from ..frontend.importer import import_model
+from ..frontend.host_import import ImportedProgram, import_program
+from ..frontend.host_types import host_signature
 from ..frontend.model_reader import read_model
-from ..frontend.signature import input_signature
 from ..peers.fixed_model import set_input_shapes
 from ..peers.sampling import assume_sizes
 from ..tensor_spec import Dim, TensorSpec
+from .host_view import host_facts
 
 Shape = tuple[int, ...]
 
-_EVALUATED = "at compile time"
+_EVALUATED, _HOST = "at compile time", "on the host"
 # "If" chooses one of its graphs while the model is compiled.
 _WITHOUT_CONVERTER = evaluated_operators() | {"If"}
 
 
 @dataclass(frozen=True)
 class OperatorUse:
-    """How often an ONNX operator occurs, its FLOPs, and how it is supported (see `_support`)."""
+    """How often an ONNX operator occurs, its FLOPs, and how it is supported: see `_support`, or "on the host"."""
 
     operator: str
     count: int
@@ -58,6 +59,7 @@ class ModelFacts:
     flops: int
     assumed: dict[str, int]
     problem: str | None
+    host_operators: list[dict[str, Any]]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -68,10 +70,11 @@ def model_facts(path: Path, shapes: Mapping[str, tuple[Dim, ...]]) -> ModelFacts
     """Read the model at `path`; `shapes` fixes input shapes. Raises ModelError and UsageError as compiling would."""
     source = read_model(path)
     proto, graph = source.proto, source.proto.graph
-    specs = input_signature(graph, shapes or None)
-    fixed, assumed = assume_sizes(specs)
+    specs = host_signature(graph, shapes or None)
+    fixed, assumed = assume_sizes([spec for spec in specs if spec.is_numeric])
     inferred = _inferred_shapes(proto, {s.name: s.shape for s in fixed})
-    compiled, problem = _compiled_outputs(path, shapes)
+    compiled, problem = _compiled(path, shapes)
+    on_host = {o.operator for o in compiled.host_operators} if compiled is not None else set()
     counts: Counter[str] = Counter()
     work: Counter[str] = Counter()
     support: dict[str, str] = {}
@@ -81,7 +84,7 @@ def model_facts(path: Path, shapes: Mapping[str, tuple[Dim, ...]]) -> ModelFacts
         counts[name] += 1
         work[name] += _node_flops(node, inferred)
         if name not in support:
-            support[name] = _support(node, source.opsets, functions)
+            support[name] = _HOST if name in on_host else _support(node, source.opsets, functions)
             if support[name] == "none" and compiled is not None:
                 support[name] = _EVALUATED
     tensors = _parameters(graph)
@@ -89,7 +92,7 @@ def model_facts(path: Path, shapes: Mapping[str, tuple[Dim, ...]]) -> ModelFacts
         ir_version=proto.ir_version,
         opsets={d or "ai.onnx": v for d, v in source.opsets.items()},
         inputs=specs,
-        outputs=[_stated_output(o) for o in graph.output] if compiled is None else compiled,
+        outputs=[_stated_output(o) for o in graph.output] if compiled is None else list(compiled.outputs),
         parameters=sum(math.prod(t.dims) for t in tensors),
         parameter_bytes=sum(math.prod(t.dims) * _item_bytes(t) for t in tensors),
         operators=[OperatorUse(name, n, work[name], support[name]) for name, n in counts.most_common()],
@@ -97,13 +100,14 @@ def model_facts(path: Path, shapes: Mapping[str, tuple[Dim, ...]]) -> ModelFacts
         flops=work.total(),
         assumed=assumed,
         problem=problem,
+        host_operators=[] if compiled is None else host_facts(compiled.segments),
     )
 
 
-def _compiled_outputs(path: Path, shapes: Mapping[str, tuple[Dim, ...]]) -> tuple[list[TensorSpec] | None, str | None]:
-    """The outputs as an artifact would have them; None, and why, if the model cannot be compiled."""
+def _compiled(path: Path, shapes: Mapping[str, tuple[Dim, ...]]) -> tuple[ImportedProgram | None, str | None]:
+    """The model as an artifact would have it; None, and why, if it cannot be compiled."""
     try:
-        return list(import_model(path, shapes or None).outputs), None
+        return import_program(path, shapes or None), None
     except KompiloError as error:
         return None, error.message
 

@@ -15,6 +15,7 @@ from ..number_words import time_text
 from . import console
 from .arguments import parse_threads
 from .feeds import make_feeds
+from .host_view import absent, flat
 from .outputs import check_output, write_arrays
 
 if TYPE_CHECKING:
@@ -62,27 +63,35 @@ def run_artifact(
     module = load(artifact, device=device, threads=counts[0])
     feeds = make_feeds(module.inputs, inputs or (), shape or (), seed).arrays
     results, times = _timed_runs(module, feeds, repeat)
+    arrays = flat(results)
     if output is not None:
-        write_arrays(output, results)
+        write_arrays(output, arrays)
     if as_json:
-        facts = [{"name": n, "shape": v.shape, "dtype": str(v.dtype), **_statistics(v)} for n, v in results.items()]
+        facts = [{"name": n, "shape": v.shape, "dtype": _dtype(v), **_statistics(v)} for n, v in arrays.items()]
         console.print_json({"outputs": facts, "ms": times})
         return
     columns = ("output", "dtype", "shape", ">min", ">max", ">mean", "first values")
-    console.print_table(f"Outputs of {artifact.name}", columns, [_row(n, v) for n, v in results.items()])
+    console.print_table(f"Outputs of {artifact.name}", columns, [_row(n, v) for n, v in arrays.items()])
+    for line in absent(results):
+        console.say(line)
     if repeat > 1:
         median, least = statistics.median(times), min(times)
         console.say(f"{repeat} runs: median {time_text(median / 1e3)}, min {time_text(least / 1e3)}")
 
 
-def _timed_runs(module: Any, feeds: Mapping[str, np.ndarray], repeat: int) -> tuple[dict[str, np.ndarray], list[float]]:
+def _timed_runs(module: Any, feeds: Mapping[str, np.ndarray], repeat: int) -> tuple[dict[str, Any], list[float]]:
     times = []
-    results: dict[str, np.ndarray] = {}
+    results: dict[str, Any] = {}
     for _ in range(repeat):
         start = time.perf_counter()
         results = module.run(dict(feeds))
         times.append((time.perf_counter() - start) * 1e3)
     return results, times
+
+
+def _dtype(array: np.ndarray) -> str:
+    """Strings as Kompilo calls them, rather than with the length of the longest."""
+    return "string" if array.dtype.kind == "U" else str(array.dtype)
 
 
 def _statistics(array: np.ndarray) -> dict[str, Any]:
@@ -97,4 +106,4 @@ def _row(name: str, array: np.ndarray) -> tuple[object, ...]:
     numbers = [f"{facts[k]:.6g}" if k in facts else "" for k in ("min", "max", "mean")]
     first = ", ".join(f"{v:.4g}" if array.dtype.kind == "f" else str(v) for v in array.reshape(-1)[:4].tolist())
     more = ", ..." if array.size > 4 else ""
-    return (name, array.dtype, "x".join(map(str, array.shape)) or "scalar", *numbers, first + more)
+    return (name, _dtype(array), "x".join(map(str, array.shape)) or "scalar", *numbers, first + more)

@@ -166,12 +166,12 @@ def _finish(report: TuneReport, roofline: Roofline | None, html: Path | None, as
 
 def _example_shapes(model: str) -> str:
     """--input options for the inputs of `model` with dynamic dimensions: a batch of one, anything else 128."""
+    from ..frontend.host_types import host_signature
     from ..frontend.model_reader import read_model
-    from ..frontend.signature import input_signature
 
     source = resolve(model)
     options = []
-    for spec in input_signature(read_model(source).proto.graph, None):
+    for spec in host_signature(read_model(source).proto.graph, None):
         sizes = [d if isinstance(d, int) else 1 if k == 0 else 128 for k, d in enumerate(spec.shape)]
         if any(not isinstance(d, int) for d in spec.shape):
             options.append(f"--input {spec.name}:{'x'.join(map(str, sizes))}")

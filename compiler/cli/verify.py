@@ -15,6 +15,7 @@ from ..scratch import scratch_folder
 from ..tensor_spec import TensorSpec
 from . import console
 from .feeds import Feeds, fits, sample_feeds
+from .host_view import check_tensors
 from .quantization import calibration_feeds, finish, measure, read_labels
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def verify(
     integer = module.artifact.provenance.get("precision") == "int8"
     if labels is not None and not integer:
         raise UsageError("--labels: expected an int8 artifact, found one of another precision.")
+    check_tensors((*module.inputs, *module.outputs), "verify", strings=True)
     with scratch_folder("verify") as folder, console.progress() as report:
         reference = _reference(against, source, module.inputs, folder)
         if calibration is not None:

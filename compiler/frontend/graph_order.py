@@ -77,7 +77,7 @@ def _visit(
     """Depth-first walk without recursion: models have chains of thousands of nodes."""
     if root not in producers or state.get(producers[root]):
         return
-    stack = [(producers[root], _reads(nodes[producers[root]]))]
+    stack = [(producers[root], reads(nodes[producers[root]]))]
     state[producers[root]] = False
     while stack:
         index, pending = stack[-1]
@@ -95,12 +95,12 @@ def _visit(
                 )
         elif source not in state:
             state[source] = False
-            stack.append((source, _reads(nodes[source])))
+            stack.append((source, reads(nodes[source])))
         elif not state[source]:
             raise ModelError(f"{describe(nodes[source])} depends on its own output (the graph has a cycle).")
 
 
-def _reads(node: NodeProto) -> Iterator[str]:
+def reads(node: NodeProto) -> Iterator[str]:
     """Names that a node needs: its inputs, and what its subgraphs take from around them."""
     yield from filter(None, node.input)
     for attribute in node.attribute:
@@ -115,5 +115,5 @@ def free_names(graph: onnx.GraphProto) -> list[str]:
     own = {i.name for i in graph.input} | {t.name for t in graph.initializer}
     own |= {t.values.name for t in graph.sparse_initializer}
     own |= {o for node in graph.node for o in node.output}
-    read = [name for node in graph.node for name in _reads(node)] + [o.name for o in graph.output]
+    read = [name for node in graph.node for name in reads(node)] + [o.name for o in graph.output]
     return list(dict.fromkeys(name for name in read if name not in own))

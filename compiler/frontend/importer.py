@@ -53,7 +53,11 @@ def import_model(model: ModelLike, inputs: Shapes | None = None) -> ImportedMode
         ModelError: the model cannot be read, is inconsistent or needs an operator that is not supported.
         UsageError: `inputs` does not fit the model.
     """
-    source = read_model(model)
+    return import_source(read_model(model), inputs)
+
+
+def import_source(source: ModelSource, inputs: Shapes | None = None) -> ImportedModel:
+    """`import_model` for a model that has been read."""
     specs = input_signature(source.proto.graph, inputs)
     symbols = Symbols()
     params = [_parameter(spec, symbols) for spec in specs]

@@ -20,7 +20,7 @@ _MOST_BYTES = 64 * 2**20
 _MOST_ELEMENTS = 2**24
 _MOST_CONTRACTED = 2**16
 # Until then binary operators had the attributes `broadcast` and `axis`.
-_OLDEST_OPSET = 7
+OLDEST_OPSET = 7
 
 _CONTRACTIONS = frozenset(["Einsum", "Gemm", "MatMul"])
 _OTHERS = """
@@ -31,7 +31,7 @@ Where Xor
 ArgMax ArgMin CumSum NonZero ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum TopK Unique
 Compress Expand EyeLike GatherElements GatherND OneHot Pad Range ScatterElements ScatterND Tile Trilu
 """
-_TRUSTED = _CONTRACTIONS.union(_OTHERS.split())
+TRUSTED = _CONTRACTIONS.union(_OTHERS.split())
 
 
 def fold(
@@ -39,7 +39,7 @@ def fold(
 ) -> list[np.ndarray] | None:
     """The outputs of `node` on constant `inputs`, or None where folding is not wise or not possible."""
     opset = opsets.get("", 1)
-    if node.domain not in ("", "ai.onnx") or node.op_type not in _TRUSTED or opset < _OLDEST_OPSET:
+    if node.domain not in ("", "ai.onnx") or node.op_type not in TRUSTED or opset < OLDEST_OPSET:
         return None
     sizes = [x.size for x in inputs if x is not None]
     limit = _MOST_CONTRACTED if node.op_type in _CONTRACTIONS else _MOST_ELEMENTS

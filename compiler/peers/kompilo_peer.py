@@ -25,7 +25,7 @@ class KompiloPeer(Peer):
         from ..runtime.choice import split_number
 
         number = split_number(self._device)[1]
-        return self._module.target.key + (f", GPU {number}" if number else "")
+        return self._module.runs_on + (f", GPU {number}" if number else "")
 
     def load(self, path: Path, threads: int) -> None:
         """Load the artifact to run on `threads` threads."""

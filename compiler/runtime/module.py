@@ -156,9 +156,14 @@ class Module:
             raise InputError(f"the input {', '.join(missing)} is missing ({expected}).")
         return tuple(ordered[name] for name in self._names)
 
+    @property
+    def runs_on(self) -> str:
+        """The key of the target whose code runs."""
+        return self.target.key
+
     def __repr__(self) -> str:
         inputs, outputs = (", ".join(map(str, specs)) for specs in (self.inputs, self.outputs))
-        return f"<Module ({inputs}) -> ({outputs}) on {self.target.key}, threads={self.threads}>"
+        return f"<Module ({inputs}) -> ({outputs}) on {self.runs_on}, threads={self.threads}>"
 
 
 def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto", threads: int | None = None) -> Module:
@@ -182,6 +187,12 @@ def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto"
         artifact, check = read_artifact(source)
     else:
         raise UsageError(f"load: expected a path, bytes or an Artifact, found {type(source).__name__}.")
+    if artifact.segments:
+        from .host_module import HostedModule
+
+        if check:
+            check()
+        return HostedModule(artifact, device, count)
     # Reading the weights once for their checksum (0.03 to 0.07 s for 100 MB) goes on while code is loaded.
     checking = _InThread(check) if check else None
     try:

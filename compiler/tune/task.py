@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..build import describe_operators
-from ..frontend.importer import import_model
+from ..frontend.host_import import import_program
 from ..model_source import resolve
 from ..passes.pipeline import run_phases
 from ..schedule.op_spec import OpSpec
@@ -50,9 +51,13 @@ def extract_tasks(
     `inputs` and `precision` are as for `kompilo.compile`. Raises ModelError and InputError as that does.
     """
     selector = Selector(target, precision=precision)
-    mod = run_phases(import_model(resolve(model), inputs).mod, target, stop_after="select", selector=selector)
+    parts = import_program(resolve(model), inputs).compiled.values()
+    mods = [run_phases(part.mod, target, stop_after="select", selector=selector) for part in parts]
     by_text = {str(op): op for op in selector.considered}
-    used = [(by_text[o.spec], o.calls) for o in describe_operators(mod) if o.spec in by_text]
+    calls: Counter[OpSpec] = Counter()
+    for operator in (o for mod in mods for o in describe_operators(mod) if o.spec in by_text):
+        calls[by_text[operator.spec]] += operator.calls
+    used = list(calls.items())
     sized = tuple(Task(op, calls, points_of(op, target)) for op, calls in used if op.is_static)
     return Tasks(sized, tuple(str(op) for op, _ in used if not op.is_static))
 

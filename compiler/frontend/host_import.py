@@ -1,0 +1,213 @@
+"""ONNX model -> segments: what targets compile, in Relax, and what stays on the host, as ONNX models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx
+from google.protobuf.message import EncodeError
+from onnx import NodeProto, TensorProto, TypeProto, numpy_helper
+
+from ..errors import ModelError
+from ..segments import HostOperator, Segment
+from ..tensor_spec import TensorSpec
+from .graph_order import describe, ordered_nodes, reads
+from .host_operators import check_trusted, host_word, why_host
+from .host_partition import Part, partition
+from .host_sequences import without_known_sequences
+from .host_types import host_signature, infer_types, may_need_host, spec_of, value_info, why_on_host
+from .importer import ImportedModel, import_source
+from .model_reader import ModelLike, ModelSource, read_model
+from .signature import Shapes
+from .tensor_data import decode_tensor
+
+_WAY_OUT = "allow operators on the host: without --no-host, or host=True in Python"
+
+
+@dataclass(frozen=True)
+class ImportedProgram:
+    """A model in segments, in the order of a run.
+
+    Attributes:
+        parts: an ImportedModel for each segment that is compiled, a Segment for each that stays on the host.
+        inputs, outputs, provenance: as those of ImportedModel, for the whole model.
+    """
+
+    parts: tuple[ImportedModel | Segment, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    provenance: Mapping[str, Any]
+
+    @property
+    def compiled(self) -> dict[int, ImportedModel]:
+        """The compiled parts by their numbers."""
+        return {number: part for number, part in enumerate(self.parts) if isinstance(part, ImportedModel)}
+
+    @property
+    def host_operators(self) -> list[HostOperator]:
+        """What stays on the host, in the order of a run."""
+        return [operator for part in self.parts if isinstance(part, Segment) for operator in part.operators]
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """What an artifact says of the parts; empty where the whole model is compiled."""
+        if len(self.compiled) == len(self.parts) == 1:
+            return ()
+        return tuple(part if isinstance(part, Segment) else Segment(part.inputs, part.outputs) for part in self.parts)
+
+
+def import_program(model: ModelLike, inputs: Shapes | None = None, host: bool = True) -> ImportedProgram:
+    """Read and check an ONNX model, and convert what can be compiled.
+
+    Args:
+        model, inputs: as for `import_model`.
+        host: whether operators may stay on the host.
+    Raises:
+        ModelError: as `import_model`; or an operator could be run on the host only, where that is not allowed or
+            where the evaluator cannot be trusted with it.
+        UsageError: `inputs` does not fit the model.
+    """
+    source = read_model(model)
+    if not may_need_host(source.proto):
+        return _whole(import_source(source, inputs))
+    return _Splitter(_inlined(source), inputs, host).program()
+
+
+def _whole(imported: ImportedModel) -> ImportedProgram:
+    return ImportedProgram((imported,), imported.inputs, imported.outputs, imported.provenance)
+
+
+def _inlined(source: ModelSource) -> ModelSource:
+    """The model without functions of its own: their nodes stand where they were called."""
+    if not source.proto.functions:
+        return source
+    try:
+        proto = onnx.inliner.inline_local_functions(source.proto)
+    except Exception as error:  # the inliner raises what C++ gives it
+        reason = str(error).strip().splitlines()[-1]
+        raise ModelError(f"The functions of the model cannot be put in the place of their calls: {reason}.") from error
+    return replace(source, proto=proto)
+
+
+class _Splitter:
+    """One model on its way into segments."""
+
+    def __init__(self, source: ModelSource, shapes: Shapes | None, host: bool) -> None:
+        self._source, self._graph, self._host = source, source.proto.graph, host
+        self._shapes = shapes
+        self._inputs = host_signature(self._graph, shapes)
+        self._stored = {tensor.name: tensor for tensor in self._graph.initializer}
+        self._outputs = [info.name for info in self._graph.output]
+        own = self._stored.keys() | {info.name for info in self._graph.input}
+        nodes = ordered_nodes(self._graph.node, own, self._outputs)
+        types = infer_types(source.proto, self._inputs)
+        opset = source.opsets.get("", 1)
+        nodes = without_known_sequences([*self._stored_outputs(), *nodes], self._stored, types, opset)
+        self._nodes = ordered_nodes(nodes, own, self._outputs)
+        self._types = infer_types(self._model(self._nodes, self._graph.input, self._outputs), self._inputs)
+        self._reasons = self._why_host()
+
+    def program(self) -> ImportedProgram:
+        special = [spec for spec in self._inputs if not spec.is_numeric]
+        if not self._reasons and not special:
+            model = self._model(self._nodes, self._graph.input, self._outputs)
+            return _whole(import_source(replace(self._source, proto=model), self._shapes))
+        parts = partition(self._nodes, self._is_host, self._stored, self._outputs)
+        known = {spec.name: spec for spec in self._inputs}
+        imported = []
+        for part in parts:
+            imported.append((self._on_host if part.on_host else self._compiled)(part, [known[n] for n in part.inputs]))
+            known.update((spec.name, spec) for spec in imported[-1].outputs)
+        outputs = tuple(known[name] for name in self._outputs)
+        if not imported:
+            raise ModelError(f"Output {self._outputs[0]!r} is an input of the model, so there is nothing to compute.")
+        return ImportedProgram(tuple(imported), tuple(self._inputs), outputs, self._source.provenance)
+
+    def _is_host(self, node: NodeProto) -> bool:
+        return id(node) in self._reasons
+
+    def _stored_outputs(self) -> list[NodeProto]:
+        """Initializers that are outputs, as nodes: a part of the program has to give them."""
+        names = [name for name in dict.fromkeys(self._outputs) if name in self._stored]
+        return [
+            onnx.helper.make_node("Constant", [], [name], value=self._embedded(self._stored.pop(name)))
+            for name in names
+        ]
+
+    def _embedded(self, tensor: TensorProto) -> TensorProto:
+        """`tensor` with its data, which may lie in a file."""
+        if tensor.data_location != TensorProto.EXTERNAL:
+            return tensor
+        return numpy_helper.from_array(decode_tensor(tensor, self._source.folder), tensor.name)
+
+    def _why_host(self) -> dict[int, str]:
+        """For each node that is not compiled, by its id, the reason."""
+        reasons: dict[int, str] = {}
+        open_ranks = {spec.name: True for spec in self._inputs if not spec.is_numeric and not spec.wrappers}
+        open_ranks = {name: True for name in open_ranks if why_on_host(self._types.get(name)) is None}
+        for node in self._nodes:
+            reason = why_host(node, self._types, open_ranks)
+            if reason is None:
+                continue
+            if not self._host:
+                raise ModelError(f"{describe(node)} cannot be compiled: {reason}.", _WAY_OUT)
+            check_trusted(node, self._source.opsets, reason)
+            reasons[id(node)] = reason
+            open_ranks.update((name, True) for name in node.output if name and not _has_rank(self._types.get(name)))
+        return reasons
+
+    def _compiled(self, part: Part, inputs: Sequence[TensorSpec]) -> ImportedModel:
+        model = self._model(part.nodes, [value_info(spec) for spec in inputs], part.outputs)
+        model.graph.initializer.extend(self._read_by(part.nodes, lambda tensor: tensor))
+        return import_source(replace(self._source, proto=model))
+
+    def _on_host(self, part: Part, inputs: Sequence[TensorSpec]) -> Segment:
+        infos = [
+            onnx.ValueInfoProto(name=spec.name) if spec.wrappers else value_info(spec)
+            for spec in inputs
+        ]  # fmt: skip
+        model = self._model(part.nodes, infos, part.outputs)
+        model.graph.initializer.extend(self._read_by(part.nodes, self._embedded))
+        operators = tuple(
+            HostOperator(host_word(node), node.name or node.output[0], self._reasons[id(node)])
+            for node in part.nodes
+            if node.op_type != "Constant"
+        )
+        outputs = tuple(self._spec(name) for name in part.outputs)
+        try:
+            return Segment(tuple(inputs), outputs, model.SerializeToString(deterministic=True), operators)
+        except (EncodeError, ValueError, MemoryError):
+            raise ModelError(
+                f"{describe(part.nodes[-1])}: its weights are too large to be evaluated on the host."
+            ) from None
+
+    def _spec(self, name: str) -> TensorSpec:
+        return spec_of(name, self._types.get(name, TypeProto()), "The result")
+
+    def _read_by(self, nodes: Sequence[NodeProto], form: Callable[[TensorProto], TensorProto]) -> list[TensorProto]:
+        """The initializers that `nodes` read."""
+        names = dict.fromkeys(name for node in nodes for name in reads(node))
+        return [form(self._stored[name]) for name in names if name in self._stored]
+
+    def _model(
+        self, nodes: Sequence[NodeProto], inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[str]
+    ) -> onnx.ModelProto:
+        """A model of some nodes, as yet without weights; with all of them where `nodes` are all there are."""
+        proto = self._source.proto
+        graph = onnx.GraphProto(name=self._graph.name or "graph")
+        graph.node.extend(nodes)
+        graph.input.extend(inputs)
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        if inputs is self._graph.input:
+            graph.initializer.extend(self._stored.values())
+            graph.value_info.extend(self._graph.value_info)
+        return onnx.helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+
+
+def _has_rank(kind: TypeProto | None) -> bool:
+    """Whether a value is a tensor of a known number of dimensions, or nothing that has one."""
+    if kind is None or kind.WhichOneof("value") is None:
+        return False
+    return kind.WhichOneof("value") != "tensor_type" or kind.tensor_type.HasField("shape")

@@ -1,0 +1,201 @@
+"""What kinds of values a model holds: tensors of numbers, which are compiled, and what only the host can hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import onnx
+from onnx import AttributeProto, TensorProto, TypeProto
+
+from ..errors import ModelError
+from ..tensor_spec import ANY_SHAPE, OPTIONAL, SEQUENCE, STRING, TensorSpec, dim_name
+from .converters.registry import canonical_domain
+from .dtypes import dtype_code, dtype_name, onnx_type_text
+from .signature import Shapes, input_signature, used_names
+
+# Operators that take or give strings, sequences or optionals, or that no target has.
+_NAMES = """
+ImageDecoder TfIdfVectorizer StringNormalizer StringConcat StringSplit RegexFullMatch
+SequenceEmpty SequenceConstruct SequenceInsert SequenceErase SequenceAt SequenceLength SequenceMap SplitToSequence
+ConcatFromSequence Optional OptionalHasElement OptionalGetElement
+"""
+_OF_THE_HOST = frozenset(_NAMES.split())
+# Initializers above this many elements are told to ONNX's inference by their types only.
+_MOST_ELEMENTS = 1024
+
+
+def may_need_host(proto: onnx.ModelProto) -> bool:
+    """Whether anything in the model hints at values that no target holds. False for most, in next to no time."""
+    graph = proto.graph
+    used = used_names(graph)
+    if any(_is_special(info.type) and info.name in used for info in (*graph.input, *graph.output)):
+        return True
+    if any(tensor.data_type == TensorProto.STRING for tensor in graph.initializer):
+        return True
+    nodes = [*graph.node, *(node for function in proto.functions for node in function.node)]
+    return any(map(hints_at_host, nodes))
+
+
+def hints_at_host(node: onnx.NodeProto) -> bool:
+    """Whether a node, or one in its subgraphs, is of the host's operators or mentions strings."""
+    domain = canonical_domain(node.domain)
+    if not domain and node.op_type in _OF_THE_HOST:
+        return True
+    for attribute in node.attribute:
+        if not domain and node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.STRING:
+            return True
+        if _mentions_strings(attribute, domain) or any(any(map(hints_at_host, g.node)) for g in _graphs(attribute)):
+            return True
+    return False
+
+
+def _mentions_strings(attribute: AttributeProto, domain: str) -> bool:
+    if attribute.type == AttributeProto.TENSOR:
+        return bool(attribute.t.data_type == TensorProto.STRING)
+    if attribute.type == AttributeProto.STRINGS:
+        return domain == "ai.onnx.ml" or attribute.name == "value_strings"
+    return bool(attribute.type == AttributeProto.STRING and attribute.name == "value_string")
+
+
+def _graphs(attribute: AttributeProto) -> Iterator[onnx.GraphProto]:
+    if attribute.type == AttributeProto.GRAPH:
+        yield attribute.g
+    yield from attribute.graphs
+
+
+def _is_special(kind: TypeProto) -> bool:
+    return kind.WhichOneof("value") not in (None, "tensor_type") or kind.tensor_type.elem_type == TensorProto.STRING
+
+
+def why_on_host(kind: TypeProto | None) -> str | None:
+    """What no target can hold of a value of this type, in words; None where one can, or the type is not known."""
+    if kind is None or not _is_special(kind):
+        return None
+    which = kind.WhichOneof("value")
+    names = {"tensor_type": "strings", "sequence_type": "a sequence", "optional_type": "an optional value"}
+    return names.get(which, f"a {which.removesuffix('_type').replace('_', ' ')}")
+
+
+def spec_of(name: str, kind: TypeProto, what: str = "Value") -> TensorSpec:
+    """The spec of a value of type `kind`; ModelError for maps, sparse tensors, and types that nobody stated."""
+    wrappers, inner = [], kind
+    while inner.WhichOneof("value") in ("sequence_type", "optional_type"):
+        which = inner.WhichOneof("value")
+        wrappers.append(SEQUENCE if which == "sequence_type" else OPTIONAL)
+        inner = getattr(inner, which).elem_type
+    which = inner.WhichOneof("value")
+    if which != "tensor_type":
+        found = which.removesuffix("_type").replace("_", " ") if which else "value of unknown type"
+        raise ModelError(f"{what} {name!r} is a {found}, which is not supported.")
+    code = inner.tensor_type.elem_type
+    element = STRING if code == TensorProto.STRING else dtype_name(code)
+    if element is None:
+        raise ModelError(f"{what} {name!r} has element type {onnx_type_text(code)}, which is not supported.")
+    dtype = "".join(f"{w}(" for w in wrappers) + element + ")" * len(wrappers)
+    return TensorSpec(name, _dims(name, inner.tensor_type), dtype)
+
+
+def _dims(name: str, kind: TypeProto.Tensor) -> tuple[int | str, ...]:
+    if not kind.HasField("shape"):
+        return ANY_SHAPE
+    return tuple(_dim(d, f"{name}_dim{axis}") for axis, d in enumerate(kind.shape.dim))
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension, default: str) -> int | str:
+    if dim.HasField("dim_value") and dim.dim_value >= 0:
+        return int(dim.dim_value)
+    return dim_name(dim.dim_param if re.search(r"[^\W\d]", dim.dim_param) else default)
+
+
+def value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
+    """A tensor of numbers, or of strings, as a graph's input."""
+    code = TensorProto.STRING if spec.element == STRING else dtype_code(spec.element)
+    shape = None if spec.shape == ANY_SHAPE else list(spec.shape)
+    return onnx.helper.make_tensor_value_info(spec.name, code, shape)
+
+
+def host_signature(graph: onnx.GraphProto, shapes: Shapes | None) -> list[TensorSpec]:
+    """Like `input_signature`, for models whose inputs may also be strings, sequences and optionals.
+
+    Dimensions of tensors of strings take part as those of other tensors do: bytes stand in for them. Errors are those
+    of `input_signature`, and ModelError for maps and sparse tensors.
+    """
+    stand_in = onnx.GraphProto()
+    special: dict[str, TensorSpec] = {}
+    used = used_names(graph)
+    constants = {t.name for t in graph.initializer}
+    order = [i.name for i in graph.input if i.name not in constants and (i.name in used or not _is_special(i.type))]
+    for info in graph.input:
+        if info.name not in order or not _is_special(info.type):
+            stand_in.input.add().CopyFrom(info)
+            continue
+        special[info.name] = spec_of(info.name, info.type, "Input")
+        if info.type.HasField("tensor_type"):
+            entry = stand_in.input.add()
+            entry.CopyFrom(info)
+            entry.type.tensor_type.elem_type = TensorProto.UINT8
+    for field in ("node", "output", "initializer", "sparse_initializer"):
+        getattr(stand_in, field).extend(getattr(graph, field))
+    plain = {spec.name: spec for spec in input_signature(stand_in, shapes)}
+    for name, spec in special.items():
+        if name in plain:
+            plain[name] = TensorSpec(name, plain[name].shape, spec.dtype)
+    return [plain.get(name) or special[name] for name in order if name in plain or name in special]
+
+
+def infer_types(proto: onnx.ModelProto, specs: Sequence[TensorSpec]) -> Mapping[str, TypeProto]:
+    """The types of the values of the main graph, as far as ONNX's inference finds them.
+
+    What the model itself says of values between its nodes counts only where the inference finds nothing: exporters
+    leave stale sizes there.
+    """
+    bare, stated = _without_weights(proto, {s.name: s for s in specs if s.is_numeric or s.dtype == STRING})
+    try:
+        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    except Exception:  # a node that the inference rejects: whoever converts it says what is wrong
+        inferred = bare.graph
+    types: dict[str, Any] = dict(stated)
+    for info in (*inferred.value_info, *inferred.input, *inferred.output):
+        if info.type.WhichOneof("value") is not None and not _says_less(info.type, types.get(info.name)):
+            types[info.name] = info.type
+    return types
+
+
+def _says_less(kind: TypeProto, known: TypeProto | None) -> bool:
+    """Whether `kind` is a tensor without a shape where `known` has one."""
+    if known is None or kind.WhichOneof("value") != "tensor_type" or known.WhichOneof("value") != "tensor_type":
+        return False
+    return known.tensor_type.HasField("shape") and not kind.tensor_type.HasField("shape")
+
+
+def _without_weights(
+    proto: onnx.ModelProto, specs: Mapping[str, TensorSpec]
+) -> tuple[onnx.ModelProto, dict[str, TypeProto]]:
+    """A copy of the model for the inference, large weights as inputs, and what the model says of its values."""
+    graph = onnx.GraphProto(name="types")
+    small = [t for t in proto.graph.initializer if _elements(t) <= _MOST_ELEMENTS]
+    names = {t.name for t in small}
+    for info in proto.graph.input:
+        if info.name not in names:
+            graph.input.add().CopyFrom(value_info(specs[info.name]) if info.name in specs else info)
+    known = {info.name for info in graph.input}
+    for tensor in proto.graph.initializer:
+        if tensor.name not in names and tensor.name not in known:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    graph.node.extend(proto.graph.node)
+    graph.initializer.extend(small)
+    for info in proto.graph.output:
+        graph.output.add().name = info.name
+    bare = onnx.helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+    bare.functions.extend(proto.functions)
+    stated = {i.name: i.type for i in (*proto.graph.value_info, *proto.graph.output) if i.type.WhichOneof("value")}
+    return bare, stated
+
+
+def _elements(tensor: TensorProto) -> int:
+    count = 1
+    for dim in tensor.dims:
+        count *= dim
+    return count

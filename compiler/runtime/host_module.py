@@ -1,0 +1,93 @@
+"""A loaded model some operators of which stay on the host: its segments, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ..artifact.artifact import Artifact
+from ..artifact.records import TargetCode
+from ..errors import UsageError
+from ..segments import Segment
+from .choice import choose_target
+from .host_evaluator import HostSegment, Values
+from .host_values import accept, check_names, owned
+from .module import Module, load
+
+Step = Callable[[Values], Values]
+
+
+class HostedModule(Module):
+    """A model in segments; see Module. Between them values are arrays in the memory of the host.
+
+    Inputs that are strings may be strings, arrays or nested lists of them, results are object arrays; sequences are
+    lists, and optionals None where they hold nothing.
+    """
+
+    def __init__(self, artifact: Artifact, device: str, threads: int) -> None:
+        self.inputs, self.outputs = tuple(artifact.inputs), tuple(artifact.outputs)
+        self.artifact, self.threads = artifact, threads
+        self._output_names = [spec.name for spec in self.outputs]
+        self._names = {spec.name: index for index, spec in enumerate(self.inputs)}
+        self._count = len(self.inputs)
+        self._steps, self._modules = _steps(artifact, device, threads)
+        self._compiled = {spec.name for segment in artifact.segments if not segment.on_host for spec in segment.outputs}
+
+    @property
+    def runs_on(self) -> str:
+        """The key of the target that the compiled segments run on; "host" where there are none."""
+        return self._modules[0].runs_on if self._modules else "host"
+
+    def __call__(self, *values: Any, **named: Any) -> Any:
+        """Runs the model; arguments, result and errors as for Module, where tensors on a GPU are not taken."""
+        ordered = self._arrange(values, named)
+        accepted = [accept(value, spec) for value, spec in zip(ordered, self.inputs, strict=True)]
+        check_names(self.inputs, accepted)
+        known: Values = dict(zip(self._names, accepted, strict=True))
+        for step in self._steps:
+            known.update(step(known))
+        results = [known[name] if name in self._compiled else owned(known[name]) for name in self._output_names]
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def enqueue(self, *values: Any, stream: int = 0, **named: Any) -> Any:
+        """UsageError: work on the host cannot wait in a GPU's stream."""
+        raise UsageError("enqueue: expected a model that is compiled as a whole, found one with operators on the host.")
+
+
+def _steps(artifact: Artifact, device: str, threads: int) -> tuple[list[Step], list[Module]]:
+    """What runs each segment, and the modules of those that are compiled, all for the same target."""
+    steps: list[Step] = []
+    modules: list[Module] = []
+    chosen = _target(artifact, device)
+    for number, segment in enumerate(artifact.segments):
+        if segment.on_host:
+            steps.append(HostSegment(segment).run)
+            continue
+        codes = tuple(t for t in artifact.targets if t.segment == number and chosen and t.key == chosen.key)
+        part = replace(artifact, inputs=segment.inputs, outputs=segment.outputs, targets=codes, segments=())
+        modules.append(load(part, device, threads))
+        steps.append(_compiled(modules[-1], segment))
+    return steps, modules
+
+
+def _target(artifact: Artifact, device: str) -> TargetCode | None:
+    """The first segment's code that `device` names; None where nothing is compiled."""
+    if artifact.targets:
+        first = artifact.targets[0].segment
+        return choose_target(
+            replace(artifact, targets=tuple(t for t in artifact.targets if t.segment == first)), device
+        )[0]
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"device {device!r}: expected auto or cpu, for all operators of the model run on the host.")
+    return None
+
+
+def _compiled(module: Module, segment: Segment) -> Step:
+    names, results = [s.name for s in segment.inputs], [s.name for s in segment.outputs]
+
+    def run(known: Values) -> Values:
+        result = module(*[known[name] for name in names])
+        return dict(zip(results, (result,) if len(results) == 1 else result, strict=True))
+
+    return run

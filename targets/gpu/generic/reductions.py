@@ -89,9 +89,8 @@ class _Emitter:
             rows //= 2
         self.team = replace(team, rows=rows)
         self.scratch = {s.buffer: self._scratch(k) for k, s in enumerate(flat) if s.buffer in inner or s.reduce}
-        used = sum(int(b.shape[0]) for b in self.scratch.values() if b.scope() == "local")
         walks = self.lanes > 1 and self.sliced
-        self.kept = self.rows_read.kept(self.team, self._steps(widest), used, spec) if walks else {}
+        self.kept = self.rows_read.kept(self.team, self._steps(widest), self.scratch, spec) if walks else {}
         self.filled: set[int] = set()
 
     def _scratch_bytes(self, rows: int) -> int:

@@ -6,7 +6,7 @@ m = max_j x[i, j]; e[j] = exp(x[i, j] - m)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import tvm_ffi
@@ -134,21 +134,64 @@ class RowReads:
     def _name(self, name: str) -> tirx.Var:
         return self._names.setdefault(name, tirx.Var(name, "int64"))
 
-    def kept(self, team: Team, steps: int, used: int, spec: GpuSpec) -> dict[int, tirx.Buffer]:
-        """Registers for what several stages read, by key, as far as they last; `used` are taken by results."""
+    def kept(
+        self, team: Team, steps: int, scratch: Mapping[tirx.Buffer, tirx.Buffer], spec: GpuSpec
+    ) -> dict[int, tirx.Buffer]:
+        """Registers for what several stages read, by key, as far as they last; results are kept in `scratch`."""
         threads = team.size * team.rows
-        left = min(_MOST, spec.registers // threads - _BESIDES, spec.registers_per_thread - _BESIDES) - used
-        count: dict[int, list[Read]] = {}
-        for reads in self.reads:
+        most = min(_MOST, spec.registers // threads - _BESIDES, spec.registers_per_thread - _BESIDES)
+        found: dict[int, list[tuple[int, Read]]] = {}
+        for number, reads in enumerate(self.reads):
             for read in reads:
-                count.setdefault(read.key, []).append(read)
+                found.setdefault(read.key, []).append((number, read))
+        lives = self._results(scratch)
         result: dict[int, tirx.Buffer] = {}
-        for key, reads in count.items():
-            size = -(-steps * dtype_bytes(reads[0].dtype) // 4)
-            if len(reads) > 1 and size <= left:
-                result[key] = registers(steps, reads[0].dtype, "kept")
-                left -= size
+        for key, readers in found.items():
+            (first, read), (last, _) = readers[0], readers[-1]
+            # All of it is fetched before the first stage begins.
+            life = _Life(first - 1, last, _registers_of(steps, read.dtype))
+            if len(readers) > 1 and _most_alive([*lives, life]) <= most:
+                result[key] = registers(steps, read.dtype, "kept")
+                lives.append(life)
         return result
+
+    def _results(self, scratch: Mapping[tirx.Buffer, tirx.Buffer]) -> list[_Life]:
+        """Registers of results that wait for later stages."""
+        lives = []
+        for number, stage in enumerate(self._flat):
+            kept = scratch.get(stage.buffer)
+            if kept is not None and kept.scope() == "local":
+                readers = [
+                    k for k, s in enumerate(self._flat) if any(x.source.same_as(stage.buffer) for x in loads(s.value))
+                ]
+                size = _registers_of(int(kept.shape[0]), str(kept.dtype))
+                lives.append(_Life(number, max(readers, default=number), size))
+        return lives
+
+
+@dataclass(frozen=True)
+class _Life:
+    """`registers` that are taken from stage `first` to stage `last`."""
+
+    first: int
+    last: int
+    registers: int
+
+
+def _registers_of(elements: int, dtype: str) -> int:
+    return -(-elements * dtype_bytes(dtype) // 4)
+
+
+def _most_alive(lives: Sequence[_Life]) -> int:
+    """Registers that are taken at once, at most.
+
+    A stage works element by element: what it reads for the last time makes room for what it computes. Of softmax over
+    32 elements a thread, x and exp(x - m) take 32 registers together.
+    """
+    stages = {s for life in lives for s in (life.first, life.last)}
+    before = [sum(v.registers for v in lives if v.first < s <= v.last) for s in stages]
+    behind = [sum(v.registers for v in lives if v.first <= s < v.last) for s in stages]
+    return max([*before, *behind], default=0)
 
 
 def moved(known: Known, by: int) -> Known:

@@ -175,6 +175,16 @@ def test_a_row_is_read_once_by_vectors():
     assert not re.search(r"\(float\)x0_flat_ptr\[", source)
 
 
+def test_a_row_that_takes_all_registers_is_read_once():
+    """1024 threads of 64 registers: exponentials take the place of the 32 numbers that they are of."""
+    source, count = kernels(topi.nn.softmax, (1024, 32768))
+    assert count == 1
+    assert source.count("*(float4*)(x0_flat_ptr") == 8
+    # Two rows are more than there is room for.
+    source, _ = kernels(lambda x, y: topi.nn.softmax(topi.add(x, y)), (1024, 32768), (1024, 32768))
+    assert [source.count(f"*(float4*)({x}_flat_ptr") for x in ("x0", "x1")] == [8, 16]
+
+
 def half_centred(x):
     """Means as float16 models have them: of float32, kept as an axis of length 1."""
     means = topi.divide(sum_as_column(topi.cast(x, "float32")), 768.0)

@@ -37,6 +37,11 @@ def launch_rows(blocks: Index, columns: int, rows: int, body: Callable[[Index, I
     )
 
 
+def narrow(thread: Index) -> Any:
+    """The int32 variable of a thread that `bound_to` gives as int64; places in shared memory need no more."""
+    return thread.value if isinstance(thread, tirx.Cast) else thread
+
+
 def barrier() -> Stmt:
     """All threads of a block wait for each other; what they wrote to shared memory is then seen by all."""
     return tirx.Evaluate(tirx.call_intrin("int32", "tirx.tvm_storage_sync", "shared"))
@@ -79,6 +84,6 @@ def allreduce(
         value,
         tirx.const(True, "bool"),
         tirx.BufferLoad(result, [i64(0)]),
-        *(t.value if isinstance(t, tirx.Cast) else t for t in threads),
+        *(narrow(t) for t in threads),
     )
     return tirx.AttrStmt(reducer, "reduce_scope", tirx.const(0, "int32"), tirx.Evaluate(reduced))

@@ -23,14 +23,13 @@ from tvm.tirx import DeclBuffer, For, ForKind, Stmt
 
 from ...shared.index_math import ceil_div
 from ...shared.tir_loops import Index, i64, seq
-from ..launch import allocated, barrier, bound_to, registers
+from ..launch import allocated, barrier, bound_to, narrow, registers
 from . import attention_ptx as flash
 from . import tensor_core_ptx as ptx
 from .attention_problem import AttentionMemory, AttentionProblem, Batch, masked_scores
 from .attention_rows import Layout, Rows
 from .attention_tile import SKEW, rounded
-from .gemm_index import Held
-from .tensor_core_piece import i32
+from .gemm_index import Held, i32
 from .vectors import VECTOR_BYTES, dtype_bytes, load_vector
 
 _WARP = 32
@@ -107,7 +106,7 @@ class FlashNest:
             "blockIdx.x",
             self.memory.batches * tiles,
             lambda number: bound_to(
-                "threadIdx.x", self.tile.threads, lambda thread: block(self.indices.const(number), _narrow(thread))
+                "threadIdx.x", self.tile.threads, lambda thread: block(self.indices.const(number), narrow(thread))
             ),
         )
 
@@ -115,10 +114,6 @@ class FlashNest:
         """Statements that compute `values`, and what stands for each."""
         pairs = [self.indices.name(name, value) for name, value in values.items()]
         return [s for statements, _ in pairs for s in statements], [value for _, value in pairs]
-
-
-def _narrow(thread: tirx.Expr) -> tirx.Expr:
-    return thread.value if isinstance(thread, tirx.Cast) else thread
 
 
 class FlashBlock(ABC):
@@ -180,9 +175,9 @@ class FlashBlock(ABC):
         down = self.warp * (tile.rows * ptx.ROWS)
         more, preparing = self.prepare(down)
         # The first row of a lane, and the number of steps. The loop over them is not to be written out.
-        naming, self.mine = places.name("mine", narrowed(self.row) + down + tirx.truncdiv(self.lane, i32(4)))
+        naming, self.mine = places.name("mine", i32(self.row) + down + tirx.truncdiv(self.lane, i32(4)))
         steps = ceil_div(self._visible(), tile.bn)
-        counting, count = places.name("steps", ptx.hidden(steps) if isinstance(steps, int) else narrowed(steps))
+        counting, count = places.name("steps", ptx.hidden(steps) if isinstance(steps, int) else i32(steps))
         copying = [s for rows in (self.queries, self.keys, self.values) for s in rows.prepare()]
         buffers = [self.memory, *more, self.scores, self.weights, self.sums, self.top, self.total, self.worth]
         return allocated(
@@ -228,12 +223,12 @@ class FlashBlock(ABC):
         tile, problem, keys = self.tile, self.problem, self.nest.memory.keys
         statements = self._apply_masks(step) if self.nest.natural else []
         column = step * tile.bn + tirx.truncmod(self.lane, i32(4)) * 2
-        limit = narrowed(keys)
+        limit = i32(keys)
         seen = self.mine + (problem.offset + 1)
         hide = flash.hide(first_of(self.scores), self.score, column, limit, seen, int(problem.causal))
         if problem.causal:
             # Rows from the warp's first on see that one's keys at least.
-            first = narrowed(self.row) + self.warp * (tile.rows * ptx.ROWS) + (problem.offset + 1)
+            first = i32(self.row) + self.warp * (tile.rows * ptx.ROWS) + (problem.offset + 1)
             limit = tirx.min(limit, first)
         elif isinstance(keys, int) and keys % tile.bn == 0:
             return statements
@@ -314,13 +309,6 @@ class FlashBlock(ABC):
 def first_of(buffer: tirx.Buffer) -> tirx.Expr:
     """The address of the first register."""
     return ptx.address(buffer, i32(0))
-
-
-def narrowed(value: Index) -> tirx.Expr:
-    """`value` as an int32 expression."""
-    if isinstance(value, int):
-        return i32(value)
-    return value if str(value.ty.dtype) == "int32" else value.astype("int32")
 
 
 BlockOf = Callable[[FlashNest, tirx.Expr, Index, Batch], FlashBlock]

@@ -18,8 +18,7 @@ from .attention_block import FlashBlock, FlashNest, first_of
 from .attention_problem import Batch
 from .attention_rows import Padded
 from .attention_tile import SKEW, FlashTile, wide
-from .gemm_index import Held
-from .tensor_core_piece import i32
+from .gemm_index import Held, i32
 
 
 class WarpBlock(FlashBlock):

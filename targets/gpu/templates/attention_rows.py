@@ -11,9 +11,8 @@ from tvm.tirx import Stmt
 from ...shared.tir_loops import Index, seq
 from . import tensor_core_ptx as ptx
 from .attention_tile import SEGMENT, SKEW, rounded
-from .gemm_index import Held
+from .gemm_index import Held, i32
 from .gemm_matmul import Matrix
-from .tensor_core_piece import i32
 from .vectors import dtype_bytes
 
 

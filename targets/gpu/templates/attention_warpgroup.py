@@ -23,8 +23,7 @@ from .attention_block import FlashBlock, FlashNest, first_of
 from .attention_problem import Batch
 from .attention_rows import Swizzled
 from .attention_tile import SEGMENT, SKEW
-from .gemm_index import Held
-from .tensor_core_piece import i32
+from .gemm_index import Held, i32
 from .tensor_core_wgmma import ROWS, WARPS, fence_copies
 
 # Registers for addresses, statistics and counters.

@@ -15,6 +15,7 @@ from ...shared.index_math import unrolled, when
 from ...shared.tir_loops import Index, i64, loop, seq, store
 from ..launch import barrier, registers, shared
 from .gemm_grid import Tile
+from .gemm_index import i32
 from .gemm_operand import Operand
 from .vectors import load_vector, vector
 
@@ -49,7 +50,7 @@ class FetchedPiece:
         self.places = []
         for slot in range(self.slots):
             number = thread + slot * tile.threads
-            line, rest = tirx.truncdiv(number, _i32(per_line)), tirx.truncmod(number, _i32(per_line)) * lanes
+            line, rest = tirx.truncdiv(number, i32(per_line)), tirx.truncmod(number, i32(per_line)) * lanes
             self.places.append((line, rest) if operand.along_k else (rest, line))
 
     def at(self, buffer: tirx.Expr, position: Index, k: Index) -> tirx.Expr:
@@ -111,7 +112,7 @@ class FetchedPiece:
         threads = self.tile.threads
         if (slot + 1) * threads <= self.vectors:
             return statement
-        return tirx.IfThenElse(self.thread + slot * threads < _i32(self.vectors), statement, None)
+        return tirx.IfThenElse(self.thread + slot * threads < i32(self.vectors), statement, None)
 
 
 def fetches(elements: int, threads: int, lanes: int) -> tuple[int, int]:
@@ -129,15 +130,15 @@ def double_buffered(
     """
     steps, thread = tile.share.steps, pieces[0].thread
     buffers = [b for p in pieces for b in (p.ahead, p.buffer)]
-    start = [*(p.fetch(i64(tile.k)) for p in pieces), *(p.keep(_i32(0)) for p in pieces)]
+    start = [*(p.fetch(i64(tile.k)) for p in pieces), *(p.keep(i32(0)) for p in pieces)]
     if isinstance(steps, int) and steps == 1:
-        return buffers, [*start, barrier(), multiply(_i32(0))]
+        return buffers, [*start, barrier(), multiply(i32(0))]
     if isinstance(steps, int) and steps <= _HIDDEN:
         # LLVM writes short loops out however much is in them, and brings the fetches of all steps forward, into more
         # registers than there are: so it shall not know how short this one is.
         told = shared(1, "int32", "steps")
         count = tirx.Var("count", "int64")
-        tell = when(thread < 1, store(told, [0], _i32(steps)))
+        tell = when(thread < 1, store(told, [0], i32(steps)))
         read = tirx.Bind(count, tirx.BufferLoad(told, [i64(0)]).astype("int64"))
         return [*buffers, told], [*start, tell, barrier(), read, _steps(pieces, tile, count, multiply)]
     return buffers, [*start, barrier(), _steps(pieces, tile, steps, multiply)]
@@ -156,7 +157,3 @@ def _steps(pieces: Sequence[FetchedPiece], tile: Tile, count: Index, multiply: C
         return seq(*ahead, multiply(current), *keep, barrier())
 
     return loop("step", count, step)
-
-
-def _i32(value: int) -> tirx.Expr:
-    return tirx.const(value, "int32")

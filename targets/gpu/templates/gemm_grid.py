@@ -13,8 +13,8 @@ from ....compiler.schedule.op_spec import TensorType
 from ....compiler.schedule.template import Candidate, Packer
 from ...shared.index_math import ceil_div, unrolled, when
 from ...shared.tir_loops import Index, i64, seq, store
-from ..launch import allocated, bound_to, registers
-from .gemm_index import Indices, int32
+from ..launch import allocated, bound_to, narrow, registers
+from .gemm_index import Indices, i32
 from .gemm_operand import Operand, Write
 from .gemm_shares import EVENLY, Share, Sharing
 from .vectors import load_vector, store_vector
@@ -207,7 +207,7 @@ class Grid:
             starting, start = indices.name("start", start, lanes)
             add = unrolled("i", 0, lanes, lambda i: store(sums, [i], _at(sums, i) + _at(part, i)))
             each = seq(*starting, load_vector(part, 0, workspace, start, lanes), add)
-            loop = For(var, tirx.const(0, "int32"), int32(parts), ForKind.SERIAL, each)
+            loop = For(var, tirx.const(0, "int32"), i32(parts), ForKind.SERIAL, each)
             values = [_cast(_at(sums, j), self.result) for j in range(lanes)]
             finish = operands(tile.batch)[2](row, [column + j for j in range(lanes)], values)
             whole = self.m % self.bm == 0 and self.n % self.bn == 0
@@ -230,8 +230,3 @@ def _at(buffer: tirx.Buffer, index: Index) -> tirx.Expr:
 
 def _cast(value: tirx.Expr, dtype: str) -> tirx.Expr:
     return value if str(value.ty.dtype) == dtype else value.astype(dtype)
-
-
-def narrow(thread: tirx.Expr) -> tirx.Expr:
-    """The int32 variable of a thread; places in shared memory need no more."""
-    return thread.value if isinstance(thread, tirx.Cast) else thread

@@ -125,7 +125,7 @@ def _remainder(indices: Indices, a: Index, b: Index) -> Index:
     return a % b if whole else tirx.truncmod(indices.const(a), indices.const(b))
 
 
-def int32(value: Index) -> tirx.Expr:
+def i32(value: Index) -> tirx.Expr:
     """`value` as an int32 expression."""
     if isinstance(value, int):
         return tirx.const(value, "int32")

@@ -20,7 +20,7 @@ from tvm import tirx
 from tvm.tirx import For, ForKind, Stmt
 
 from ...shared.tir_loops import Index, seq
-from .gemm_index import Indices, int32
+from .gemm_index import Indices, i32
 
 EVENLY = 0
 
@@ -105,7 +105,7 @@ class Sharing:
         left = indices.const(self.tiles * self.split - 1) - indices.const(block)
         naming, count = indices.name("turns", indices.quotient(left, at_once) + 1)
         number = indices.const(block) + indices.const(turn) * indices.const(at_once)
-        loop = For(turn, int32(0), int32(count), ForKind.SERIAL, self._share(number, indices, body))
+        loop = For(turn, i32(0), i32(count), ForKind.SERIAL, self._share(number, indices, body))
         return seq(*naming, loop)
 
     def _share(self, number: Index, indices: Indices, body: Callable[[Share], Stmt]) -> Stmt:
@@ -145,7 +145,7 @@ class Sharing:
             body_of = Share(where, from_, length, length == self.steps, found.slot)
             return seq(*naming, *which, *froms, *lengths, body(body_of))
 
-        loop = For(turn, int32(0), int32(count), ForKind.SERIAL, share())
+        loop = For(turn, i32(0), i32(count), ForKind.SERIAL, share())
         return seq(*begins, *ends, *firsts, *counts, loop)
 
     @property

@@ -21,7 +21,7 @@ from ...shared.tir_loops import Index, i64, seq, store
 from ..launch import allocated, registers
 from .gemm_fetched import FetchedPiece, double_buffered
 from .gemm_grid import Grid, Kernel, Operands, Tile
-from .gemm_index import Bound
+from .gemm_index import Bound, i32
 from .gemm_operand import Operand, Write
 from .matrix_core import READ_BYTES, in_order
 from .matrix_core_tile import MatrixTile
@@ -66,10 +66,6 @@ class MatrixNest:
         return grid.kernel(tile.threads, operands, block)
 
 
-def _i32(value: int) -> tirx.Expr:
-    return tirx.const(value, "int32")
-
-
 class _Block:
     """What one block does."""
 
@@ -80,11 +76,11 @@ class _Block:
         tile, how = nest.tile, nest.tile.how
         self.lane, self.wave = tirx.Var("lane", "int32"), tirx.Var("wave", "int32")
         self.indices = [
-            tirx.Bind(self.lane, tirx.truncmod(thread, _i32(how.wave))),
-            tirx.Bind(self.wave, tirx.truncdiv(thread, _i32(how.wave))),
+            tirx.Bind(self.lane, tirx.truncmod(thread, i32(how.wave))),
+            tirx.Bind(self.wave, tirx.truncdiv(thread, i32(how.wave))),
         ]
-        self.down = tirx.truncdiv(self.wave, _i32(tile.wn)) * (tile.bm // tile.wm)
-        self.along = tirx.truncmod(self.wave, _i32(tile.wn)) * (tile.bn // tile.wn)
+        self.down = tirx.truncdiv(self.wave, i32(tile.wn)) * (tile.bm // tile.wm)
+        self.along = tirx.truncmod(self.wave, i32(tile.wn)) * (tile.bn // tile.wn)
         sizes = ((operands[0], tile.bm, at.row, "a"), (operands[1], tile.bn, at.column, "b"))
         self.a, self.b = (
             _Piece(
@@ -129,8 +125,8 @@ class _Block:
     ) -> Stmt:
         """This lane's pack of a fragment's row, by reads of 16 bytes."""
         how = self.how
-        row = first + number * how.side + tirx.truncmod(self.lane, _i32(how.side))
-        group = tirx.truncmod(tirx.truncdiv(self.lane, _i32(how.side)), _i32(how.groups)) if how.groups > 1 else _i32(0)
+        row = first + number * how.side + tirx.truncmod(self.lane, i32(how.side))
+        group = tirx.truncmod(tirx.truncdiv(self.lane, i32(how.side)), i32(how.groups)) if how.groups > 1 else i32(0)
         start = piece.at(buffer, row, k + group * how.pack)
         lanes = READ_BYTES // self.tile.size
         reads = [
@@ -148,7 +144,7 @@ class _Block:
     def _results(self) -> Stmt:
         """Store what exists of the wave's results."""
         tile, how = self.tile, self.how
-        beside = tirx.truncmod(self.lane, _i32(how.side))
+        beside = tirx.truncmod(self.lane, i32(how.side))
         statements: list[Stmt] = []
         for i in range(tile.rows):
             for j in range(tile.columns):

@@ -26,9 +26,9 @@ from ..launch import allocated, barrier, registers
 from . import tensor_core_ptx as ptx
 from . import tensor_core_wgmma as wgmma
 from .gemm_grid import Grid, Kernel, Operands, Tile
-from .gemm_index import Held
+from .gemm_index import Held, i32
 from .gemm_operand import Operand, Write
-from .tensor_core_piece import SHARED, Piece, i32
+from .tensor_core_piece import SHARED, Piece
 from .tensor_core_results import Results, ends_within
 from .tensor_core_tile import TensorTile
 from .vectors import dtype_bytes

@@ -15,7 +15,7 @@ from tvm.tirx import Stmt
 
 from ...shared.tir_loops import Index, i64, seq
 from . import tensor_core_tma as tma
-from .gemm_index import int32
+from .gemm_index import i32
 from .tensor_core_wgmma import ROW_BYTES, SharedOperand
 
 _ENCODE = "runtime.cuTensorMapEncodeTiled"
@@ -99,11 +99,11 @@ class TileMap:
         `blocks` is the mask of the blocks of the cluster that get it; 0 for this block only.
         """
         number, parts = part
-        rest = [int32(b) for b in batch]
+        rest = [i32(b) for b in batch]
 
         def one(offset: Index, at: list[Index]) -> Stmt:
             place = tirx.address_of(tirx.BufferLoad(to, [start + offset]))
-            return tma.copy_box(place, self.var, [*map(int32, at), *rest], barrier, blocks)
+            return tma.copy_box(place, self.var, [*map(i32, at), *rest], barrier, blocks)
 
         if self.operand.along_k:
             lines = self.extent // parts

@@ -12,7 +12,7 @@ from tvm.tirx import Stmt
 from ...shared.tir_loops import Index, i64, seq, store
 from ..launch import registers
 from . import tensor_core_ptx as ptx
-from .gemm_index import Held
+from .gemm_index import Held, i32
 from .gemm_operand import Operand
 from .tensor_core_tile import CHUNK_BYTES
 from .tensor_core_wgmma import ROW_BYTES, SharedOperand
@@ -118,7 +118,7 @@ class Piece:
     def _at(self, position: Index, k: Index) -> tirx.Expr:
         """Where element (position, k) of the first stage's piece lies in shared memory."""
         per = CHUNK_BYTES // self.nest.how.size
-        row, column = map(_int32, (position, k) if self.along_k else (k, position))
+        row, column = map(i32, (position, k) if self.along_k else (k, position))
         chunks = self.width // per
         segment: Index = 0
         if not self.along_k and self.width < self.extent:
@@ -239,12 +239,3 @@ class Piece:
         mask = tirx.truncdiv(eighth, i32(max(1, 8 * per // self.width)))
         place = self.start + stage * (self.extent * self.nest.tile.bk) + row * self.width
         return ptx.load_fragments(into, ptx.address(self.buffer, place), chunk, mask, count, *steps, not self.along_k)
-
-
-def _int32(value: Index) -> tirx.Expr:
-    return i32(value) if isinstance(value, int) else value
-
-
-def i32(value: int) -> tirx.Expr:
-    """`value` as an int32 expression."""
-    return tirx.const(value, "int32")

@@ -21,15 +21,15 @@ from tvm.tirx import DeclBuffer, For, ForKind, Stmt
 
 from ...shared.index_math import unrolled, when
 from ...shared.tir_loops import Index, seq, store
-from ..launch import allocated, barrier, bound_to, registers
+from ..launch import allocated, barrier, bound_to, narrow, registers
 from . import tensor_core_ptx as ptx
 from . import tensor_core_tma as tma
 from . import tensor_core_wgmma as wgmma
-from .gemm_grid import Grid, Kernel, Operands, Tile, narrow
-from .gemm_index import int32
+from .gemm_grid import Grid, Kernel, Operands, Tile
+from .gemm_index import i32
 from .gemm_operand import Write
 from .tensor_core_maps import TileMap
-from .tensor_core_piece import SHARED, i32
+from .tensor_core_piece import SHARED
 from .tensor_core_pipeline_tile import PRODUCER_THREADS, PipelineTile
 from .tensor_core_results import Results, ends_within
 
@@ -139,7 +139,7 @@ class _Block:
         turning, turn = SHARED.name("round", tirx.truncdiv(passed, stages))
         advance = store(self.passed, [0], passed + 1)
         count = tile.share.steps
-        count = ptx.hidden(count) if isinstance(count, int) else int32(count)
+        count = ptx.hidden(count) if isinstance(count, int) else i32(count)
         return For(step, i32(0), count, ForKind.SERIAL, seq(*staging, *turning, body(step, stage, turn), advance))
 
     def _produce(self) -> Stmt:

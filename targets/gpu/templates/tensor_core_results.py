@@ -11,9 +11,8 @@ from tvm.tirx import For, ForKind, Stmt
 from ...shared.tir_loops import Index, i64, seq
 from ..launch import allocated, registers
 from . import tensor_core_ptx as ptx
-from .gemm_index import Indices
+from .gemm_index import Indices, i32
 from .gemm_operand import Write
-from .tensor_core_piece import i32
 from .tensor_core_tile import SKEW
 from .vectors import load_vector
 

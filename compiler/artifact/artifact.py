@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..device_code import DeviceCode
+from ..element_types import array_dtype
 from ..errors import ArtifactError
 from ..segments import Segment
 from ..tensor_spec import TensorSpec
@@ -278,9 +279,9 @@ def _target(entry: TargetEntry, manifest: Manifest, extents: dict[str, Extent], 
 
 def _view(mapping: mmap.mmap, start: int, weight: Weight) -> np.ndarray:
     if weight.nbytes == 0:
-        return np.empty(weight.shape, weight.dtype)
+        return np.empty(weight.shape, array_dtype(weight.dtype))
     count = weight.nbytes // ITEM_BYTES[weight.dtype]
-    return np.frombuffer(mapping, weight.dtype, count, start + weight.offset).reshape(weight.shape)
+    return np.frombuffer(mapping, array_dtype(weight.dtype), count, start + weight.offset).reshape(weight.shape)
 
 
 def _map_file(name: str) -> mmap.mmap:

@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 from ..device_code import Kernel
+from ..element_types import CARRIED
 from ..errors import ArtifactError
 from ..tensor_spec import TensorSpec
 from .codec import decode, encode, parse
@@ -41,6 +42,8 @@ ITEM_BYTES = {
     "float16": 2,
     "float32": 4,
     "float64": 8,
+    "bfloat16": 2,
+    **dict.fromkeys(CARRIED, 1),
 }
 
 _MAX_RANK = 32  # of numpy before version 2

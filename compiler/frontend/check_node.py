@@ -10,14 +10,17 @@ from onnx import AttributeProto, NodeProto
 
 from ..errors import ModelError
 from .converters.registry import canonical_domain
+from .dtypes import dtype_name
 from .graph_order import describe
 from .values import Value
 
 _VARIADIC = onnx.defs.OpSchema.FormalParameterOption.Variadic
 _SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
 
-# Where ONNX's names of element types differ from numpy's.
-_NUMPY_NAMES = {"float": "float32", "double": "float64"}
+# ONNX's names of element types in schemas -> numpy's, where there is one.
+_NUMPY_NAMES = {
+    name.lower(): dtype for name, code in onnx.TensorProto.DataType.items() if (dtype := dtype_name(code)) is not None
+}
 
 
 def check_node(node: NodeProto, values: Sequence[Value | None], opset: int) -> None:

@@ -11,9 +11,11 @@ import onnx
 from onnx import NodeProto
 from tvm import relax
 
+from ..element_types import CARRIED
 from ..errors import KompiloError, ModelError
+from .carried import carrying
 from .check_node import check_node
-from .converters.registry import Result, canonical_domain, find_converter
+from .converters.registry import Carried, Result, canonical_domain, find_converter
 from .evaluate import evaluate
 from .functions import LocalFunctions, bind, schema_function
 from .graph_order import describe, ordered_nodes
@@ -140,7 +142,7 @@ def _convert_node(
         return folded
     converter = find_converter(domain, proto.op_type, opset, node.is_data)
     if converter is not None:
-        return _wrap(converter(node), proto, context.bb)
+        return _wrap(carrying(converter, domain)(node), proto, context.bb)
     body = schema_function(proto, values, opset)
     if body is not None:
         return _expand(body, proto, values, context)
@@ -173,17 +175,22 @@ def _wrap(
         if isinstance(expr.ty, relax.TupleType):
             results = [relax.TupleGetItem(bb.emit(expr), i) for i in range(len(expr.ty.fields))]
     names = list(proto.output) + [""] * (len(results) - len(proto.output))
-    return [_wrap_one(r, name, bb) for r, name in zip(results, names, strict=False)]
+    return [_wrap_one(r, name, proto, bb) for r, name in zip(results, names, strict=False)]
 
 
-def _wrap_one(result: Result, name: str, bb: relax.BlockBuilder) -> Value | None:
+def _wrap_one(result: Result, name: str, proto: NodeProto, bb: relax.BlockBuilder) -> Value | None:
     if result is None:
         return None
     if isinstance(result, (np.ndarray, np.generic)):
         return Value(array=np.asarray(result))
-    if isinstance(result, relax.Var):
-        return Value(expr=result)
-    return Value(expr=bb.emit(result, identifier(name) if name else ""))
+    dtype = None
+    if isinstance(result, Carried):
+        result, dtype = result.expr, result.dtype
+    if not isinstance(result, relax.Var):
+        result = bb.emit(result, identifier(name) if name else "")
+    if str(result.ty.dtype) in CARRIED:
+        raise ModelError(f"{describe(proto)}: results of {result.ty.dtype} are not supported.")
+    return Value(expr=result, dtype=dtype)
 
 
 def _expand(

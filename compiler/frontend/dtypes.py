@@ -20,6 +20,25 @@ _NAMES: dict[int, str] = {
     TensorProto.UINT32: "uint32",
     TensorProto.UINT64: "uint64",
     TensorProto.BOOL: "bool",
+    TensorProto.FLOAT8E4M3FN: "float8_e4m3fn",
+    TensorProto.FLOAT8E4M3FNUZ: "float8_e4m3fnuz",
+    TensorProto.FLOAT8E5M2: "float8_e5m2",
+    TensorProto.FLOAT8E5M2FNUZ: "float8_e5m2fnuz",
+    TensorProto.INT4: "int4",
+    TensorProto.UINT4: "uint4",
+    **{
+        getattr(TensorProto, code): name
+        for code, name in (
+            # Newer than the oldest onnx that is supported.
+            ("FLOAT4E2M1", "float4_e2m1fn"),
+            ("FLOAT6E2M3", "float6_e2m3fn"),
+            ("FLOAT6E3M2", "float6_e3m2fn"),
+            ("FLOAT8E8M0", "float8_e8m0fnu"),
+            ("INT2", "int2"),
+            ("UINT2", "uint2"),
+        )
+        if hasattr(TensorProto, code)
+    },
 }
 _CODES = {name: code for code, name in _NAMES.items()}
 

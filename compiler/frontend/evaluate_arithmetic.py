@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tvm import ir
 
+from ..element_types import CARRIED
 from .dtypes import dtype_name, is_float, is_integer
 from .node import Node
 from .operands import Evaluator, Operand, Operands, Undecided, axes
@@ -139,7 +140,7 @@ def _where(node: Node, o: Operands) -> Operand:
 def _cast(node: Node, o: Operands) -> Operand:
     _need_symbols(node, o)
     target = dtype_name(node.required("to"))
-    if target is None or not (is_integer(target) or is_float(target)):
+    if target is None or target in CARRIED or not (is_integer(target) or is_float(target)):
         raise Undecided
     convert = Ratio.of if is_float(target) else lambda e: _truncated(e, node.symbols)
     array = np.frompyfunc(convert, 1, 1)(o[0].array)

@@ -10,6 +10,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from ..element_types import carrier
 from ..errors import ModelError
 from ..size_requirements import with_requirements
 from ..tensor_spec import TensorSpec
@@ -67,7 +68,7 @@ def import_source(source: ModelSource, inputs: Shapes | None = None) -> Imported
         with bb.dataflow():
             values = _convert(
                 source,
-                dict(zip((s.name for s in specs), params, strict=True)),
+                {spec.name: Value(expr=param, dtype=spec.dtype) for spec, param in zip(specs, params, strict=True)},
                 symbols,
                 bb,
             )
@@ -93,19 +94,19 @@ def _tidy_on_error(bb: relax.BlockBuilder) -> Iterator[None]:
 
 def _parameter(spec: TensorSpec, symbols: Symbols) -> relax.Var:
     dims = [symbols.var(d) if isinstance(d, str) else d for d in spec.shape]
-    return relax.Var(identifier(spec.name), relax.TensorType(dims, spec.dtype))
+    return relax.Var(identifier(spec.name), relax.TensorType(dims, carrier(spec.dtype)))
 
 
 def _convert(
     source: ModelSource,
-    params: dict[str, relax.Var],
+    inputs: dict[str, Value],
     symbols: Symbols,
     bb: relax.BlockBuilder,
 ) -> list[Value]:
     proto = source.proto
     scope = Scope()
-    for name, param in params.items():
-        scope[name] = Value(expr=param)
+    for name, value in inputs.items():
+        scope[name] = value
     context = Context(
         bb=bb,
         symbols=symbols,

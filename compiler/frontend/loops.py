@@ -62,7 +62,7 @@ def _slice(node: Node, value: Value, axis: int, index: int) -> Value:
     x = value.expr(node.bb)
     part = node.emit(op.strided_slice(x, [axis], [index], [index + 1]))
     rest = [as_expr(d) for i, d in enumerate(value.shape or []) if i != axis]
-    return Value(expr=node.emit(op.reshape(part, relax.ShapeExpr(rest))))
+    return Value(expr=node.emit(op.reshape(part, relax.ShapeExpr(rest))), dtype=value.dtype)
 
 
 def _scan_outputs(node: Node, rows: list[list[Value]], count: int) -> list[Value]:
@@ -81,7 +81,7 @@ def _stacked(node: Node, parts: list[Value], axis: int) -> Value:
     if all(p.array is not None for p in parts):
         return Value(array=np.stack([p.array for p in parts if p.array is not None], axis))
     rows = [node.emit(op.expand_dims(p.expr(node.bb), axis)) for p in parts]
-    return Value(expr=rows[0] if len(rows) == 1 else node.emit(op.concat(rows, axis)))
+    return Value(expr=rows[0] if len(rows) == 1 else node.emit(op.concat(rows, axis)), dtype=parts[0].dtype)
 
 
 def unroll_loop(node: Node, convert: Body) -> list[Value | None]:

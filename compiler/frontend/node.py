@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,12 @@ class Node:
         self.inputs = Inputs(values, bb)
         self.bb, self.symbols, self._decode = bb, symbols, decode
         self._attributes = {a.name: a for a in proto.attribute}
+
+    def with_values(self, values: list[Value | None]) -> Node:
+        """The same node with other inputs."""
+        node = copy(self)
+        node.values, node.inputs = values, Inputs(values, self.bb)
+        return node
 
     def has(self, index: int) -> bool:
         """Whether input `index` is given."""

@@ -6,6 +6,8 @@ import numpy as np
 import tvm
 from tvm import ir, relax, tirx
 
+from ..element_types import CARRIED, CARRIER
+
 Dim = int | ir.Expr
 
 
@@ -17,7 +19,11 @@ def static_dim(dim: object) -> Dim:
 
 
 def constant(array: np.ndarray) -> relax.Expr:
-    """A Relax constant with the array's own dtype (`relax.const` turns int64 into int32 and float64 into float32)."""
+    """A Relax constant with the array's own dtype (`relax.const` turns int64 into int32 and float64 into float32).
+
+    Types of 8 bits and fewer that compiled code has as bytes become these.
+    """
+    array = array.view(CARRIER) if array.dtype.name in CARRIED else array
     return relax.const(tvm.runtime.tensor(np.asarray(array, order="C")))
 
 
@@ -26,7 +32,8 @@ class Value:
 
     - `array`: the content is known (an initializer, a folded constant);
     - `elements`: an object array of ints and `tirx` expressions: a small integer tensor computed from tensor shapes;
-    - `expr`: a normalised Relax expression, usually a variable.
+    - `expr`: a normalised Relax expression, usually a variable. Where compiled code has bytes for the elements,
+      `dtype` says what they mean.
     """
 
     __slots__ = ("_expr", "array", "dtype", "elements", "shape")
@@ -48,9 +55,18 @@ class Value:
         elif expr is not None:
             shape = expr.ty.shape
             self.shape = [static_dim(d) for d in shape.values] if isinstance(shape, relax.ShapeExpr) else None
-            self.dtype = str(expr.ty.dtype)
+            self.dtype = dtype or str(expr.ty.dtype)
         else:
             raise ValueError("a value needs content, elements or an expression")
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether compiled code has bytes for the elements."""
+        return self.dtype in CARRIED
+
+    def carried(self, bb: relax.BlockBuilder) -> Value:
+        """The bytes of a carried tensor."""
+        return Value(array=self.array.view(CARRIER)) if self.array is not None else Value(expr=self.expr(bb))
 
     def is_expr(self, expr: relax.Expr) -> bool:
         """Whether this tensor is the Relax expression `expr`."""

@@ -32,6 +32,7 @@ from .sink_reshapes import SinkReshapes
 from .transposed_to_conv2d import TransposedToConv2d
 from .unsigned_divisions import UnsignedDivisions
 from .view_reshapes import ViewReshapes
+from .widen_bfloat16 import WidenBfloat16
 
 if TYPE_CHECKING:
     import tvm
@@ -83,7 +84,10 @@ PHASES: tuple[Phase, ...] = (
     ),
     # Everything else becomes TIR, fused along elementwise and reduction chains, then scheduled by generic rules.
     ("legalize", lambda selector: [Legalize(selector.target), ViewReshapes()]),
-    ("schedule", lambda selector: [ScheduleFunctions(selector.target), CheckSizes(), UnsignedDivisions()]),
+    (
+        "schedule",
+        lambda selector: [ScheduleFunctions(selector.target), CheckSizes(), UnsignedDivisions(), WidenBfloat16()],
+    ),
 )
 
 

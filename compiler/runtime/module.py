@@ -207,7 +207,7 @@ def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto"
     if checking and checking.error:
         raise checking.error
     weights = _weights(artifact, target)
-    program = Program(tvm_ffi, executable, target.entry, artifact.inputs, weights, accelerator)
+    program = Program(tvm_ffi, executable, target.entry, artifact.inputs, weights, accelerator, artifact.outputs)
     return Module(artifact, target, program, count, accelerator)
 
 

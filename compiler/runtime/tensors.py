@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from ..element_types import CARRIED, CARRIER, EXTENDED, array_dtype
 from ..errors import InputError, KompiloError
 from ..tensor_spec import TensorSpec
+from .relabelled import BRAIN_FLOAT, UNSIGNED, Relabelled
 
 ALIGNMENT = 64
 SMALL = 16 * 1024  # bytes; copying this much takes about as long as a DLPack round trip
@@ -31,17 +33,36 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         return array
     # numpy counts an axis of length 0 as 1 in the strides of an empty array; kernels ask for the product of lengths.
     strides = [prod(shape[axis + 1 :]) * dtype.itemsize for axis in range(len(shape))]
-    return np.lib.stride_tricks.as_strided(array, strides=strides)
+    return np.ndarray(shape, dtype, raw, start, strides)
 
 
 def as_tensor(from_dlpack: Callable[[Any], Any], array: np.ndarray) -> Any:
-    """`from_dlpack(array)`; KompiloError for a dtype that numpy does not hand over (bfloat16, float8, ...)."""
+    """`from_dlpack(array)`, with the element type that compiled code has for the array's.
+
+    Raises:
+        KompiloError: an element type that has no place in compiled code (complex numbers, objects, ...).
+    """
     try:
+        if array.dtype.name in CARRIED:
+            return from_dlpack(array.view(CARRIER))
+        if array.dtype.name == "bfloat16":
+            return from_dlpack(Relabelled(array.view(np.uint16), BRAIN_FLOAT))
         return from_dlpack(array)
     except BufferError:
         raise KompiloError(
             f"numpy cannot hand arrays of {array.dtype} to compiled code.", "cast them to float32 in the model."
         ) from None
+
+
+def exporter(dtype: str) -> Callable[[Any], np.ndarray]:
+    """What turns a tensor of compiled code into an array of `dtype` over the same memory; see `to_numpy`."""
+    from_dlpack = to_numpy()
+    if dtype not in EXTENDED:
+        return from_dlpack
+    kind = array_dtype(dtype)
+    if dtype in CARRIED:
+        return lambda tensor: from_dlpack(tensor).view(kind)
+    return lambda tensor: from_dlpack(Relabelled(tensor, UNSIGNED)).view(kind)
 
 
 def to_array(value: Any, spec: TensorSpec, dtype: np.dtype) -> np.ndarray:
@@ -56,17 +77,30 @@ def to_array(value: Any, spec: TensorSpec, dtype: np.dtype) -> np.ndarray:
     if isinstance(value, np.ma.MaskedArray):
         raise InputError(f"input {spec.name!r}: expected a plain array, found a masked one.", "fill it first.")
     if isinstance(value, np.ndarray):
-        array = np.asarray(value)
+        array = _named(np.asarray(value), dtype)
     elif hasattr(value, "__dlpack__"):
-        array = _converted(np.from_dlpack, value, f"input {spec.name!r}: expected a CPU tensor that numpy can read")
+        take = _from_bfloat16 if spec.dtype == "bfloat16" else np.from_dlpack
+        array = _converted(take, value, f"input {spec.name!r}: expected a CPU tensor that numpy can read")
     elif hasattr(value, "__array__") and not isinstance(value, np.generic):
         array = _converted(np.asarray, value, f"input {spec.name!r}: expected an array")
     else:
         return _from_python(value, spec, dtype)
     if array.dtype.newbyteorder("=") != dtype:
-        hint = f"convert it: {spec.name}.astype({spec.dtype!r})." if array.dtype.kind in "biufc" else None
+        wanted = f"ml_dtypes.{spec.dtype}" if spec.dtype in EXTENDED else repr(spec.dtype)
+        hint = f"convert it: {spec.name}.astype({wanted})." if array.dtype.kind in "biufc" else None
         raise _mismatch(spec, array, hint)
     return array
+
+
+def _named(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """`array` of `dtype` where its file kept the size of the elements only (numpy's files know no bfloat16)."""
+    nameless = array.dtype.type is np.void and array.dtype.names is None
+    return array.view(dtype) if nameless and dtype.name in EXTENDED and array.itemsize == dtype.itemsize else array
+
+
+def _from_bfloat16(value: Any) -> np.ndarray:
+    array = np.from_dlpack(Relabelled(value, UNSIGNED)) if "bfloat16" in str(value.dtype) else np.from_dlpack(value)
+    return array.view(array_dtype("bfloat16")) if array.dtype == np.uint16 else array
 
 
 @cache
@@ -110,17 +144,29 @@ def _from_python(value: Any, spec: TensorSpec, dtype: np.dtype) -> np.ndarray:
     if array.dtype == dtype:
         return array
     integers = array.dtype.kind in "iu" and dtype.kind in "iu"
-    if array.size and not integers and not np.can_cast(array.dtype, dtype, "same_kind"):
+    if array.size and not integers and not _same_kind(array.dtype, dtype):
         raise _mismatch(spec, array, f"convert it: np.asarray({spec.name}, {spec.dtype!r}).")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         result = array.astype(dtype)
     if array.size and _overflows(array, result):
         raise InputError(f"input {spec.name!r}: a number lies outside the range of {spec.dtype}.")
     return result
 
 
+def _same_kind(given: np.dtype, dtype: np.dtype) -> bool:
+    """Whether numbers of `given` may become `dtype`; numpy's own answer, where it has one."""
+    if dtype.name not in CARRIED:
+        return np.can_cast(given, dtype, "same_kind")
+    return given.kind in "iu" or (given.kind == "f" and dtype.name.startswith("float"))
+
+
 def _overflows(array: np.ndarray, result: np.ndarray) -> bool:
     """Whether a number of `array` has no place in the dtype of its conversion `result`; infinity is no number."""
+    if result.dtype.name in CARRIED:
+        numbers = result.astype(np.float64)
+        if not result.dtype.name.startswith("float"):
+            return bool((numbers != array).any())
+        return bool((np.abs(numbers) * 2 < np.abs(array)).any() or (~np.isfinite(numbers) & np.isfinite(array)).any())
     if result.dtype.kind in "iu":
         limits = np.iinfo(result.dtype)
         return not (limits.min <= int(array.min()) and int(array.max()) <= limits.max)
@@ -145,7 +191,7 @@ class InputSlot:
 
     def __init__(self, spec: TensorSpec, from_dlpack: Any) -> None:
         self.spec = spec
-        self.dtype = np.dtype(spec.dtype)
+        self.dtype = array_dtype(spec.dtype)
         self.shape: tuple[int, ...] | None = None
         self.buffer = np.empty(0, self.dtype)
         self.tensor: Any = None

@@ -1,5 +1,7 @@
 """What a loaded model accepts as an input, and how it refuses the rest."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from tvm.relax import op
 
 import kompilo
 from kompilo import load
+from kompilo.compiler.element_types import array_dtype
 from kompilo.compiler.errors import InputError, KompiloError
 
 DTYPES = [
@@ -25,7 +28,7 @@ DTYPES = [
     "float16",
     "float32",
     "float64",
-]  # every dtype of the format
+]  # every dtype of numpy's own
 
 
 @pytest.fixture(scope="module")
@@ -311,10 +314,41 @@ def test_empty_inputs_of_fixed_shape(shape):
         assert module(x).shape == shape
 
 
-def test_bfloat16_arrays_are_refused_in_words():
+@pytest.mark.parametrize("size", [5, 9000])  # copied, and used where it lies
+def test_bfloat16_arrays_come_and_go(size):
     dtypes = pytest.importorskip("ml_dtypes")
-    value, out = (helper.make_tensor_value_info(name, TensorProto.BFLOAT16, [4]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", [value], [out])
-    module = kompilo.load(kompilo.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])))
-    with pytest.raises(KompiloError, match="numpy cannot hand arrays of bfloat16 to compiled code"):
-        module(np.zeros(4, dtypes.bfloat16))
+    module = load_negation(TensorProto.BFLOAT16)
+    x = np.linspace(-3, 3, size).astype(dtypes.bfloat16)
+    for value in (x, np.stack([x, x], 1)[:, 1], x.view("V2"), x.astype(np.float32).tolist()):
+        found = module(value)
+        assert found.dtype == dtypes.bfloat16
+        np.testing.assert_array_equal(found.astype(np.float32), -x.astype(np.float32))
+    with pytest.raises(InputError, match="expected bfloat16"):
+        module(x.astype(np.float16))
+
+
+def test_arrays_of_narrow_types_come_and_go():
+    dtypes = pytest.importorskip("ml_dtypes")
+    module = load_negation(TensorProto.INT4, "Identity")
+    found = module([1, -8, 7])
+    assert found.dtype == dtypes.int4
+    np.testing.assert_array_equal(found.astype(int), [1, -8, 7])
+    with pytest.raises(InputError, match="outside the range of int4"):
+        module([1, 9, 7])
+    with pytest.raises(InputError, match="expected int4"):
+        module([1.5, 2.0])
+    with pytest.raises(InputError, match="expected int4"):
+        module(np.zeros(3, np.int8))
+
+
+def test_types_of_ml_dtypes_need_it(monkeypatch):
+    pytest.importorskip("ml_dtypes")
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(KompiloError, match="numpy has bfloat16 only with the package ml_dtypes"):
+        array_dtype("bfloat16")
+
+
+def load_negation(code, op="Neg"):
+    value, out = (helper.make_tensor_value_info(name, code, ["n"]) for name in "xy")
+    graph = helper.make_graph([helper.make_node(op, ["x"], ["y"])], "g", [value], [out])
+    return kompilo.load(kompilo.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])))

@@ -7,29 +7,40 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tvm import relax, te, tirx
 
+from ..carried import widened as widened_input
 from ..dtypes import dtype_name, is_float
-from ..values import constant
+from ..narrow_types import FLOATS, INTEGERS, limits, wide_type
+from ..values import Value, constant
 from .broadcast import scalar
-from .registry import converter
+from .casts import cast_to, narrowed
+from .registry import Carried, converter
 from .runtime_checks import with_sizes
 
 if TYPE_CHECKING:
     from ..node import Node
 
 _op = relax.op
-_RESULTS = ("uint8", "int8", "uint16", "int16")
-_SOURCES = (*_RESULTS, "int32")
+_INTEGERS = ("uint8", "int8", "uint16", "int16", *INTEGERS)
+_FLOATS = (*FLOATS,)
+_SOURCES = (*_INTEGERS, "int32", *_FLOATS)
 
 
 @converter("QuantizeLinear", since=10)
-def quantize_linear(node: Node) -> relax.Expr:
-    """One scale, or one for each index of `axis`."""
+def quantize_linear(node: Node) -> relax.Expr | Carried:
+    """One scale, or one for each index of `axis`, or for each block of it."""
     dtype = node.dtype(2) if node.has(2) else _asked_for(node)
-    if dtype not in _RESULTS:
-        raise node.error(f"the result must be one of {', '.join(_RESULTS)}, found {dtype}")
-    scale = along_axis(node, 1)
-    zero_point = along_axis(node, 2) if node.has(2) else None
-    return quantized(node, _sized(node), scale, zero_point, dtype)
+    if dtype not in (*_INTEGERS, *_FLOATS):
+        raise node.error(f"the result must be one of {', '.join((*_INTEGERS, *_FLOATS))}, found {dtype}")
+    node = _widened(node)
+    quotient = _quotient(node, _sized(node), along_axis(node, 1))
+    moved = node.has(2) and not is_zero(node, 2)
+    if dtype in _FLOATS:
+        if moved:
+            zero_point = node.emit(_op.astype(along_axis(node, 2), str(quotient.ty.dtype)))
+            quotient = node.emit(_op.add(quotient, zero_point))
+        return narrowed(node, quotient, dtype)
+    result = quantized(node, quotient, None, along_axis(node, 2) if moved else None, dtype)
+    return narrowed(node, result, dtype) if dtype in INTEGERS else result
 
 
 def _asked_for(node: Node) -> str:
@@ -37,16 +48,50 @@ def _asked_for(node: Node) -> str:
     return dtype_name(code) or f"type {code}" if code else "uint8"
 
 
+def _widened(node: Node) -> Node:
+    """The node with numbers in place of the inputs that compiled code has as bytes."""
+
+    def wide(index: int, value: Value | None) -> Value | None:
+        if value is None or not value.is_carried:
+            return value
+        if value.array is not None:
+            return Value(array=value.array.astype(wide_type(value.dtype)))
+        return Value(expr=widened_input(node, index))
+
+    return node.with_values([wide(i, v) for i, v in enumerate(node.values)])
+
+
+def _quotient(node: Node, x: relax.Expr, scale: relax.Expr) -> relax.Expr:
+    """x / scale in float32 or float64; rounded to the attribute `precision` where that has fewer bits."""
+    precision = dtype_name(node.attr("precision", 0))
+    wide = "float64" if "float64" in (precision, str(x.ty.dtype)) else "float32"
+
+    def rounded(value: relax.Expr) -> relax.Expr:
+        source = str(value.ty.dtype)
+        if precision in ("float16", "bfloat16"):
+            value, source = node.emit(cast_to(node, value, source, precision)), precision
+        return value if source == wide else node.emit(_op.astype(value, wide))
+
+    return rounded(node.emit(_op.divide(rounded(x), rounded(scale))))
+
+
 @converter("DequantizeLinear", since=10)
 def dequantize_linear(node: Node) -> relax.Expr:
-    """(x - zero point) * scale, of the scale's type."""
+    """(x - zero point) * scale, of the type `output_dtype`, else of the scale's."""
     if node.dtype(0) not in _SOURCES:
         raise node.error(f"the input must be one of {', '.join(_SOURCES)}, found {node.dtype(0)}")
-    scale = along_axis(node, 1)
-    x = node.emit(_op.astype(_sized(node), "int32"))
+    asked = node.attr("output_dtype", 0)
+    out = dtype_name(asked) if asked else node.dtype(1)
+    if out not in ("float32", "float16", "bfloat16"):
+        raise node.error(f"the result must be float32, float16 or bfloat16, found {out or asked}")
+    node = _widened(node)
+    scale, x = along_axis(node, 1), _sized(node)
+    wide = "float32" if is_float(node.dtype(0)) else "int32"
+    x = node.emit(_op.astype(x, wide)) if node.dtype(0) != wide else x
     if node.has(2) and not is_zero(node, 2):
-        x = node.emit(_op.subtract(x, widened(node, along_axis(node, 2))))
-    return _op.multiply(node.emit(_op.astype(x, node.dtype(1))), scale)
+        x = node.emit(_op.subtract(x, node.emit(_op.astype(along_axis(node, 2), wide))))
+    x, scale = (y if str(y.ty.dtype) == out else node.emit(_op.astype(y, out)) for y in (x, scale))
+    return _op.multiply(x, scale)
 
 
 @converter("DynamicQuantizeLinear", since=11)
@@ -65,7 +110,10 @@ def dynamic_quantize_linear(node: Node) -> tuple[relax.Expr, relax.Expr, relax.E
 def quantized(
     node: Node, x: relax.Expr, scale: relax.Expr | None, zero_point: relax.Expr | None, dtype: str
 ) -> relax.Expr:
-    """`x` (divided by `scale`) rounded, halves to even, moved by the zero point and clamped to what `dtype` holds."""
+    """`x` (divided by `scale`) rounded, halves to even, moved by the zero point and clamped to what `dtype` holds.
+
+    Types narrower than 8 bits are held by int8 or uint8.
+    """
     value = x if is_float(str(x.ty.dtype)) and str(x.ty.dtype) != "float16" else node.emit(_op.astype(x, "float32"))
     if scale is not None:
         wide = str(value.ty.dtype)
@@ -74,7 +122,7 @@ def quantized(
     operands = [value]
     if zero_point is not None:
         operands.append(node.emit(_op.astype(zero_point, str(value.ty.dtype))))
-    least, largest = np.iinfo(dtype).min, np.iinfo(dtype).max
+    least, largest = limits(dtype)
 
     def rounded(v: te.Tensor) -> te.Tensor:
         return te.compute(v.shape, lambda *i: tirx.nearbyint(v(*i)), name="rounded")
@@ -84,7 +132,8 @@ def quantized(
         moved = node.emit(_op.add(moved, operands[1]))
     kind = str(value.ty.dtype)
     limited = node.emit(_op.clip(moved, tirx.const(float(least), kind), tirx.const(float(largest), kind)))
-    return node.emit(_op.astype(node.emit(_op.astype(limited, "int32")), dtype))
+    holding = wide_type(dtype) if dtype in INTEGERS else dtype
+    return node.emit(_op.astype(node.emit(_op.astype(limited, "int32")), holding))
 
 
 def _sized(node: Node) -> relax.Expr:

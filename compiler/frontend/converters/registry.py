@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,7 +19,16 @@ from tvm import relax
 if TYPE_CHECKING:
     from ..node import Node
 
-Result = relax.Expr | np.ndarray | None
+
+@dataclass(frozen=True)
+class Carried:
+    """A result whose elements compiled code has as bytes: `expr`, of uint8, holds codes of the type `dtype`."""
+
+    expr: relax.Expr
+    dtype: str
+
+
+Result = relax.Expr | np.ndarray | Carried | None
 Converter = Callable[["Node"], Result | tuple[Result, ...]]
 _Function = TypeVar("_Function", bound=Callable)
 

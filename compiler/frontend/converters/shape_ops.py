@@ -11,11 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import ir, relax, te, tirx
 
+from ...element_types import CARRIED, CARRIER
 from ..node import Node
 from ..symbols import as_expr, dim_text
 from ..values import Dim
 from .broadcast import fit
-from .registry import converter
+from .registry import Carried, converter
 
 op = relax.op
 
@@ -296,10 +297,12 @@ def _image(node: Node) -> tuple[Dim, Dim, Dim, Dim]:
 
 
 @converter("ConstantOfShape", since=9)
-def constant_of_shape(node: Node) -> relax.Expr:
+def constant_of_shape(node: Node) -> relax.Expr | Carried:
     """A shape of fixed sizes is folded before; here at least one is symbolic."""
     value = node.attr("value", np.zeros(1, np.float32)).reshape(-1)
     shape = [as_expr(d) for d in required_dims(node, 0, "the shape")]
+    if value.dtype.name in CARRIED:
+        return Carried(filled(node, shape, value.view(CARRIER)[0]), value.dtype.name)
     return filled(node, shape, value[0])
 
 

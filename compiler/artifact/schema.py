@@ -27,7 +27,8 @@ MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
 ALIGNMENT = 64  # bytes; the widest vector load of a kernel, and a cache line
 
-DEVICE_FORMATS = ("cubin", "hsaco")
+# A design is a model in hardware; see compiler/schedule/whole_design.py.
+DEVICE_FORMATS = ("cubin", "hsaco", "design")
 
 ITEM_BYTES = {
     "bool": 1,

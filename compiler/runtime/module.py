@@ -15,7 +15,7 @@ from ..errors import ArtifactError, InputError, UsageError
 from ..tensor_spec import TensorSpec
 from .accelerator import Accelerator, attach
 from .call import Call, Execution, Program
-from .choice import choose_target, way_out
+from .choice import choose_target, is_design, way_out
 from .device_call import DeviceExecution
 from .library import ensure_runtime, load_executable
 from .tensors import ALIGNMENT, aligned_empty
@@ -172,7 +172,7 @@ def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto"
     Args:
         source: the path of a .kpo file, its bytes, or an Artifact.
         device: "auto" for the best of the artifact's targets that this machine can run, or a kind, name or key of one;
-            "cuda:1" is the second GPU.
+            "cuda:1" is the second GPU, "fpga:sim" the simulation of an FPGA's design.
         threads: CPU threads per call, or None for $KOMPILO_THREADS, else the physical cores this process may use.
 
     Raises:
@@ -197,6 +197,8 @@ def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto"
     checking = _InThread(check) if check else None
     try:
         target, number = choose_target(artifact, device)
+        if is_design(target):
+            return _simulated(artifact, target, count, checking)
         tvm_ffi = ensure_runtime()
         tvm_ffi.get_global_func("vm.builtin.memory_manager.clear")()  # what models unloaded since have left
         executable = load_executable(target.library)
@@ -209,6 +211,17 @@ def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto"
     weights = _weights(artifact, target)
     program = Program(tvm_ffi, executable, target.entry, artifact.inputs, weights, accelerator, artifact.outputs)
     return Module(artifact, target, program, count, accelerator)
+
+
+def _simulated(artifact: Artifact, target: TargetCode, threads: int, checking: _InThread | None) -> Module:
+    """The model in its target's simulator, once its weights are checked."""
+    from .simulated import SimulatedModule
+
+    if checking:
+        checking.join()
+        if checking.error:
+            raise checking.error
+    return SimulatedModule(artifact, target, _weights(artifact, target), threads)
 
 
 def _weights(artifact: Artifact, target: TargetCode) -> list[np.ndarray]:

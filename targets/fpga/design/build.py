@@ -46,7 +46,15 @@ def design_of(model: Model, spec: FpgaSpec) -> Design:
         room = {r: room[r] * (_STEP / over[r] if r in over else 1.0) for r in room}
     stages = tuple(_facts(model, plan, exact, k, packed, spec) for k in range(len(model.bodies)))
     return Design(
-        spec, made, model.inputs, model.outputs, tuple(packed.items()), stages, exact.cycles, tuple(used.items())
+        spec,
+        made,
+        _kernel(model, plan, spec, flat=True)[0],
+        model.inputs,
+        model.outputs,
+        tuple(packed.items()),
+        stages,
+        exact.cycles,
+        tuple(used.items()),
     )
 
 
@@ -58,13 +66,15 @@ def _alone(model: Model, body: Body) -> Kernel:
     return kernel("alone", [*arrays.values(), *(a for a, _ in made.weights), *made.sums], [made.nest])
 
 
-def _tensors(model: Model, plan: Plan, memories: Mapping[str, str], only: Body | None = None) -> dict[str, Array]:
-    """The arrays of tensors that are no weights."""
+def _tensors(
+    model: Model, plan: Plan, memories: Mapping[str, str], only: Body | None = None, flat: bool = False
+) -> dict[str, Array]:
+    """The arrays of tensors that are no weights; each in one bank with `flat`."""
     names = {a.name for a in ([only.target, *(x.array for x in only.loads())] if only else [])}
     made = {}
     for name, tensor in model.tensors.items():
         if name in plan.banks and (only is None or name in names):
-            banks = 1 if only is not None else plan.banks[name]
+            banks = 1 if only is not None or flat else plan.banks[name]
             memory = memories.get(name, "bram")
             role = "local" if only is not None and tensor.role == "local" else tensor.role
             made[name] = array(name, [tensor.size], str(tensor.dtype), memory, [banks], role)
@@ -78,11 +88,14 @@ def _placer(memories: Mapping[str, str]) -> Place:
     return place
 
 
-def _kernel(model: Model, plan: Plan, spec: FpgaSpec) -> tuple[Kernel, dict[str, np.ndarray]]:
-    """The kernel of a plan, and the values of its weights: first to learn its arrays, then with memories for them."""
+def _kernel(model: Model, plan: Plan, spec: FpgaSpec, flat: bool = False) -> tuple[Kernel, dict[str, np.ndarray]]:
+    """The kernel of a plan, and the values of its weights: first to learn its arrays, then with memories for them.
+
+    With `flat` tensors lie in one bank each, and nothing chooses between banks: the same numbers, simulated faster.
+    """
     memories: dict[str, str] = {}
     for last in (False, True):
-        arrays = _tensors(model, plan, memories)
+        arrays = _tensors(model, plan, memories, flat=flat)
         place = _placer(memories)
         parts: list[Emitted] = [emit(b, plan.folds[b.name], arrays, model.tensors, place) for b in model.bodies]
         weights = {a.name: (a, data) for p in parts for a, data in p.weights}

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -164,22 +165,30 @@ class _Emission:
         return Emitted(self.nest.nest(), sums, tuple(self.weights.values()))
 
     def _with_digits(self, loops: Loops) -> Loops:
-        """Loops that walk through banks split, so that their inner part tells the bank."""
-        parts: dict[str, int] = {}
+        """Loops that walk through banks split, so that their inner parts tell the bank."""
+        steps: dict[str, set[int]] = {}
         for target, index in accesses(self.body):
             if target.name in self.arrays:
                 for name, part in walked(self._index(index, loops), self.arrays[target.name].banks, loops.extents):
-                    parts[name] = max(parts.get(name, 1), part)
+                    steps.setdefault(name, set()).add(part)
         serial, values = [], dict(loops.values)
         for loop in loops.serial:
-            inner = parts.get(loop.var, loop.extent)
-            if inner == loop.extent or inner == 1:
-                serial.append(loop)
-                continue
-            serial += [Loop(loop.var, loop.extent // inner), Loop(f"{loop.var}b", inner)]
-            whole = {loop.var: var(loop.var) * inner + var(f"{loop.var}b")}
-            values = {name: substitute_index(index, whole) for name, index in values.items()}
+            cuts = [1, *sorted(steps.get(loop.var, set()) - {1, loop.extent}), loop.extent]
+            pieces = [Loop(f"{loop.var}b{k}" if k else loop.var, b // a) for k, (a, b) in enumerate(pairwise(cuts))]
+            if any(b % a for a, b in pairwise(cuts)):
+                raise Unfoldable(f"operator {self.body.source}: expected banks that divide each other, found {cuts}.")
+            serial += reversed(pieces)
+            if len(pieces) > 1:
+                whole = sum((var(piece.var) * cut for piece, cut in zip(pieces, cuts, strict=False)), Affine())
+                values = {name: substitute_index(index, {loop.var: whole}) for name, index in values.items()}
         return Loops(tuple(serial), loops.lanes, values)
+
+    def _digits(self, index: Affine, banks: int) -> Digits:
+        """The loops that tell the bank, all of whose iterations count."""
+        found = walked(index, banks, self.loops.extents)
+        if any(part != self.loops.extents[name] for name, part in found):
+            raise Unfoldable(f"operator {self.body.source}: expected loops split by {banks} banks, found {index}.")
+        return found
 
     def _index(self, index: Affine, loops: Loops | None = None) -> Affine:
         return substitute_index(index, (loops or self.loops).values)
@@ -211,7 +220,7 @@ class _Emission:
         if e.array.name not in self.arrays:
             return self._weight(e, index, guard)
         source = self.arrays[e.array.name]
-        digits = walked(index, source.banks, self.loops.extents)
+        digits = self._digits(index, source.banks)
         return _chosen(digits, lambda at: Load(source, (index.fix(at),), guard), {})
 
     def _weight(self, e: Load, index: Affine, guard: Expr | None) -> Expr:
@@ -271,7 +280,7 @@ class _Emission:
 
     def _store(self, value: Expr, guard: Expr | None) -> None:
         target, index = self.arrays[self.body.target.name], self._index(self.body.index)
-        digits = walked(index, target.banks, self.loops.extents)
+        digits = self._digits(index, target.banks)
         if not digits:
             self.nest.store(target, [index], value, self.lanes, guard)
             return

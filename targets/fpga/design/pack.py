@@ -99,7 +99,7 @@ def _port(a: Array) -> Port:
 def simulation_source(design: Design) -> str:
     """The kernel's C++, and functions by which arrays are set, run and got: `kp_set(number of the input or weight,
     data)`, `kp_run()`, `kp_get(number of the output, data)`, all with elements as numpy has them."""
-    kernel = design.kernel
+    kernel = design.simulated
     arrays = {a.name: a for a in kernel.arrays}
     sources = [arrays[name] for name in (*design.inputs, *(name for name, _ in design.weights))]
     results = [arrays[name] for name in design.outputs]

@@ -44,11 +44,13 @@ class Design:
 
     `inputs` and `outputs` name the kernel's arrays of the model's inputs and outputs in the model's order (flat),
     `weights` the others of role "in" with their values. `cycles` are those from start to done, with all data on the
-    chip; `resources` counts blocks by name, of which look-up tables are an estimate.
+    chip; `simulated` is the same kernel without banks, for fast simulation. `resources` counts blocks by name, of
+    which look-up tables are an estimate.
     """
 
     spec: FpgaSpec
     kernel: Kernel
+    simulated: Kernel
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     weights: tuple[tuple[str, np.ndarray], ...]

@@ -22,14 +22,14 @@ def test_targets_that_do_not_fit(target, says):
 
 @pytest.mark.parametrize("precision", ["fp12", None, ["fp32"]])
 def test_unknown_precisions(precision):
-    with pytest.raises(UsageError, match="precision: expected one of fp32, tf32, fp16, found"):
+    with pytest.raises(UsageError, match="precision: expected one of fp32, tf32, fp16, int8, found"):
         kompilo.compile("nothere.onnx", precision=precision)
 
 
 @pytest.mark.parametrize(
     ("target", "precision", "says"),
     [
-        ("cpu:znver4", "fp16", "target 'cpu:znver4' computes in fp32, found 'fp16'"),
+        ("cpu:znver4", "fp16", "target 'cpu:znver4' computes in fp32 or int8, found 'fp16'"),
         ("cuda:sm_75", "tf32", "target 'cuda:sm_75' computes in fp32 or fp16, found 'tf32'"),
         (["cuda:sm_80", "rocm:gfx942"], "tf32", "target 'rocm:gfx942' computes in fp32 or fp16, found 'tf32'"),
     ],

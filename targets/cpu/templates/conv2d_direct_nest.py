@@ -87,6 +87,7 @@ class DirectNest:
     ):
         self.operands, self.conv, self.weights, self.blocking = operands, conv, weights, blocking
         self.weights_at = weights_at
+        self.image = self._image()
         size = operands.size
         self.batch = size(conv.batch)
         self.in_h, self.in_w = size(conv.size[0]), size(conv.size[1])
@@ -97,10 +98,17 @@ class DirectNest:
         self.row_pixels = (
             int(minimum(self.out_w, blocking.cols * blocking.tile)) if conv.is_static else blocking.cols * blocking.tile
         )
-        self.stage = Stage(conv, blocking.rows, self.row_pixels, blocking.pitch) if blocking.staged else None
+        self.stage = self._stage() if blocking.staged else None
         self.pitch = self.stage.pitch if self.stage else conv.channels
         self.row_pitch = self.stage.row_pitch if self.stage else self.in_w * conv.channels
         self.source = self.stage.buffer if self.stage else self.operands.data
+
+    def _image(self) -> ConvShape:
+        """The convolution in the elements that the data have in memory."""
+        return self.conv
+
+    def _stage(self) -> Stage:
+        return Stage(self.conv, self.blocking.rows, self.row_pixels, self.blocking.pitch)
 
     def body(self) -> Stmt:
         """The loops over all work items."""
@@ -131,7 +139,7 @@ class DirectNest:
         item = _Item(group, batch, row, rows, col_block * b.cols)
         if self.stage is None:
             return self._channel_blocks(item, oc)
-        offset = batch * self.in_h * self.in_w * self.conv.channels + group * self.conv.group_in
+        offset = batch * self.in_h * self.in_w * self.image.channels + group * self.image.group_in
         first = (
             row * self.conv.stride[0] - self.conv.pad[0],
             item.tile * b.tile * self.conv.stride[1] - self.conv.pad[1],
@@ -249,15 +257,32 @@ class DirectNest:
 
         With `cut`, pixels beyond the end of the row are not stored.
         """
-        tile = RegisterTile(pixels, work.vectors, self.weights.lanes)
+        tile = self.new_tile(pixels, work.vectors)
         slot = (y * self.row_pixels + (col - item.tile * self.blocking.tile)) * tile.width
-        begin = tile.zero() if work.sums is None else tile.load(work.sums, slot)
+        begin = self.clear(tile, work) if work.sums is None else tile.load(work.sums, slot)
         if work.last:
             valid = self.out_w - col if cut else None
             end = self.finish(tile, item.batch, item.row + y, col, work, valid)
         else:
             end = tile.save(work.sums, slot)
         return seq(tile.declare(), begin, self._reduce(tile, item, y, col, edges, work, number), end)
+
+    def new_tile(self, pixels: int, vectors: int) -> RegisterTile:
+        """The accumulators of a tile."""
+        return RegisterTile(pixels, vectors, self.weights.lanes)
+
+    def clear(self, tile: RegisterTile, work: Pass) -> Stmt:
+        """What sums begin with."""
+        return tile.zero()
+
+    def multiply_add(self, tile: RegisterTile, x: Index, step: Index, w: Index, begin: int, end: int | None) -> Stmt:
+        """Add the products of the data at x, x + step, ... (a pixel each) with the vectors of weights at w."""
+        return tile.multiply_add(
+            lambda p: tirx.BufferLoad(self.source, [x + p * step]),
+            lambda v, lanes: tirx.BufferLoad(self.operands.weights, [ramp(w + v, lanes)]),
+            begin,
+            end,
+        )
 
     def finish(self, tile: RegisterTile, batch: Index, row: Index, col: Index, work: Pass, valid: Index | None) -> Stmt:
         """Epilogue and store of a finished tile, of its first `valid` pixels if that is not None."""
@@ -325,12 +350,7 @@ class DirectNest:
         def reduce(offset: Index, length: int, at: Index, begin: int = 0, end: int | None = None) -> Stmt:
             def multiply_add(k: Index) -> Stmt:
                 x, w = base + offset + k, weights + (at + k) * tile.width
-                update = tile.multiply_add(
-                    lambda p: tirx.BufferLoad(self.source, [x + p * step]),
-                    lambda v, lanes: tirx.BufferLoad(self.operands.weights, [ramp(w + v, lanes)]),
-                    begin,
-                    end,
-                )
+                update = self.multiply_add(tile, x, step, w, begin, end)
                 if self.blocking.ahead == "data" and conv.kernel == (1, 1) and step == self.pitch == chunk:
                     # The next tile's pixels are contiguous: as many elements a step as the tile has pixels cover them.
                     ahead = prefetch_l2(self.source, base + tile.pixels * (step + k))

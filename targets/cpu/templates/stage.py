@@ -17,16 +17,19 @@ class Stage:
     """The input of `rows` x `cols` output pixels of one group: an array [input rows][input columns][pitch].
 
     `pitch` >= channels of a group; a little more than them avoids that neighbouring pixels meet in the same cache sets.
+    `flip` are bits that are inverted in each number (of integers), the zeros of padding included.
     """
 
     conv: ConvShape
     rows: int
     cols: int
     pitch: int
+    dtype: str = "float32"
+    flip: int = 0
     buffer: tirx.Buffer = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "buffer", local(self.size, "float32", "stage"))
+        object.__setattr__(self, "buffer", local(self.size, self.dtype, "stage"))
 
     @property
     def extent(self) -> tuple[int, int]:
@@ -39,12 +42,12 @@ class Stage:
 
     @property
     def row_pitch(self) -> int:
-        """Floats from one row to the next."""
+        """Elements from one row to the next."""
         return self.extent[1] * self.pitch
 
     @property
     def size(self) -> int:
-        """Floats in all."""
+        """Elements in all."""
         return self.extent[0] * self.row_pitch
 
     def fill(
@@ -58,7 +61,12 @@ class Stage:
         channels, pixel = conv.group_in, conv.channels
         rows = (out_rows - 1) * conv.stride[0] + (conv.kernel[0] - 1) * conv.dilation[0] + 1
         cols = self.extent[1]
-        zero = tirx.const(0.0, "float32")
+        zero = tirx.const(self.flip, self.dtype)
+
+        def value(at: Index) -> tirx.Expr:
+            found = tirx.BufferLoad(data, [at])
+            return found ^ tirx.const(self.flip, self.dtype) if self.flip else found
+
         left = minimum(cols, maximum(0, 0 - first[1]))
         right = maximum(left, minimum(cols, size[1] - first[1]))
 
@@ -72,14 +80,12 @@ class Stage:
         def copy(at: Index, source: Index) -> Stmt:
             if self.pitch == channels == pixel:
                 start = left * pixel
-                body = lambda i: store(self.buffer, [at + start + i], tirx.BufferLoad(data, [source + start + i]))  # noqa: E731
+                body = lambda i: store(self.buffer, [at + start + i], value(source + start + i))  # noqa: E731
                 return ranged("i", 0, (right - left) * pixel, body)
 
             def one(x: Index) -> Stmt:
                 to, come = at + x * self.pitch, source + x * pixel
-                return ranged(
-                    "c", 0, channels, lambda c: store(self.buffer, [to + c], tirx.BufferLoad(data, [come + c]))
-                )
+                return ranged("c", 0, channels, lambda c: store(self.buffer, [to + c], value(come + c)))
 
             return ranged("x", left, right - left, one)
 

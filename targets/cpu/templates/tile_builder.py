@@ -28,14 +28,14 @@ ROLLED_EPILOGUE_STEPS = 6
 STACK_BYTES = 1023
 
 
-def on_stack(size: int, name: str) -> tirx.Buffer:
-    """`size` float32 on the stack."""
-    return tirx.decl_buffer((size,), "float32", name, scope="global")
+def on_stack(size: int, name: str, dtype: str = "float32") -> tirx.Buffer:
+    """`size` numbers of four bytes on the stack."""
+    return tirx.decl_buffer((size,), dtype, name, scope="global")
 
 
 @dataclass(frozen=True)
 class RegisterTile:
-    """`pixels` x `vectors` accumulators of `lanes` float32 each.
+    """`pixels` x `vectors` accumulators of `lanes` float32 (or int32) each.
 
     They live in several arrays ("banks") of whole pixels, each small enough for the stack.
     """
@@ -43,11 +43,12 @@ class RegisterTile:
     pixels: int
     vectors: int
     lanes: int
+    dtype: str = "float32"
     banks: tuple[tirx.Buffer, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         count = -(-self.pixels // self.bank_pixels)
-        banks = tuple(on_stack(self.bank_pixels * self.width, f"acc{b}") for b in range(count))
+        banks = tuple(on_stack(self.bank_pixels * self.width, f"acc{b}", self.dtype) for b in range(count))
         object.__setattr__(self, "banks", banks)
 
     @property
@@ -90,7 +91,7 @@ class RegisterTile:
 
     def zero(self) -> Stmt:
         """Clear all accumulators."""
-        nothing = splat(tirx.const(0.0, "float32"), self.lanes)
+        nothing = splat(tirx.const(0, self.dtype), self.lanes)
         return self._each(lambda bank, q, p, c: self._set(bank, q, c, nothing))
 
     def load(self, source: tirx.Buffer, offset: Index) -> Stmt:
@@ -100,6 +101,10 @@ class RegisterTile:
             return self._set(bank, q, c, tirx.BufferLoad(source, [ramp(offset + (p * self.width + c), self.lanes)]))
 
         return self._each(one)
+
+    def fill(self, value: Vector) -> Stmt:
+        """accumulator(p, c) = value(c, lanes) for every pixel."""
+        return self._each(lambda bank, q, p, c: self._set(bank, q, c, value(c, self.lanes)))
 
     def save(self, target: tirx.Buffer, offset: Index, begin: int = 0, end: int | None = None) -> Stmt:
         """`target[offset:]` = accumulators, of the pixels in [begin, end) only."""
@@ -116,8 +121,15 @@ class RegisterTile:
     def accumulate(self, term: Callable[[Index, Index], tirx.Expr], begin: int = 0, end: int | None = None) -> Stmt:
         """accumulator(p, c) += term(p, c), a vector, for the pixels in [begin, end) and every vector at channel c."""
 
+        return self.update(lambda sum_, p, c: sum_ + term(p, c), begin, end)
+
+    def update(
+        self, new: Callable[[tirx.Expr, Index, Index], tirx.Expr], begin: int = 0, end: int | None = None
+    ) -> Stmt:
+        """accumulator(p, c) = new(accumulator(p, c), p, c), vectors, for the pixels in [begin, end) and every c."""
+
         def step(bank: tirx.Buffer, q: Index, p: Index, c: Index) -> Stmt:
-            return self._set(bank, q, c, self._get(bank, q, c) + term(p, c))
+            return self._set(bank, q, c, new(self._get(bank, q, c), p, c))
 
         return self._each(step, begin, end)
 
@@ -146,7 +158,7 @@ class RegisterTile:
 
         There, element (p, c) of a group is at p * width + c.
         """
-        memory = on_stack(self.bank_pixels * self.width, "tile")
+        memory = on_stack(self.bank_pixels * self.width, "tile", self.dtype)
         parts = []
         for base in range(0, self.pixels, self.bank_pixels):
             end = min(self.pixels, base + self.bank_pixels)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .artifact.artifact import Artifact, TargetCode
 from .artifact.shared_weights import SharedWeights
-from .errors import UsageError
+from .errors import ArtifactError, ModelError, UsageError
 from .model_source import resolve
 from .tensor_spec import TensorSpec
 from .version import VERSION
@@ -82,6 +82,7 @@ def compile(
     started = time.perf_counter()
     report("import", 0, 1)
     program = _import(model, inputs, host)
+    _check_host(program)
     weights = SharedWeights()
     modules, quantization = _modules(program, calibration, calibration_method, report)
     codes = tuple(
@@ -145,6 +146,20 @@ def _scripts(program: ImportedProgram, modules: Mapping[int, tvm.ir.IRModule]) -
         texts += [f"#   {operator}" for operator in segment.operators]
         texts += [str(modules[number].script())] if number in modules else []
     return "\n".join(texts)
+
+
+def _check_host(program: ImportedProgram) -> None:
+    """ModelError unless the evaluator can be made of what stays on the host."""
+    if not program.segments:
+        return
+    from .runtime.host_evaluator import HostSegment
+
+    for segment in program.segments:
+        try:
+            if segment.on_host:
+                HostSegment(segment)
+        except ArtifactError as error:
+            raise ModelError(error.message) from error
 
 
 def _modules(

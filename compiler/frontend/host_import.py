@@ -10,11 +10,11 @@ import onnx
 from google.protobuf.message import EncodeError
 from onnx import NodeProto, TensorProto, TypeProto, numpy_helper
 
-from ..errors import ModelError
+from ..errors import KompiloError, ModelError
 from ..segments import HostOperator, Segment
 from ..tensor_spec import TensorSpec
 from .graph_order import describe, ordered_nodes, reads
-from .host_operators import check_trusted, host_word, why_host
+from .host_operators import check_made_well, check_trusted, host_word, why_host
 from .host_partition import Part, partition
 from .host_sequences import without_known_sequences
 from .host_types import host_signature, infer_types, may_need_host, spec_of, value_info, why_on_host
@@ -72,7 +72,13 @@ def import_program(model: ModelLike, inputs: Shapes | None = None, host: bool = 
     source = read_model(model)
     if not may_need_host(source.proto):
         return _whole(import_source(source, inputs))
-    return _Splitter(_inlined(source), inputs, host).program()
+    try:
+        return _Splitter(_inlined(source), inputs, host).program()
+    except KompiloError:
+        raise
+    except Exception as error:  # what protobuf, or ONNX's inference, makes of a broken model
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no details'}"
+        raise ModelError(f"The model cannot be split into what is compiled and the host's part: {reason}.") from error
 
 
 def _whole(imported: ImportedModel) -> ImportedProgram:
@@ -98,7 +104,7 @@ class _Splitter:
         self._source, self._graph, self._host = source, source.proto.graph, host
         self._shapes = shapes
         self._inputs = host_signature(self._graph, shapes)
-        self._stored = {tensor.name: tensor for tensor in self._graph.initializer}
+        self._stored = _initializers(self._graph)
         self._outputs = [info.name for info in self._graph.output]
         own = self._stored.keys() | {info.name for info in self._graph.input}
         nodes = ordered_nodes(self._graph.node, own, self._outputs)
@@ -154,6 +160,7 @@ class _Splitter:
             if not self._host:
                 raise ModelError(f"{describe(node)} cannot be compiled: {reason}.", _WAY_OUT)
             check_trusted(node, self._source.opsets, reason)
+            check_made_well(node, self._source.opsets, self._source.proto.ir_version)
             reasons[id(node)] = reason
             open_ranks.update((name, True) for name in node.output if name and not _has_rank(self._types.get(name)))
         return reasons
@@ -204,6 +211,17 @@ class _Splitter:
             graph.initializer.extend(self._stored.values())
             graph.value_info.extend(self._graph.value_info)
         return onnx.helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+
+
+def _initializers(graph: onnx.GraphProto) -> dict[str, TensorProto]:
+    """The stored tensors by name; ModelError for names that come twice, and for sparse tensors."""
+    stored: dict[str, TensorProto] = {}
+    for tensor in graph.initializer:
+        if stored.setdefault(tensor.name, tensor) is not tensor:
+            raise ModelError(f"Two initializers are named {tensor.name!r}.")
+    if graph.sparse_initializer:
+        raise ModelError(f"Initializer {graph.sparse_initializer[0].values.name!r} is sparse, which is not supported.")
+    return stored
 
 
 def _has_rank(kind: TypeProto | None) -> bool:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, TypeProto
 
 from ..errors import ModelError
@@ -69,6 +70,19 @@ def check_trusted(node: NodeProto, opsets: Mapping[str, int], reason: str) -> No
             raise ModelError(
                 f"{describe(node)} cannot be compiled ({reason}), and {where} cannot run on the host: {objection}."
             )
+
+
+def check_made_well(node: NodeProto, opsets: Mapping[str, int], ir_version: int) -> None:
+    """ModelError where ONNX's checker finds a fault in `node`. It does not look at what operators' graphs read."""
+    if any(a.type == AttributeProto.GRAPH for a in node.attribute):
+        return
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version, context.opset_imports = ir_version, dict(opsets)
+    try:
+        onnx.checker.check_node(node, context)
+    except onnx.checker.ValidationError as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), "it is not made as ONNX asks")
+        raise ModelError(f"{describe(node)} is not made as ONNX asks: {reason.strip().rstrip('.')}.") from error
 
 
 def _objection(node: NodeProto, opsets: Mapping[str, int]) -> str | None:

@@ -67,6 +67,10 @@ def table(outcomes: list[Outcome]) -> str:
         own = [o for o in outcomes if kind in ("all", o.kind)]
         counts = Counter(o.state for o in own)
         lines.append(f"| {kind} | {len(own)} | " + " | ".join(str(counts[s]) for s in STATES) + " |")
+    hosted = [o for o in outcomes if o.on_host]
+    operators = Counter(name for o in hosted for name in dict.fromkeys(o.on_host))
+    named = ", ".join(f"{name} {count}" for name, count in operators.most_common())
+    lines.append(f"\n{len(hosted)} of those that pass have operators on the host: {named or 'none'}")
     lines.append(f"\n{sum(o.seconds for o in outcomes):.0f} s\n\n| refused | cases |\n|---|---:|")
     reasons = Counter(o.reason for o in outcomes if o.state == REFUSED)
     lines += [f"| {reason} | {count} |" for reason, count in reasons.most_common()]

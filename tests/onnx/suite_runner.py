@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from suite_cases import Case
-from suite_worker import CRASH, HANG, PASS, REFUSED, WRONG, serve
+from suite_worker import CRASH, HANG, ON_HOST, PASS, REFUSED, WRONG, serve
 
 # For compiling and running one case on a busy machine; whole networks of 19 convolutions take longest.
 TIME_LIMIT_S = 120.0
@@ -29,13 +29,19 @@ DISPUTED = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case: its state, why it is no pass, and how many seconds it took."""
+    """What became of a case: its state, why it is no pass (or what stays on the host), how many seconds it took."""
 
     name: str
     kind: str
     state: str
     detail: str
     seconds: float
+
+    @property
+    def on_host(self) -> list[str]:
+        """The types of the operators that stay on the host."""
+        text = self.detail.removeprefix(ON_HOST) if self.detail.startswith(ON_HOST) else ""
+        return [entry.split(":")[0] for entry in text.split("; ")] if text else []
 
     @property
     def reason(self) -> str:
@@ -115,9 +121,12 @@ def write_expected(reasons: Mapping[str, str], path: Path = EXPECTED) -> None:
 
 
 def surprises(outcomes: Iterable[Outcome], expected: Mapping[str, str]) -> list[str]:
-    """A line for each case that is wrong, crashed or hung, or that is refused where it was not, or the other way."""
+    """A line for each case that is wrong, crashed or hung, or that is refused where it was not, or the other way; and
+    for operators on tensors of numbers that stay on the host only because something before them does."""
     lines = []
     for o in outcomes:
+        if o.on_host and "only a run knows" in o.detail:
+            lines.append(f"{o.name} has an operator on the host that a target has: {o.detail}")
         if o.state == REFUSED and o.name not in expected:
             lines.append(f"{o.name} is refused: {o.detail}")
         elif o.state in (WRONG, CRASH, HANG):

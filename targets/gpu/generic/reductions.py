@@ -35,6 +35,7 @@ from ...shared.loops import (
     when,
 )
 from ...shared.program import COMBINERS, Stage, loads, map_loads, substitute
+from ..estimates import STATIC_SHARED_BYTES
 from ..launch import allocated, allreduce, barrier, launch_rows, registers, shared
 from ..spec import GpuSpec
 from ..templates.vectors import VECTOR_BYTES, dtype_bytes, load_vector
@@ -49,8 +50,6 @@ _SLICE = 32
 _AHEAD = 4
 # Shared memory that a group may take for whole rows, bytes.
 _SCRATCH = 32 * 1024
-# Shared memory that a block may have without asking for more, on all GPUs.
-_SHARED = 48 * 1024
 
 
 def emit_group(group: Group, inner: frozenset[tirx.Buffer], views: Views, spec: GpuSpec) -> Stmt | None:
@@ -65,7 +64,7 @@ def emit_group(group: Group, inner: frozenset[tirx.Buffer], views: Views, spec: 
         if stage.buffer in inner and not all(static(a.extent) for a in own_axes(stage, group, number)):
             return None
     emitter = _Emitter(group, flat, inner, views, spec)
-    return emitter.emit() if emitter.shared_bytes <= min(_SHARED, spec.shared_bytes) else None
+    return emitter.emit() if emitter.shared_bytes <= min(STATIC_SHARED_BYTES, spec.shared_bytes) else None
 
 
 class _Emitter:

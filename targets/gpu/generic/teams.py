@@ -10,10 +10,9 @@ from ...shared.access import analyzer_for, stride
 from ...shared.groups import Group
 from ...shared.loops import Index, static
 from ...shared.program import Axis, Stage, loads
+from ..estimates import estimated
 from ..spec import GpuSpec
 
-# What an unknown extent is taken for.
-_UNKNOWN = 1024
 # Threads of a block, where teams are small.
 BLOCK = 256
 # Elements that each thread of a team should have before the team grows.
@@ -60,7 +59,7 @@ def _power(value: int) -> int:
 
 
 def _estimate(axes: Sequence[Axis]) -> int:
-    return math.prod(a.extent if static(a.extent) else _UNKNOWN for a in axes)
+    return math.prod(estimated(a.extent) for a in axes)
 
 
 def own_places(stage: Stage, group: Group, number: int) -> tuple[int, ...]:

@@ -13,11 +13,9 @@ from ....compiler.schedule.masks import ADDED, KEEPS
 from ....compiler.schedule.op_spec import OpSpec
 from ...shared.matmul_problem import Dim, MatmulProblem
 from ...shared.tir_loops import Index, i64
+from ..estimates import estimated
 from .gemm_index import Held
 from .gemm_matmul import MatmulMemory, Matrix
-
-# What an unknown size is taken for where costs are estimated.
-_UNKNOWN = 1024
 
 Write = Callable[[Index, Sequence[Index], Sequence[tirx.Expr]], Stmt]
 
@@ -75,7 +73,7 @@ class AttentionProblem:
     @property
     def sizes(self) -> tuple[int, int, int]:
         """Batches, rows and keys, unknown ones guessed."""
-        rows, keys = (d if isinstance(d, int) else _UNKNOWN for d in (self.rows, self.keys))
+        rows, keys = (estimated(d) for d in (self.rows, self.keys))
         return prod(d if isinstance(d, int) else 1 for d in self.batch), rows, keys
 
 

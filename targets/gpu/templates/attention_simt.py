@@ -9,6 +9,7 @@ from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.target_spec import TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
 from ....compiler.schedule.traits import Traits
+from ..estimates import STATIC_SHARED_BYTES
 from ..occupancy import resident_blocks
 from ..spec import GpuSpec
 from .attention_costs import Work, attention_traits, offered
@@ -18,8 +19,6 @@ from .gemm_index import Held
 from .vectors import dtype_bytes
 
 _TYPES = ("float32", "float16")
-# Static shared memory that every GPU gives a block.
-_SHARED = 48 * 1024
 # Threads of a block at most, and registers of a thread.
 _MOST_THREADS, _MOST_REGISTERS = 256, 176
 # Fours that a thread fetches at once at most.
@@ -74,7 +73,7 @@ def _runs(tile: SimtTile, spec: GpuSpec, depth: int, columns: int) -> bool:
         return False
     registers, bytes_ = tile.registers(columns), tile.shared_bytes(depth, columns)
     fetches = max(tile.bm, tile.bn) * -(-max(depth, columns) // QUAD) / tile.threads
-    if registers > _MOST_REGISTERS or bytes_ > _SHARED or fetches > _FETCHES:
+    if registers > _MOST_REGISTERS or bytes_ > STATIC_SHARED_BYTES or fetches > _FETCHES:
         return False
     return resident_blocks(spec, tile.threads, registers, bytes_) > 0
 

@@ -16,14 +16,13 @@ from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from ....compiler.schedule.template import Config, Space
+from ..estimates import STATIC_SHARED_BYTES, estimated
 from ..occupancy import resident_blocks
 from ..spec import GpuSpec
 from .gemm_shares import EVENLY
 from .gemm_tile import QUAD, GemmTile
 
 _KNOBS = ("bm", "bn", "bk", "tm", "tn", "split")
-# What an unknown size is taken for.
-_UNKNOWN = 1024
 # Elements that a thread fetches ahead at most: with 48, NVIDIA's assembler spills.
 _AHEAD = 32
 # Fetches of A, and of B, by one thread in a step.
@@ -34,8 +33,6 @@ _MOST_THREADS = 256
 _OFFERED, _OF_EACH = 32, 3
 # Spaces that are kept: operators that differ in their epilogue only have the same.
 KEPT_SPACES = 256
-# Static shared memory that every GPU gives a block.
-_SHARED = 48 * 1024
 # Bytes a cycle that one SM reads from the second-level cache when all do, and from its shared memory.
 _L2_RATE, _SHARED_RATE = 40.0, 128.0
 # Warps times results per thread that keep an SM's multiply-adds busy: four schedulers, four cycles of latency, each.
@@ -72,7 +69,7 @@ class Problem:
     @property
     def sizes(self) -> tuple[int, int, int]:
         """m, n, k, unknown ones guessed."""
-        m, n, k = (d if isinstance(d, int) else _UNKNOWN for d in (self.m, self.n, self.k))
+        m, n, k = (estimated(d) for d in (self.m, self.n, self.k))
         return m, n, k
 
 
@@ -216,7 +213,10 @@ def _runs(tile: GemmTile, spec: GpuSpec) -> bool:
     threads = tile.threads
     if not spec.warp <= threads <= min(_MOST_THREADS, spec.threads_per_block) or threads % spec.warp:
         return False
-    if tile.shared_bytes > min(_SHARED, spec.shared_bytes) or tile.bk * (tile.bm + tile.bn) > _AHEAD * threads:
+    if (
+        tile.shared_bytes > min(STATIC_SHARED_BYTES, spec.shared_bytes)
+        or tile.bk * (tile.bm + tile.bn) > _AHEAD * threads
+    ):
         return False
     if tile.bk * max(tile.bm, tile.bn) // QUAD > _FETCHES * threads:
         return False

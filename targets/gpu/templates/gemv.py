@@ -18,6 +18,7 @@ from ....compiler.schedule.target_spec import TargetSpec
 from ....compiler.schedule.template import Candidate, Config, Space, Template
 from ....compiler.schedule.traits import Traits
 from ...shared.matmul_problem import read_matrices
+from ..estimates import estimated
 from ..spec import GpuSpec
 from .gemm_matmul import MatmulMemory, Matrix, packing_of
 from .gemv_kernels import THREADS, Across, Along, Thin
@@ -29,8 +30,6 @@ MOST_ROWS = 8
 _SUMS = 32
 # Warps that an SM must have to keep device memory busy, with a vector of 16 bytes under way in each thread.
 _WARPS_PER_SM = 16
-# What an unknown number of lines is taken for.
-_UNKNOWN = 1024
 _FLOATS = ("float32", "float16", "bfloat16")
 
 
@@ -43,7 +42,7 @@ def read_thin(op: OpSpec) -> Thin | None:
     if 0 in (m, n, k, *problem.batch):
         return None
     batch = int(np.prod([d for d in problem.batch if isinstance(d, int)]))
-    few = [d if isinstance(d, int) else _UNKNOWN for d in (m, n)]
+    few = [estimated(d) for d in (m, n)]
     if min(few) > MOST_ROWS:
         return None
     if few[0] <= few[1]:

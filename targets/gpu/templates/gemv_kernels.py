@@ -11,6 +11,7 @@ from tvm.tirx import Stmt
 from ....compiler.schedule.template import Config
 from ...shared.loops import Index, ceildiv, floordiv, i64, loop, minimum, seq, unrolled, when
 from ...shared.matmul_problem import MatmulProblem
+from ..estimates import estimated
 from ..launch import allocated, allreduce, barrier, bound_to, registers, shared
 from ..spec import GpuSpec
 from .gemm_matmul import MatmulMemory, Matrix
@@ -18,8 +19,6 @@ from .vectors import load_vector
 
 # Threads of a block.
 THREADS = 256
-# What an unknown number of lines is taken for.
-_UNKNOWN = 1024
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Thin:
     @property
     def known(self) -> tuple[int, int]:
         """Lines and depth, unknown ones guessed."""
-        lines, depth = (d if isinstance(d, int) else _UNKNOWN for d in (self.lines, self.depth))
+        lines, depth = (estimated(d) for d in (self.lines, self.depth))
         return lines, depth
 
     def dtype(self, operand: int) -> str:

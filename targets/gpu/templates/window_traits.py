@@ -9,15 +9,14 @@ import numpy as np
 
 from ....compiler.schedule.template import Config
 from ....compiler.schedule.traits import Traits
+from ..estimates import UNKNOWN_IMAGE, estimated
 from ..spec import GpuSpec
 from .windows import Window
-
-_UNKNOWN = 64
 
 
 def window_traits(window: Window, outputs: Sequence[int | str], spec: GpuSpec, configs: Sequence[Config]) -> Traits:
     """Traits of `configs`; `outputs` is the result's shape."""
-    known = [d if isinstance(d, int) else _UNKNOWN for d in outputs]
+    known = [estimated(d, UNKNOWN_IMAGE) for d in outputs]
     pixels = np.asarray([c.int("pixels") for c in configs], dtype=np.float64)
     threads = known[0] * known[1] * np.ceil(known[2] / pixels) * (known[3] / window.lanes)
     taps = prod(window.kernel)

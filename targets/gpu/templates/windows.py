@@ -20,6 +20,7 @@ from ....compiler.schedule.template import Config, Space
 from ...shared.conv_operands import Operands
 from ...shared.index_math import ceil_div, split_index, unrolled
 from ...shared.tir_loops import Index, i64, loop, seq, store
+from ..estimates import UNKNOWN_IMAGE, estimated
 from ..launch import allocated, launch, registers
 from ..spec import GpuSpec
 from .vectors import VECTOR_BYTES, dtype_bytes, load_vector, store_vector
@@ -32,8 +33,6 @@ _WIDEST = 16
 # walked by a loop. (Unrolled kernels of 5 x 5 taps, 8 pixels, 4 channels take NVRTC 4 s each, LLVM for AMD's GPUs 8 s.)
 _STRAIGHT = 512
 _THREADS = 128
-# What an unknown size is taken for.
-_UNKNOWN = 64
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def takes(op: OpSpec, operands: int) -> bool:
 
 def window_space(window: Window, outputs: tuple[int | str, ...], spec: GpuSpec) -> Space:
     """Pixels that a thread computes: several where the rest still fills the GPU. `outputs` is the result's shape."""
-    known = [d if isinstance(d, int) else _UNKNOWN for d in outputs]
+    known = [estimated(d, UNKNOWN_IMAGE) for d in outputs]
     if not window.is_small:
         return Space(Config.of(pixels=1))
     threads = known[0] * known[1] * known[2] * (known[3] // window.lanes)

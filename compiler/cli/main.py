@@ -18,7 +18,7 @@ import typer
 
 from ..errors import KompiloError
 from ..knobs import Knobs
-from . import bench, console, inspect, records, run, targets, train_cost_model, tune, verify, zoo
+from . import bench, console, inspect, plan, records, run, targets, train_cost_model, tune, verify, zoo
 from . import compile as compile_verb
 
 EXIT_USAGE = 2
@@ -44,6 +44,7 @@ app.command("run")(run.run_artifact)
 app.command("bench")(bench.bench)
 app.command("verify")(verify.verify)
 app.command("inspect")(inspect.inspect)
+app.command("plan")(plan.plan)
 app.command("targets")(targets.targets)
 app.add_typer(records.app, name="records")
 app.command("train-cost-model")(train_cost_model.train_cost_model)

@@ -119,7 +119,7 @@ def _workers(text: str | None) -> int | str | None:
 def _check_html(html: Path | None) -> None:
     """What would make the report fail is told before the session."""
     if html is not None:
-        from ..tune.html_plots import check_matplotlib
+        from ..html_page import check_matplotlib
 
         check_output(html, "HTML report")
         check_matplotlib()

@@ -28,10 +28,11 @@ def bytes_moved(op: OpSpec) -> int | None:
     """Bytes that one execution of `op` must move: each operand read once, the result written once; None if symbolic."""
     if not op.is_static:
         return None
-    return sum(_bytes(t) for t in (*op.inputs, op.output))
+    return sum(tensor_bytes(t) for t in (*op.inputs, op.output))
 
 
-def _bytes(tensor: TensorType) -> int:
+def tensor_bytes(tensor: TensorType) -> int:
+    """Bytes of a tensor of known sizes; types narrower than a byte are packed."""
     bits = int("".join(c for c in tensor.dtype if c.isdigit()) or "8")  # "bool" has no digits and takes a byte
     return (prod(int(d) for d in tensor.shape) * bits + 7) // 8
 

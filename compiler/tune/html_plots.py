@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
-from html import escape
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..errors import KompiloError
+from ..html_page import COLOURS, DASHES, new_figure, svg_of
 from ..schedule.roofline import Roofline
 from .report import SessionState
 from .summary import Row, model_history
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# Colours that people with any kind of colour vision tell apart (Okabe and Ito 2008), with a dash of their own each.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 BEFORE, AFTER = COLOURS[1], COLOURS[0]
 # Operators that have a curve with a name; the others together hardly change the model's time.
 NAMED_CURVES = 8
-# Text stays text: it can be searched and read aloud, and scales with the page.
-_STYLE = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
-
-
-def check_matplotlib() -> None:
-    """Raises KompiloError, with what to install, if plots cannot be drawn."""
-    if find_spec("matplotlib") is None:
-        raise KompiloError("the HTML report needs matplotlib, which is not installed.", "pip install 'kompilo[report]'")
 
 
 def model_curve(state: SessionState) -> str | None:
@@ -47,7 +23,7 @@ def model_curve(state: SessionState) -> str | None:
     history = model_history(state)
     if not history:
         return None
-    figure, axes = _figure(3.2)
+    figure, axes = new_figure(3.2)
     axes.step(
         [t for t, _ in history], [s * 1e3 for _, s in history], where="post", color=AFTER, linewidth=2, label="best"
     )
@@ -59,7 +35,7 @@ def model_curve(state: SessionState) -> str | None:
     axes.margins(y=0.15)
     axes.set_xlim(0, max(state.elapsed_s, 1.0) * 1.02)
     axes.legend(frameon=False)
-    return _svg(figure, "model", "Predicted time of the model in milliseconds over the time of the session")
+    return svg_of(figure, "model", "Predicted time of the model in milliseconds over the time of the session")
 
 
 def operator_curves(state: SessionState, found: Sequence[Row]) -> str | None:
@@ -68,7 +44,7 @@ def operator_curves(state: SessionState, found: Sequence[Row]) -> str | None:
     if not timed:
         return None
     named = sorted((row for row in timed if _seconds_won(row) > 0), key=_seconds_won, reverse=True)[:NAMED_CURVES]
-    figure, axes = _figure(4.2)
+    figure, axes = new_figure(4.2)
     others = [row for row in timed if not any(row is n for n in named)]
     for k, row in enumerate(others):
         label = "" if k else f"{len(others)} others" if named else "none got faster"
@@ -81,7 +57,7 @@ def operator_curves(state: SessionState, found: Sequence[Row]) -> str | None:
     axes.set_ylim(top=105)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=9)
     title = "Time of each operator over the session, in percent of the time with which it started"
-    return _svg(figure, "operators", title)
+    return svg_of(figure, "operators", title)
 
 
 def _seconds_won(row: Row) -> float:
@@ -103,7 +79,7 @@ def roofline_plot(found: Sequence[Row], roofline: Roofline | None, of: str = "on
     points = [row for row in found if row.flops_per_second() and row.bytes]
     if not points:
         return None
-    figure, axes = _figure(5.0)
+    figure, axes = new_figure(5.0)
     axes.set_xscale("log")
     axes.set_yscale("log")
     titles = {}
@@ -129,7 +105,7 @@ def roofline_plot(found: Sequence[Row], roofline: Roofline | None, of: str = "on
     for handle in legend.legend_handles:
         handle.set_sizes([60])
     title = f"Rate of each operator over its arithmetic intensity, before and after, with the roofs of {of}"
-    return _svg(figure, "roofline", title, titles)
+    return svg_of(figure, "roofline", title, titles)
 
 
 def _draw_roofs(axes: Axes, roofline: Roofline) -> None:
@@ -149,32 +125,3 @@ def _draw_roofs(axes: Axes, roofline: Roofline) -> None:
         at = (1.5 * low, 1.5 * low * level.bandwidth / 1e9)
         axes.annotate(label, at, xytext=(6, -2), textcoords="offset points", va="top", fontsize=9)
     axes.set_ylim(top=max(axes.get_ylim()[1], peak * 2))
-
-
-def _figure(height: float) -> tuple[Figure, Axes]:
-    """A figure of its own: pyplot's global state, and a display, are not needed."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(9, height), layout="constrained")
-        return figure, figure.add_subplot()
-
-
-def _svg(figure: Figure, prefix: str, title: str, titles: dict[str, str] | None = None) -> str:
-    """`figure` as an SVG element called `title`; `titles` gives elements (by id) texts that show under the pointer."""
-    from matplotlib import rc_context
-
-    out = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with rc_context({**_STYLE, "svg.hashsalt": prefix}):
-        figure.savefig(out, format="svg", metadata=nothing)
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}-", text)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"| height="[^"]*pt"', r"\1", text, count=2)
-    for name, words in (titles or {}).items():
-        text = text.replace(f'<g id="{prefix}-{name}">', f'<g id="{prefix}-{name}"><title>{escape(words)}</title>', 1)
-    return text.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)

@@ -5,28 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from ..html_page import check_matplotlib, html_page
 from ..schedule.roofline import Roofline
-from .html_plots import check_matplotlib, model_curve, operator_curves, roofline_plot
+from .html_plots import model_curve, operator_curves, roofline_plot
 from .report import TuneReport
 from .summary import Row, rows
-
-_CSS = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 62rem; margin: 2rem auto;
-       padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; }
-h2 { font-size: 1.15rem; margin-top: 2rem; }
-table { border-collapse: collapse; width: 100%; font-size: 13px; }
-th, td { padding: .25rem .5rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-th { border-bottom: 2px solid #888; }
-.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.config { overflow-wrap: anywhere; }
-.won { font-weight: 600; }
-.wide { overflow-x: auto; }
-.note, dt { color: #555; }
-dl { display: grid; grid-template-columns: max-content auto; gap: .1rem 1rem; }
-dd, figure { margin: 0; }
-svg { width: 100%; height: auto; }
-"""
 
 
 def html_report(report: TuneReport, roofline: Roofline | None = None) -> str:
@@ -39,9 +22,7 @@ def html_report(report: TuneReport, roofline: Roofline | None = None) -> str:
     title = f"Tuning {report.model} for {report.target}"
     parts = [f"<h1>{escape(title)}</h1>", _facts(report, roofline), "<h2>Operators</h2>", _table(report, found)]
     parts += _pictures(report, found, roofline)
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-    page = ["<!DOCTYPE html>", '<html lang="en">', f"<head>{head}<style>{_CSS}</style></head>", "<body>"]
-    return "\n".join([*page, *parts, "</body>", "</html>", ""])
+    return html_page(title, parts)
 
 
 def _facts(report: TuneReport, roofline: Roofline | None) -> str:

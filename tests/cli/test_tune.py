@@ -147,7 +147,7 @@ def test_html_of_an_interrupted_session(kompilo, tuner, model, tmp_path):
 
 
 def test_html_without_matplotlib(fails, tuner, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("kompilo.compiler.tune.html_plots.find_spec", lambda name: None)
+    monkeypatch.setattr("kompilo.compiler.html_page.find_spec", lambda name: None)
     text = fails("tune", model, "--html", tmp_path / "r.html")
     assert "needs matplotlib" in text
     assert "hint: pip install 'kompilo[report]'" in text

@@ -9,8 +9,8 @@ from sample_states import ROOFLINE, conv, good_tasks, report, task
 
 pytest.importorskip("matplotlib")
 
+from kompilo.compiler import html_page
 from kompilo.compiler.errors import KompiloError
-from kompilo.compiler.tune import html_plots
 from kompilo.compiler.tune.html_report import html_report
 
 VOID = {"meta", "br"}
@@ -157,7 +157,7 @@ def test_a_session_of_no_time():
 
 
 def test_without_matplotlib(monkeypatch):
-    monkeypatch.setattr(html_plots, "find_spec", lambda name: None)
+    monkeypatch.setattr(html_page, "find_spec", lambda name: None)
     with pytest.raises(KompiloError, match="needs matplotlib") as caught:
         page_of(*good_tasks())
     assert caught.value.hint == "pip install 'kompilo[report]'"

@@ -60,14 +60,14 @@ def measure(
 
     Raises InputError if there are not as many labels as rows.
     """
-    from ..peers.accuracy import add_outputs
+    from ..peers.accuracy import add_outputs, is_classes
 
     found: dict[str, Accuracy] = {}
     used = 0
     for k, sample in enumerate(feeds):
         report("verify", k, len(feeds))
         expected = reference.outputs(sample.arrays)
-        rows = max((v.shape[0] for v in expected.values() if v.ndim == 2), default=0)
+        rows = max((v.shape[0] for v in expected.values() if is_classes(v)), default=0)
         own = None if labels is None else labels[used : used + rows]
         used += rows
         if labels is not None and used > len(labels):

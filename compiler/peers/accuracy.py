@@ -18,8 +18,8 @@ class Accuracy:
         max_abs: greatest absolute difference.
         low, high: range of the reference's numbers.
         signal, noise: sums of the squares of the reference and of the difference.
-        agreed, judged: rows whose largest element stands where the reference's does, and all rows; of outputs with two
-            axes, the last of at least two elements, as classifiers have.
+        agreed, judged: rows whose largest element stands where the reference's does, and all rows; of outputs (rows,
+            classes), perhaps with axes of size 1 behind.
         right, reference_right, labelled: rows of such an output whose largest element is where a label says, those of
             the reference, and rows with a label.
     """
@@ -45,7 +45,8 @@ class Accuracy:
         self.low, self.high = min(self.low, float(b.min())), max(self.high, float(b.max()))
         self.signal += float(np.sum(b * b))
         self.noise += float(np.sum((a - b) ** 2))
-        if b.ndim == 2 and b.shape[1] > 1:
+        if is_classes(b):
+            a, b = a.reshape(b.shape[:2]), b.reshape(b.shape[:2])
             ours_top, reference_top = a.argmax(axis=1), b.argmax(axis=1)
             self.agreed += int(np.sum(ours_top == reference_top))
             self.judged += len(b)
@@ -88,6 +89,11 @@ class Accuracy:
             "accuracy_before": before,
             "accuracy_after": after,
         }
+
+
+def is_classes(output: np.ndarray) -> bool:
+    """Whether an output has the shape of a classifier's."""
+    return output.ndim >= 2 and output.shape[1] > 1 and all(d == 1 for d in output.shape[2:])
 
 
 def add_outputs(

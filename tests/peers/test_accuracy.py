@@ -22,6 +22,13 @@ def test_figures_grow_over_samples():
     assert y.sqnr == pytest.approx(10 * math.log10(15 / 10.01))
 
 
+def test_classes_may_have_axes_of_size_one_behind():
+    y = Accuracy("y")
+    y.add(np.array([0.0, 1.0]).reshape(1, 2, 1, 1), np.array([0.5, 0.0]).reshape(1, 2, 1, 1), np.array([1]))
+    assert y.agreement == 0.0
+    assert y.correct == (0.0, 1.0)
+
+
 def test_what_is_no_classifier_has_no_agreement():
     y = Accuracy("y")
     y.add(np.ones((1, 2, 3)), np.ones((1, 2, 3)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
+import onnx.inliner
 from google.protobuf.message import EncodeError
 from onnx import NodeProto, TensorProto, TypeProto, numpy_helper
 
@@ -160,7 +161,7 @@ class _Splitter:
             if not self._host:
                 raise ModelError(f"{describe(node)} cannot be compiled: {reason}.", _WAY_OUT)
             check_trusted(node, self._source.opsets, reason)
-            check_made_well(node, self._source.opsets, self._source.proto.ir_version)
+            check_made_well(node, self._source.opsets, self._source.proto.ir_version, self._types)
             reasons[id(node)] = reason
             open_ranks.update((name, True) for name in node.output if name and not _has_rank(self._types.get(name)))
         return reasons

@@ -16,7 +16,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, TypeProto
 from ..errors import ModelError
 from .converters.registry import canonical_domain
 from .graph_order import describe, free_names, reads
-from .host_types import hints_at_host, why_on_host
+from .host_types import hints_at_host, type_text, why_on_host
 from .reference import OLDEST_OPSET, TRUSTED
 
 # Operators on tensors of numbers that no target has.
@@ -72,8 +72,14 @@ def check_trusted(node: NodeProto, opsets: Mapping[str, int], reason: str) -> No
             )
 
 
-def check_made_well(node: NodeProto, opsets: Mapping[str, int], ir_version: int) -> None:
-    """ModelError where ONNX's checker finds a fault in `node`. It does not look at what operators' graphs read."""
+def check_made_well(
+    node: NodeProto, opsets: Mapping[str, int], ir_version: int, types: Mapping[str, TypeProto]
+) -> None:
+    """ModelError where ONNX's checker finds a fault in `node`, or an input is of a type that is not for it.
+
+    Nodes with graphs are looked at by the inputs only: the checker knows nothing of what is around a graph.
+    """
+    _check_types(node, opsets, types)
     if any(a.type == AttributeProto.GRAPH for a in node.attribute):
         return
     context = onnx.checker.C.CheckerContext()
@@ -83,6 +89,16 @@ def check_made_well(node: NodeProto, opsets: Mapping[str, int], ir_version: int)
     except onnx.checker.ValidationError as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), "it is not made as ONNX asks")
         raise ModelError(f"{describe(node)} is not made as ONNX asks: {reason.strip().rstrip('.')}.") from error
+
+
+def _check_types(node: NodeProto, opsets: Mapping[str, int], types: Mapping[str, TypeProto]) -> None:
+    domain = canonical_domain(node.domain)
+    parameters = onnx.defs.get_schema(node.op_type, opsets.get(domain, 1), domain).inputs
+    for index, name in enumerate(node.input):
+        kind = type_text(types.get(name)) if parameters else None
+        allowed = parameters[min(index, len(parameters) - 1)].types if parameters else set()
+        if kind is not None and kind not in allowed:
+            raise ModelError(f"{describe(node)}: input {index} is a {kind}, which {node.op_type} does not take.")
 
 
 def _objection(node: NodeProto, opsets: Mapping[str, int]) -> str | None:

@@ -22,6 +22,7 @@ SequenceEmpty SequenceConstruct SequenceInsert SequenceErase SequenceAt Sequence
 ConcatFromSequence Optional OptionalHasElement OptionalGetElement
 """
 _OF_THE_HOST = frozenset(_NAMES.split())
+_BRACKETS = {"tensor_type": "tensor", "sequence_type": "seq", "optional_type": "optional"}
 # Initializers above this many elements are told to ONNX's inference by their types only.
 _MOST_ELEMENTS = 1024
 
@@ -76,6 +77,18 @@ def why_on_host(kind: TypeProto | None) -> str | None:
     which = kind.WhichOneof("value")
     names = {"tensor_type": "strings", "sequence_type": "a sequence", "optional_type": "an optional value"}
     return names.get(which, f"a {which.removesuffix('_type').replace('_', ' ')}")
+
+
+def type_text(kind: TypeProto | None) -> str | None:
+    """The type as ONNX's schemas write it, "seq(tensor(float))" for example; None where it is not known."""
+    which = kind.WhichOneof("value") if kind is not None else None
+    if kind is None or which not in _BRACKETS:
+        return None
+    if which == "tensor_type":
+        code = kind.tensor_type.elem_type
+        return f"tensor({onnx_type_text(code).lower()})" if code else None
+    inner = type_text(getattr(kind, which).elem_type)
+    return None if inner is None else f"{_BRACKETS[which]}({inner})"
 
 
 def spec_of(name: str, kind: TypeProto, what: str = "Value") -> TensorSpec:

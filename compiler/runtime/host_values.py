@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from numpy import dtype as array_dtype
+from ..element_types import array_dtype
 from ..errors import InputError
 from ..tensor_spec import ANY_SHAPE, OPTIONAL, STRING, TensorSpec
 from .tensors import to_array

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tvm import tirx
-from tvm.tirx import DeclBuffer, For, ForKind, Stmt
+from tvm.tirx import DeclBuffer, Stmt
 
 from ...shared.index_math import ceil_div
 from ...shared.tir_loops import Index, i64, seq
@@ -30,7 +30,8 @@ from .attention_problem import AttentionMemory, AttentionProblem, Batch, masked_
 from .attention_rows import Layout, Rows
 from .attention_tile import SKEW, rounded
 from .gemm_index import Held, i32
-from .vectors import VECTOR_BYTES, dtype_bytes, load_vector
+from .tensor_core_results import Slab
+from .vectors import VECTOR_BYTES, dtype_bytes
 
 _WARP = 32
 _LOG2E = math.log2(math.e)
@@ -281,29 +282,24 @@ class FlashBlock(ABC):
                 sums = ptx.address(self.sums, i32(shape.at(i, column)))
                 slab = ptx.address(self.results, place + column * ptx.COLUMNS)
                 statements.append(ptx.keep_results(nest.how, slab, sums, shape.wide, pitch))
-            statements += [ptx.sync_warp(), self._written(i, base, values, lanes), ptx.sync_warp()]
+            statements += [ptx.sync_warp(), self._written(i, base, values), ptx.sync_warp()]
         return allocated([values], *statements)
 
-    def _written(self, i: int, base: tirx.Expr, values: tirx.Buffer, lanes: int) -> Stmt:
+    def _written(self, i: int, base: tirx.Expr, values: tirx.Buffer) -> Stmt:
         """Store a slab: 16 rows of fragments number `i`."""
-        nest, width, pitch = self.nest, self.nest.columns, self.nest.columns + SKEW
-        number = tirx.Var("vector", "int32")
-        place, per_row = number * _WARP + self.lane, width // lanes
-        line, rest = tirx.truncdiv(place, i32(per_row)), tirx.truncmod(place, i32(per_row)) * lanes
-        step = min(4, lanes)
-        start = (base + line * pitch + rest).astype("int64")
-        read = [load_vector(values, at, self.results, start + at, step) for at in range(0, lanes, step)]
-        down = self.warp * (self.tile.rows * ptx.ROWS) + i * ptx.ROWS + line
-        lining, row = nest.indices.name("out_row", self.row + nest.indices.const(down))
-        ranging, column = nest.indices.name("out_column", nest.indices.const(rest), lanes)
-        results = [tirx.BufferLoad(values, [i64(j)]) for j in range(lanes)]
-        dtype = self.problem.op.anchor_type.dtype
-        typed = [r if dtype == "float32" else r.astype(dtype) for r in results]
-        write = self.batch.write(row, [column + j for j in range(lanes)], typed)
-        inside = [row < self.batch.query.limit]
-        inside += [column < self.problem.columns] if width > self.problem.columns else []
-        body = seq(*lining, *ranging, *read, tirx.IfThenElse(tirx.all(*inside), write, None))
-        return For(number, i32(0), i32(ptx.ROWS * per_row // _WARP), ForKind.SERIAL, body)
+        width, dtype, indices = self.nest.columns, self.problem.op.anchor_type.dtype, self.nest.indices
+
+        def stored(line: tirx.Expr, rest: tirx.Expr, results: list[tirx.Expr]) -> tuple[list[Stmt], Stmt]:
+            down = self.warp * (self.tile.rows * ptx.ROWS) + i * ptx.ROWS + line
+            lining, row = indices.name("out_row", self.row + indices.const(down))
+            ranging, column = indices.name("out_column", indices.const(rest), len(results))
+            typed = [r if dtype == "float32" else r.astype(dtype) for r in results]
+            write = self.batch.write(row, [column + j for j in range(len(results))], typed)
+            inside = [row < self.batch.query.limit]
+            inside += [column < self.problem.columns] if width > self.problem.columns else []
+            return [*lining, *ranging], tirx.IfThenElse(tirx.all(*inside), write, None)
+
+        return Slab(self.results, base, width, width + SKEW).each(values, self.lane, stored)
 
 
 def first_of(buffer: tirx.Buffer) -> tirx.Expr:

@@ -36,6 +36,10 @@ class Tile:
     share: Share
 
 
+# (thread, share, A and B, what stores sums) -> what a block does.
+ProductBody = Callable[[tirx.Expr, Tile, tuple[Operand, Operand], Write], Stmt]
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A kernel, or two, and the workspace between them."""
@@ -116,6 +120,15 @@ class Grid:
             lambda number: bound_to("threadIdx.x", threads, lambda thread: block(number, narrow(thread))),
         )
         return Kernel(seq(whole, self.added_up(operands)), self.workspace)
+
+    def product(self, threads: int, operands: Operands, body: ProductBody) -> Kernel:
+        """The same where a share multiplies a piece of A and one of B at a time."""
+
+        def share(thread: tirx.Expr, tile: Tile, write: Write) -> Stmt:
+            a, b, _ = operands(tile.batch)
+            return body(thread, tile, (a, b), write)
+
+        return self.kernel(threads, operands, share)
 
     def each(self, block: Index, body: Callable[[Tile], Stmt]) -> Stmt:
         """`body` for each share of block number `block`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tvm.tirx import PrimFunc, Stmt
 
@@ -16,7 +17,7 @@ from ...shared.tir_loops import Index
 from .gemm_conv import ConvMemory, WeightPacking, is_depthwise
 from .gemm_conv import sizes_of as conv_problem_sizes
 from .gemm_costs import Problem
-from .gemm_grid import Operands
+from .gemm_grid import Grid, Operands
 from .gemm_index import Held, Indices
 from .gemm_matmul import MatmulMemory, is_thin, packing_of
 from .gemm_matmul import sizes_of as matmul_problem_sizes
@@ -55,6 +56,23 @@ class Access:
         """Elements of A and of B that are read at once."""
         left, right, _ = self.operands(0)
         return left.lanes, right.lanes
+
+    def grid(self, tile: Any, bk: int, accumulator: str, result: str, lanes: int) -> Grid:
+        """The products by tiles; see Grid for the rest."""
+        return Grid(
+            m=self.m,
+            n=self.n,
+            k=self.k,
+            bm=tile.bm,
+            bn=tile.bn,
+            bk=bk,
+            batches=self.batches,
+            accumulator=accumulator,
+            result=result,
+            lanes=lanes,
+            indices=self.indices,
+            split=tile.split,
+        )
 
 
 class GemmProblem(ABC):

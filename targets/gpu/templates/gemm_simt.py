@@ -10,7 +10,7 @@ from ....compiler.schedule.traits import Traits
 from ..spec import GpuSpec
 from .gemm_costs import estimate, gemm_space, most_resident, tile_of
 from .gemm_template import Found, GemmTemplate
-from .gemm_tile import GemmNest, GemmTile
+from .gemm_tile import QUAD, GemmNest, GemmTile
 from .gemm_traits import TileFacts, product_traits
 
 _FLOAT32 = 4
@@ -32,7 +32,7 @@ class SimtTemplate(GemmTemplate):
         """See GemmTemplate."""
         tile = tile_of(config)
         access = found.problem.access(False, turned=False, bm=tile.bm, bn=tile.bn)
-        kernel = GemmNest(tile, access.m, access.n, access.k).kernel(access.batches, access.operands)
+        kernel = GemmNest(tile, access.grid(tile, tile.bk, "float32", "float32", QUAD)).kernel(access.operands)
         return kernel.candidate(access.function(kernel.body), access.packers)
 
     def traits_of(self, found: Found, configs: Sequence[Config]) -> Traits:

@@ -21,7 +21,6 @@ from ...shared.tir_loops import Index, i64, loop, seq, store
 from ..launch import allocated, registers
 from .gemm_fetched import FetchedPiece, double_buffered
 from .gemm_grid import Grid, Kernel, Operands, Tile
-from .gemm_index import Bound
 from .gemm_operand import Operand, Write
 from .vectors import vector
 
@@ -72,46 +71,24 @@ class GemmNest:
     """The kernel for one tile size. `write(row, columns, values)` stores results that exist."""
 
     tile: GemmTile
-    m: Index
-    n: Index
-    k: Index
+    grid: Grid
 
-    def kernel(self, batches: Index, operands: Operands) -> Kernel:
-        """All tiles of `batches` products; `operands(batch)` says where each one's matrices are."""
-        tile = self.tile
-        grid = Grid(
-            m=self.m,
-            n=self.n,
-            k=self.k,
-            bm=tile.bm,
-            bn=tile.bn,
-            bk=tile.bk,
-            batches=batches,
-            accumulator="float32",
-            result="float32",
-            lanes=QUAD,
-            indices=Bound(),
-            split=tile.split,
-        )
-
-        def block(thread: tirx.Expr, at: Tile, write: Write) -> Stmt:
-            a, b, _ = operands(at.batch)
-            return _Block(self, grid, thread, at, (a, b), write).emit()
-
-        return grid.kernel(tile.threads, operands, block)
+    def kernel(self, operands: Operands) -> Kernel:
+        """All tiles; `operands(batch)` says where each product's matrices are."""
+        return self.grid.product(self.tile.threads, operands, lambda *what: _Block(self, *what).emit())
 
 
 class _Block:
     """What one block does."""
 
     def __init__(
-        self, nest: GemmNest, grid: Grid, thread: tirx.Expr, at: Tile, operands: tuple[Operand, Operand], write: Write
+        self, nest: GemmNest, thread: tirx.Expr, at: Tile, operands: tuple[Operand, Operand], write: Write
     ) -> None:
-        self.nest, self.tile, self.write, self.at = nest, nest.tile, write, at
-        tile = self.tile
+        self.grid, self.tile, self.write, self.at = nest.grid, nest.tile, write, at
+        tile, grid = self.tile, nest.grid
         sizes = ((operands[0], tile.bm, tile.pitch, at.row, "a"), (operands[1], tile.bn, tile.bn, at.column, "b"))
         self.a, self.b = (
-            _Piece(tile, operand, extent, pitch, tile.bk, first, thread, "float32", name, nest.k, grid.whole_steps)
+            _Piece(tile, operand, extent, pitch, tile.bk, first, thread, "float32", name, grid.k, grid.whole_steps)
             for operand, extent, pitch, first, name in sizes
         )
         self.acc = registers(tile.tm * tile.tn, "float32", "acc")
@@ -165,7 +142,7 @@ class _Block:
 
     def _write(self) -> Stmt:
         """Store what exists of the thread's elements."""
-        tile, nest = self.tile, self.nest
+        tile, m = self.tile, self.grid.m
         lanes, rows = min(QUAD, tile.tn), min(QUAD, tile.tm)
         statements = []
         for i in range(tile.tm):
@@ -175,12 +152,12 @@ class _Block:
                 column = self.at.column + self.x * lanes + g * (tile.bn // (tile.tn // lanes))
                 values = [tirx.BufferLoad(self.acc, [i64(i * tile.tn + g * lanes + j)]) for j in range(lanes)]
                 groups.append(self._write_group(row, column, values))
-            exact = isinstance(nest.m, int) and nest.m % tile.bm == 0
-            statements.append(when(True if exact else row < nest.m, seq(*groups)))
+            exact = isinstance(m, int) and m % tile.bm == 0
+            statements.append(when(True if exact else row < m, seq(*groups)))
         return seq(*statements)
 
     def _write_group(self, row: Index, column: Index, values: list[tirx.Expr]) -> Stmt:
-        n, lanes = self.nest.n, len(values)
+        n, lanes = self.grid.n, len(values)
         columns = [column + j for j in range(lanes)]
         if isinstance(n, int) and n % lanes == 0:
             exact = n % self.tile.bn == 0

@@ -21,7 +21,7 @@ from ...shared.tir_loops import Index, i64, seq, store
 from ..launch import allocated, registers
 from .gemm_fetched import FetchedPiece, double_buffered
 from .gemm_grid import Grid, Kernel, Operands, Tile
-from .gemm_index import Bound, i32
+from .gemm_index import i32
 from .gemm_operand import Operand, Write
 from .matrix_core import READ_BYTES, in_order
 from .matrix_core_tile import MatrixTile
@@ -30,50 +30,24 @@ from .vectors import load_vector
 
 @dataclass(frozen=True)
 class MatrixNest:
-    """The kernel for one tile size. `write(row, columns, values)` stores results that exist.
-
-    `result` is the type of the sums as the epilogue gets them.
-    """
+    """The kernel for one tile size. `write(row, columns, values)` stores results that exist."""
 
     tile: MatrixTile
-    m: Index
-    n: Index
-    k: Index
-    result: str
+    grid: Grid
 
-    def kernel(self, batches: Index, operands: Operands) -> Kernel:
-        """All tiles of `batches` products; `operands(batch)` says where each one's matrices are."""
-        tile = self.tile
-        grid = Grid(
-            m=self.m,
-            n=self.n,
-            k=self.k,
-            bm=tile.bm,
-            bn=tile.bn,
-            bk=tile.bk,
-            batches=batches,
-            accumulator="float32",
-            result=self.result,
-            lanes=tile.how.rows,
-            indices=Bound(),
-            split=tile.split,
-        )
-
-        def block(thread: tirx.Expr, at: Tile, write: Write) -> Stmt:
-            a, b, _ = operands(at.batch)
-            return _Block(self, grid, thread, at, (a, b), write).emit()
-
-        return grid.kernel(tile.threads, operands, block)
+    def kernel(self, operands: Operands) -> Kernel:
+        """All tiles; `operands(batch)` says where each product's matrices are."""
+        return self.grid.product(self.tile.threads, operands, lambda *what: _Block(self, *what).emit())
 
 
 class _Block:
     """What one block does."""
 
     def __init__(
-        self, nest: MatrixNest, grid: Grid, thread: tirx.Expr, at: Tile, operands: tuple[Operand, Operand], write: Write
+        self, nest: MatrixNest, thread: tirx.Expr, at: Tile, operands: tuple[Operand, Operand], write: Write
     ) -> None:
-        self.nest, self.tile, self.how, self.write, self.at = nest, nest.tile, nest.tile.how, write, at
-        tile, how = nest.tile, nest.tile.how
+        self.grid, self.tile, self.how, self.write, self.at = nest.grid, nest.tile, nest.tile.how, write, at
+        tile, how, grid = nest.tile, nest.tile.how, nest.grid
         self.lane, self.wave = tirx.Var("lane", "int32"), tirx.Var("wave", "int32")
         self.indices = [
             tirx.Bind(self.lane, tirx.truncmod(thread, i32(how.wave))),
@@ -84,7 +58,7 @@ class _Block:
         sizes = ((operands[0], tile.bm, at.row, "a"), (operands[1], tile.bn, at.column, "b"))
         self.a, self.b = (
             _Piece(
-                tile, operand, extent, tile.pitch, extent, first, thread, how.carrier, name, nest.k, grid.whole_steps
+                tile, operand, extent, tile.pitch, extent, first, thread, how.carrier, name, grid.k, grid.whole_steps
             )
             for operand, extent, first, name in sizes
         )
@@ -161,15 +135,15 @@ class _Block:
         return seq(*statements)
 
     def _write(self, row: Index, column: Index, values: list[tirx.Expr]) -> Stmt:
-        nest, tile, lanes = self.nest, self.tile, len(values)
-        if not (isinstance(nest.n, int) and nest.n % lanes == 0):
+        grid, tile, lanes = self.grid, self.tile, len(values)
+        if not (isinstance(grid.n, int) and grid.n % lanes == 0):
             parts = [([column + k], [value]) for k, value in enumerate(values)]
         else:
             parts = [([column + k for k in range(lanes)], values)]
-        exact = isinstance(nest.n, int) and nest.n % tile.bn == 0
-        writes = [when(True if exact else c[0] < nest.n, self.write(row, c, v)) for c, v in parts]
-        whole = isinstance(nest.m, int) and nest.m % tile.bm == 0
-        return when(True if whole else row < nest.m, seq(*writes))
+        exact = isinstance(grid.n, int) and grid.n % tile.bn == 0
+        writes = [when(True if exact else c[0] < grid.n, self.write(row, c, v)) for c, v in parts]
+        whole = isinstance(grid.m, int) and grid.m % tile.bm == 0
+        return when(True if whole else row < grid.m, seq(*writes))
 
 
 class _Piece(FetchedPiece):

@@ -39,8 +39,8 @@ class MatrixCoreTemplate(GemmTemplate):
         """See GemmTemplate."""
         tile = tile_of(config, found.unit)
         access = found.problem.access(False, bm=tile.bm, bn=tile.bn)
-        nest = MatrixNest(tile, access.m, access.n, access.k, found.problem.op.anchor_type.dtype)
-        kernel = nest.kernel(access.batches, access.operands)
+        grid = access.grid(tile, tile.bk, "float32", found.problem.op.anchor_type.dtype, tile.how.rows)
+        kernel = MatrixNest(tile, grid).kernel(access.operands)
         return kernel.candidate(access.function(kernel.body), access.packers)
 
     def traits_of(self, found: Found, configs: Sequence[Config]) -> Traits:

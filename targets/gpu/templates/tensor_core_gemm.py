@@ -26,7 +26,7 @@ from ..launch import allocated, barrier, registers
 from . import tensor_core_ptx as ptx
 from . import tensor_core_wgmma as wgmma
 from .gemm_grid import Grid, Kernel, Operands, Tile
-from .gemm_index import Held, i32
+from .gemm_index import i32
 from .gemm_operand import Operand, Write
 from .tensor_core_piece import SHARED, Piece
 from .tensor_core_results import Results, ends_within
@@ -34,7 +34,7 @@ from .tensor_core_tile import TensorTile
 from .vectors import dtype_bytes
 
 # Rows of tiles that blocks walk down before they go to the next column: their operands meet in the second-level cache.
-_RASTER_ROWS = 8
+RASTER_ROWS = 8
 _WARP = 32
 
 
@@ -43,65 +43,30 @@ class TensorNest:
     """The kernel for one tile size. `write(row, columns, values)` stores results that exist.
 
     Attributes:
+        grid: the tiles of all products.
         dtypes: of A and of B.
         how: the multiplication for them.
-        result: type of the sums as the epilogue gets them.
-        lanes: columns that are stored at once where n is a multiple of them.
         async_copy: whether the GPU copies to shared memory asynchronously.
-        indices: how values are named, and of which type they are.
-        at_once: blocks that run at the same time, for tiles that are shared out evenly.
     """
 
     tile: TensorTile
-    m: Index
-    n: Index
-    k: Index
+    grid: Grid
     dtypes: tuple[str, str]
     how: ptx.Multiply
-    result: str
-    lanes: int
     async_copy: bool
-    indices: Held
-    at_once: int = 1
 
-    def kernel(self, batches: Index, operands: Operands) -> Kernel:
-        """All tiles of `batches` products; `operands(batch)` says where each one's matrices are."""
-        grid = self.grid(batches)
-
-        def block(thread: tirx.Expr, at: Tile, write: Write) -> Stmt:
-            a, b, _ = operands(at.batch)
-            return _Block(self, grid, thread, at, a, b, write).emit()
-
-        return grid.kernel(self.tile.threads, operands, block)
-
-    def grid(self, batches: Index) -> Grid:
-        """The tiles of `batches` products."""
-        tile = self.tile
-        return Grid(
-            m=self.m,
-            n=self.n,
-            k=self.k,
-            bm=tile.bm,
-            bn=tile.bn,
-            bk=tile.bk,
-            batches=batches,
-            accumulator=self.how.accumulator,
-            result=self.result,
-            lanes=self.lanes,
-            indices=self.indices,
-            band=_RASTER_ROWS,
-            split=tile.split,
-            at_once=self.at_once,
-        )
+    def kernel(self, operands: Operands) -> Kernel:
+        """All tiles; `operands(batch)` says where each product's matrices are."""
+        return self.grid.product(self.tile.threads, operands, lambda *what: _Block(self, *what).emit())
 
 
 class _Block:
     """What one block does."""
 
     def __init__(
-        self, nest: TensorNest, grid: Grid, thread: tirx.Expr, at: Tile, a: Operand, b: Operand, write: Write
+        self, nest: TensorNest, thread: tirx.Expr, at: Tile, operands: tuple[Operand, Operand], write: Write
     ) -> None:
-        self.nest, self.grid, self.tile, self.write, self.at = nest, grid, nest.tile, write, at
+        self.nest, self.grid, self.tile, self.write, self.at = nest, nest.grid, nest.tile, write, at
         tile, size = nest.tile, nest.how.size
         self.lane, self.warp = tirx.Var("lane", "int32"), tirx.Var("warp", "int32")
         self.indices = [
@@ -117,7 +82,7 @@ class _Block:
         self.memory = tirx.decl_buffer(
             (tile.shared_bytes(size),), "uint8", "memory", scope="shared.dyn", data_alignment=1024
         )
-        whole, start = grid.whole_steps, tile.stages * tile.bm * tile.bk
+        (a, b), whole, start = operands, self.grid.whole_steps, tile.stages * tile.bm * tile.bk
         self.a = Piece(nest, a, tile.bm, at.row, thread, self._view(nest.dtypes[0], "a_piece"), 0, "a", whole)
         self.b = Piece(nest, b, tile.bn, at.column, thread, self._view(nest.dtypes[1], "b_piece"), start, "b", whole)
         self.pieces = (self.a, self.b)
@@ -168,7 +133,7 @@ class _Block:
             count, empty = tirx.min(i32(ahead), self.steps.astype("int32")), 0
 
         def step(number: Index) -> Stmt:
-            start = self.at.k + self.nest.indices.const(number) * bk
+            start = self.at.k + self.grid.indices.const(number) * bk
             copies = [s for p in self.pieces for s in (*p.enter(start), p.fetch(number), p.keep(number))]
             return seq(*copies, self._commit())
 
@@ -198,7 +163,7 @@ class _Block:
         keep: list[Stmt | None] = []
         if not isinstance(self.steps, int) or self.steps > ahead:
             entered, stage = SHARED.name("stage", tirx.truncmod(following, stages))
-            start = self.at.k + self.nest.indices.const(following) * tile.bk
+            start = self.at.k + self.grid.indices.const(following) * tile.bk
             places += entered
             copies = [s for p in self.pieces for s in (*p.enter(start), p.fetch(stage))]
             fetch = [when(more, seq(*copies))]
@@ -244,16 +209,16 @@ class _Block:
 
     def _results(self) -> Stmt:
         """Store what exists of the warp's results, slab by slab."""
-        tile, nest = self.tile, self.nest
+        tile, grid = self.tile, self.grid
         results = Results(
-            how=nest.how,
+            how=self.nest.how,
             rows=tile.rows,
             columns=tile.columns,
             at_once=tile.columns,
-            size=(nest.m, nest.n),
-            whole=(ends_within(nest.m, tile.bm), ends_within(nest.n, tile.bn)),
-            lanes=nest.lanes,
-            indices=nest.indices,
+            size=(grid.m, grid.n),
+            whole=(ends_within(grid.m, tile.bm), ends_within(grid.n, tile.bn)),
+            lanes=grid.lanes,
+            indices=grid.indices,
         )
         slab, corner = (self.results, self.warp * tile.slab), (self.at.row, self.at.column)
         return results.store(self.sums, slab, self.lane, corner, lambda i: (self._row(i), self.along), self.write)

@@ -84,7 +84,7 @@ class Piece:
 
     def prepare(self) -> list[Stmt]:
         """What is computed once: where each slot's elements go, and what the operand wants."""
-        indices, lanes, along = self.nest.indices, self.operand.lanes, self.operand.along_k
+        indices, lanes, along = self.nest.grid.indices, self.operand.lanes, self.operand.along_k
         statements: list[Stmt] = []
         for slot, (position, k) in enumerate(self.places):
             here, place = self._after(slot, self.positions, along), self._swizzled_after(slot)
@@ -139,7 +139,8 @@ class Piece:
             number = self.entered[0] if depth is not None and along else slot
             if depth is None:
                 unit = self.operand.lanes if along else 1
-                naming, depth = self.nest.indices.name(f"{self.name}_k", start + self.nest.indices.const(k), unit)
+                indices = self.nest.grid.indices
+                naming, depth = indices.name(f"{self.name}_k", start + indices.const(k), unit)
                 statements += naming
             if number == slot:
                 statements += self.operand.enter(slot, depth)
@@ -155,7 +156,7 @@ class Piece:
         nest, lanes = self.nest, self.operand.lanes
         depth, entered = self.depths[slot], self.entered[slot]
         exists, source, index = self.operand.fetch(slot, self.positions[slot], depth, entered)
-        conditions = [c for c in (True if self.whole else depth < nest.k, exists) if c is not True]
+        conditions = [c for c in (True if self.whole else depth < nest.grid.k, exists) if c is not True]
         if self.direct:
             inside = tirx.all(*conditions) if conditions else tirx.const(True, "bool")
             place = tirx.Select(inside, index, tirx.const(0, index.ty.dtype)) if conditions else index

@@ -44,7 +44,6 @@ class PipelineNest:
         grid: of the tiles.
         how: the multiplication.
         maps: what brings A and B.
-        lanes: columns that are stored at once where n is a multiple of them.
         axes: coordinates of A and of B in their batch axes, of one product.
     """
 
@@ -52,7 +51,6 @@ class PipelineNest:
     grid: Grid
     how: ptx.Multiply
     maps: tuple[TileMap, TileMap]
-    lanes: int
     axes: Callable[[Index], tuple[Sequence[Index], Sequence[Index]]]
 
     def kernel(self, operands: Operands) -> Kernel:
@@ -217,7 +215,7 @@ class _Block:
             at_once=tile.slab_columns // ptx.COLUMNS,
             size=(grid.m, grid.n),
             whole=(ends_within(grid.m, tile.bm), ends_within(grid.n, tile.bn)),
-            lanes=nest.lanes,
+            lanes=grid.lanes,
             indices=grid.indices,
         )
         start = tile.slab_start // 4

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.template import Candidate, Config, Space
 from ....compiler.schedule.traits import Traits
 from ..spec import GpuSpec
-from .gemm_grid import Grid
 from .gemm_template import Found, GemmTemplate
 from .tensor_core_costs import fills_warpgroups
 from .tensor_core_maps import TileMap
@@ -46,24 +46,14 @@ class PipelineTemplate(GemmTemplate):
         assert access.tiled is not None, "match accepts only such operators"
         pairs = zip(access.tiled, (tile.bm, tile.bn), ("a", "b"), strict=True)
         left, right = (TileMap(tiled, extent, how.size, name) for tiled, extent, name in pairs)
-        grid = Grid(
-            m=access.m,
-            n=access.n,
-            k=access.k,
-            bm=tile.bm,
-            bn=tile.bn,
-            bk=left.bk,
-            batches=access.batches,
-            accumulator=how.accumulator,
-            result=found.problem.op.anchor_type.dtype,
-            lanes=found.unit.store_lanes,
-            indices=access.indices,
+        result = found.problem.op.anchor_type.dtype
+        grid = replace(
+            access.grid(tile, left.bk, how.accumulator, result, found.unit.store_lanes),
             band=band_of(tile, found.spec),
-            split=tile.split,
             at_once=at_once(tile, found.spec),
             stay=True,
         )
-        nest = PipelineNest(tile, grid, how, (left, right), found.unit.store_lanes, access.axes)
+        nest = PipelineNest(tile, grid, how, (left, right), access.axes)
         kernel = nest.kernel(access.operands)
         return kernel.candidate(access.function(kernel.body), access.packers)
 

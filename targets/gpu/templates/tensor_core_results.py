@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from tvm import tirx
 from tvm.tirx import For, ForKind, Stmt
@@ -17,6 +18,9 @@ from .tensor_core_tile import SKEW
 from .vectors import load_vector
 
 _WARP = 32
+
+# (row in the slab, column of the vector in the slab, its numbers) -> what names its place in C, and what stores it.
+StoreVector = Callable[[tirx.Expr, tirx.Expr, list[tirx.Expr]], tuple[list[Stmt], Stmt]]
 
 
 @dataclass(frozen=True)
@@ -68,20 +72,26 @@ class Results:
             for first in range(0, self.columns, self.at_once):
                 from_ = ptx.address(sums, i32((i * self.columns + first) * ptx.RESULTS))
                 kept = ptx.keep_results(self.how, ptx.address(memory, here), from_, self.at_once, self.pitch)
-                number = tirx.Var("vector", "int32")
-                vector = number * _WARP + lane
-                per_row = width // lanes
-                line, rest = tirx.truncdiv(vector, i32(per_row)), tirx.truncmod(vector, i32(per_row)) * lanes
-                read = _read(values, memory, base + line * self.pitch + rest, lanes)
                 down, along = place(i)
-                lining, row = self._name("row", corner[0], down + line)
-                ranging, column = self._name("column", corner[1], along + first * ptx.COLUMNS + rest, lanes)
-                results = [tirx.BufferLoad(values, [i64(j)]) for j in range(lanes)]
-                body = seq(*lining, *ranging, read, self._write(row, column, results, write))
-                count = ptx.ROWS * per_row // _WARP
-                each = For(number, i32(0), i32(count), ForKind.SERIAL, body)
+                start = down, along + first * ptx.COLUMNS
+                stored = partial(self._stored, corner, start, write)
+                each = Slab(memory, base, width, self.pitch).each(values, lane, stored)
                 statements.append(seq(kept, ptx.sync_warp(), each, ptx.sync_warp()))
         return allocated([values], *statements)
+
+    def _stored(
+        self,
+        corner: tuple[Index, Index],
+        start: tuple[tirx.Expr, tirx.Expr],
+        write: Write,
+        line: tirx.Expr,
+        rest: tirx.Expr,
+        results: list[tirx.Expr],
+    ) -> tuple[list[Stmt], Stmt]:
+        """Store a vector of the slab that begins at `start` within the tile."""
+        lining, row = self._name("row", corner[0], start[0] + line)
+        ranging, column = self._name("column", corner[1], start[1] + rest, len(results))
+        return [*lining, *ranging], self._write(row, column, results, write)
 
     def _name(self, name: str, start: Index, within: tirx.Expr, unit: int = 1) -> tuple[list[Stmt], Index]:
         return self.indices.name(name, start + self.indices.const(within), unit)
@@ -91,6 +101,30 @@ class Results:
         conditions = [at < limit for at, limit, whole in pairs if not whole]
         body = write(row, [column + j for j in range(len(values))], values)
         return tirx.IfThenElse(tirx.all(*conditions), body, None) if conditions else body
+
+
+@dataclass(frozen=True)
+class Slab:
+    """ROWS rows of a warp's results in shared memory, `pitch` elements from one to the next, `width` of them to store.
+
+    They begin at place `base` of `memory`.
+    """
+
+    memory: tirx.Buffer
+    base: tirx.Expr
+    width: int
+    pitch: int
+
+    def each(self, values: tirx.Buffer, lane: tirx.Expr, body: StoreVector) -> Stmt:
+        """`body` for each vector of as many numbers as `values` has, shared out among the lanes of the warp."""
+        lanes = int(values.shape[0])
+        number, per_row = tirx.Var("vector", "int32"), self.width // lanes
+        vector = number * _WARP + lane
+        line, rest = tirx.truncdiv(vector, i32(per_row)), tirx.truncmod(vector, i32(per_row)) * lanes
+        naming, writing = body(line, rest, [tirx.BufferLoad(values, [i64(j)]) for j in range(lanes)])
+        read = _read(values, self.memory, self.base + line * self.pitch + rest, lanes)
+        count = i32(ptx.ROWS * per_row // _WARP)
+        return For(number, i32(0), count, ForKind.SERIAL, seq(*naming, read, writing))
 
 
 def store_lanes(n: Index, most: int) -> int:

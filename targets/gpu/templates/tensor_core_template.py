@@ -6,6 +6,7 @@ Constant right operands are packed as (N, K), K rounded up to whole vectors.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from ....compiler.schedule.op_spec import OpSpec
@@ -15,7 +16,7 @@ from ..spec import GpuSpec
 from .gemm_problem import Access
 from .gemm_template import Found, GemmTemplate
 from .tensor_core_costs import Product, at_once, fills_warpgroups, tensor_space, tensor_traits
-from .tensor_core_gemm import TensorNest
+from .tensor_core_gemm import RASTER_ROWS, TensorNest
 from .tensor_core_operands import MultiplyOf, Operands, read_operands
 from .tensor_core_piece import passes_registers
 from .tensor_core_ptx import multiply_of
@@ -40,20 +41,14 @@ class TensorCoreTemplate(GemmTemplate):
         """See GemmTemplate."""
         operands, tile = found.unit, tile_of(config)
         access = found.problem.access(True, bm=tile.bm, bn=tile.bn)
-        nest = TensorNest(
-            tile=tile,
-            m=access.m,
-            n=access.n,
-            k=access.k,
-            dtypes=operands.dtypes,
-            how=operands.how,
-            result=found.problem.op.anchor_type.dtype,
-            lanes=operands.store_lanes,
-            async_copy=found.spec.async_copy,
-            indices=access.indices,
+        result = found.problem.op.anchor_type.dtype
+        grid = replace(
+            access.grid(tile, tile.bk, operands.how.accumulator, result, operands.store_lanes),
+            band=RASTER_ROWS,
             at_once=at_once(tile, found.spec, _product(found)),
         )
-        kernel = nest.kernel(access.batches, access.operands)
+        nest = TensorNest(tile, grid, operands.dtypes, operands.how, found.spec.async_copy)
+        kernel = nest.kernel(access.operands)
         return kernel.candidate(access.function(kernel.body), access.packers)
 
     def traits_of(self, found: Found, configs: Sequence[Config]) -> Traits:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tvm
 from conv_cases import conv2d, reference
 from tensor_core_cases import Typed, cubin, random_operands, run, small_gpu
+from tvm import tirx
 
 from kompilo.compiler.schedule.op_spec import Step
 from kompilo.targets.cuda.compilers import find_compilers
 from kompilo.targets.cuda.target import CudaTarget
 from kompilo.targets.gpu.resources import resources_of_cubin
 from kompilo.targets.gpu.templates import gemm_costs, tensor_core_pipeline_tile, tensor_core_tile
-from kompilo.targets.gpu.templates.gemm_shares import EVENLY, Sharing
+from kompilo.targets.gpu.templates.gemm_index import Bound
+from kompilo.targets.gpu.templates.gemm_shares import EVENLY, Share, Sharing
 from kompilo.targets.gpu.templates.gemm_tile import GemmTile
 from kompilo.targets.gpu.templates.matmul_simt import MatmulSimt
 from kompilo.targets.gpu.templates.matrix_core_matmul import MatrixCoreMatmul
@@ -21,6 +24,7 @@ from kompilo.targets.gpu.templates.tensor_core_matmul import PipelineMatmul, Ten
 from kompilo.targets.gpu.templates.tensor_core_pipeline_tile import PipelineTile
 from kompilo.targets.gpu.templates.tensor_core_tile import TensorTile
 from kompilo.targets.rocm.target import RocmTarget
+from kompilo.targets.shared.tir_loops import i64, seq
 
 from gpu.shim_support import needs_shim
 from gpu_support import matmul, relative_error
@@ -92,27 +96,53 @@ def test_products(name):
     ("tiles", "steps", "blocks"), [(7, 5, 3), (4, 9, 4), (10, 4, 3), (1, 8, 3), (23, 7, 4), (5, 1, 8)]
 )
 def test_even_shares_cover_every_step_once(tiles, steps, blocks):
-    """The arithmetic in plain numbers: each step of each tile is one block's, and parts are found in their order."""
+    """The arithmetic of the kernels, run: each step of each tile is one block's, and parts are found in their order."""
     sharing = Sharing(tiles, steps, EVENLY, blocks)
-    alone = sharing.rounds * blocks
-    total = (tiles - alone) * steps
-    found: dict[int, list[tuple[int, int, int]]] = {}
-    for block in range(blocks):
-        begin, end = block * sharing.even, min((block + 1) * sharing.even, total)
-        for tile in range(begin // steps, (end - 1) // steps + 1 if begin < end else begin // steps):
-            low, high = max(begin, tile * steps), min(end, (tile + 1) * steps)
-            found.setdefault(tile, []).append((low, high, 2 * block + (begin < tile * steps)))
-    assert sorted(found) == list(range(tiles - alone))
-    slots = [slot for parts in found.values() if len(parts) > 1 for _, _, slot in parts]
+    shares, parts = shares_of(sharing)
+    done = [(tile, step) for tile, first, count, *_ in shares for step in range(first, first + count)]
+    assert sorted(done) == [(tile, step) for tile in range(tiles) for step in range(steps)]
+    assert all(bool(whole) == (count == steps) for _, _, count, whole, _ in shares)
+    slots = [slot for *_, whole, slot in shares if not whole]
     assert len(set(slots)) == len(slots)
     assert all(slot < sharing.slots for slot in slots)
-    for tile, parts in found.items():
-        assert [p[0] for p in parts] == [tile * steps, *(p[1] for p in parts[:-1])]
-        assert parts[-1][1] == (tile + 1) * steps
-        first = tile * steps // sharing.even
-        count = (tile * steps + steps - 1) // sharing.even - first + 1
-        assert count == len(parts)
-        assert [p[2] for p in parts] == [2 * b + (b * sharing.even < tile * steps) for b in range(first, first + count)]
+    first, count = sharing.split_tiles
+    assert sorted(parts) == list(range(first, first + count))
+    for tile, found in parts.items():
+        own = sorted((begin, slot, length) for t, begin, length, _, slot in shares if t == tile)
+        assert len(own) == len(found)
+        assert [slot for _, slot, _ in own] == found or own[0][2] == steps
+
+
+def shares_of(sharing: Sharing) -> tuple[list[tuple[int, ...]], dict[int, list[int]]]:
+    """What blocks do, as (tile, first step, steps, whole, slot), and the slots that are added up, by tile."""
+    width, most = 5, sharing.blocks * (sharing.tiles + 2)
+    found, counts = tirx.decl_buffer((most, width), "int64"), tirx.decl_buffer((1,), "int64")
+    slots, numbers = tirx.decl_buffer((sharing.tiles, most), "int64"), tirx.decl_buffer((sharing.tiles,), "int64")
+    block, tile, part = tirx.Var("block", "int64"), tirx.Var("tile", "int64"), tirx.Var("part", "int64")
+    indices, zero = Bound(), i64(0)
+
+    def noted(share: Share) -> tirx.Stmt:
+        place = tirx.BufferLoad(counts, [zero])
+        values = (share.tile, share.first, share.steps, share.whole, share.slot)
+        stores = [tirx.BufferStore(found, i64(v).astype("int64"), [place, i64(k)]) for k, v in enumerate(values)]
+        return seq(*stores, tirx.BufferStore(counts, place + 1, [zero]))
+
+    def over(var: tirx.Var, start: int, count: object, body: tirx.Stmt) -> tirx.Stmt:
+        return tirx.For(var, i64(start), i64(count), tirx.ForKind.SERIAL, body)
+
+    naming, count, slot = sharing.parts_of(tile, indices)
+    first, split = sharing.split_tiles
+    listed = over(part, 0, count, tirx.BufferStore(slots, slot(part), [tile, part]))
+    body = seq(
+        over(block, 0, sharing.blocks, sharing.each(block, indices, noted)),
+        over(tile, first, split, seq(*naming, tirx.BufferStore(numbers, i64(count), [tile]), listed)),
+    )
+    func = tirx.PrimFunc([found, counts, slots, numbers], body).with_attr("global_symbol", "main")
+    tensors = [tvm.runtime.tensor(np.zeros([int(d) for d in b.shape], "i8")) for b in (found, counts, slots, numbers)]
+    tvm.compile(func, "llvm")(*tensors)
+    listing, (total,), known, lengths = (t.numpy() for t in tensors)
+    tiles = range(first, first + split)
+    return [tuple(map(int, row)) for row in listing[:total]], {t: known[t, : lengths[t]].tolist() for t in tiles}
 
 
 def test_who_is_split():
@@ -122,7 +152,7 @@ def test_who_is_split():
         op = typed.spec if isinstance(typed, Typed) else typed
         return template.match(op, spec).default.int("split")
 
-    a100, h200, mi300 = (CudaTarget.from_preset(n).spec for n in ("a100", "h200", "a100"))
+    a100, h200 = (CudaTarget.from_preset(name).spec for name in ("a100", "h200"))
     mi300 = RocmTarget.from_preset("mi300x").spec
     thin = matmul((64, 8192), (8192, 256), (64, 256), True)
     large = matmul((4096, 4096), (4096, 4096), (4096, 4096), True)

@@ -13,6 +13,7 @@ from .ir import (
     Kernel,
     Let,
     Load,
+    Lookup,
     Loop,
     Nest,
     Op,
@@ -71,6 +72,11 @@ def both(*conditions: Expr | None) -> Expr:
 def load(array: Array, *indices: Index, guard: Expr | None = None) -> Load:
     """`array[indices]`, zero where `guard` is false."""
     return Load(array, tuple(affine(i) for i in indices), guard)
+
+
+def lookup(table: Sequence[int], index: Expr, dtype: Scalar) -> Lookup:
+    """`table[index]`, constants of an integer type."""
+    return Lookup(tuple(int(v) for v in table), index, dtype)
 
 
 class NestBuilder:

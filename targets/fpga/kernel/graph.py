@@ -20,6 +20,7 @@ from .ir import (
     Kernel,
     Let,
     Load,
+    Lookup,
     Loop,
     Nest,
     Pop,
@@ -41,7 +42,8 @@ from .validate import interleave
 class Node:
     """A value, or an effect ("store", "push") of an iteration.
 
-    `kind`: "const", "position", "load", "acc", "pop", "lane" (of a popped token), "store", "push", or an operation.
+    `kind`: "const", "position", "load", "lookup", "acc", "pop", "lane" (of a popped token), "store", "push", or an
+    operation.
     `args` are numbers of nodes: of "acc" the value, whether it is the first, what to start from; of "store" the
     value and perhaps a guard, of "push" the token's elements and perhaps a guard.
     """
@@ -60,6 +62,7 @@ class Node:
     op: str = ""
     distance: int = 1
     guarded: bool = False
+    table: tuple[int, ...] = ()
 
     @property
     def port(self) -> tuple[str, tuple[int, ...]]:
@@ -176,6 +179,9 @@ class _Elaboration:
             return self.values[e.name, tuple(i.at(env) for i in e.indices)]
         if isinstance(e, Reduce):
             return self._reduce(e, env)
+        if isinstance(e, Lookup):
+            ends = min(e.table), max(e.table)
+            return self._add(Node("lookup", (self._expr(e.index, env),), e.dtype, *ends, table=e.table))
         return self._op(e.name, [self._expr(a, env) for a in e.args], e.dtype)
 
     def _load(self, e: Load, env: Mapping[str, int]) -> int:
@@ -198,7 +204,7 @@ class _Elaboration:
             return self._add(Node(name, tuple(args), dtype))
         operands = [self.nodes[a] for a in args]
         if any(o.dtype.is_float for o in operands):
-            return self._add(Node(name, tuple(args), dtype, 0, 1))
+            return self._add(Node(name, tuple(args), dtype, *OPS[name].bounds(*((0, 0) for _ in operands))))
         low, high = OPS[name].bounds(*((o.low, o.high) for o in operands))
         if not dtype.low <= low <= high <= dtype.high:
             low, high = dtype.low, dtype.high

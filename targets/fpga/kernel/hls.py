@@ -19,6 +19,7 @@ from .ir import (
     Kernel,
     Let,
     Load,
+    Lookup,
     Loop,
     Nest,
     Pop,
@@ -46,6 +47,8 @@ typedef half kp_half;
 #else
 typedef _Float16 kp_half;
 #endif
+inline int kp_float_bits(float a) { union { float f; int i; } u; u.f = a; return u.i; }
+inline float kp_bits_float(int a) { union { float f; int i; } u; u.i = a; return u.f; }
 template <class T, int N> struct kp_token { T v[N]; };
 template <class T, class A, class B> T kp_max(A a, B b) { return a > b ? T(a) : T(b); }
 template <class T, class A, class B> T kp_min(A a, B b) { return a < b ? T(a) : T(b); }
@@ -301,14 +304,26 @@ class _NestCpp:
             return e.name + "".join(f"[{index_text(i)}]" for i in e.indices)
         if isinstance(e, Reduce):
             return self._reduce(e, t)
+        if isinstance(e, Lookup):
+            return self._lookup(e, t)
         args = [self._expr(a) for a in e.args]
         if e.name in SHIFTS:
             args[1] = str(e.args[1].value) if isinstance(e.args[1], Const) else args[1]
+        if e.name == "shrv":
+            args = [f"ap_{a.dtype.kind}<{a.dtype.bits}>({text})" for a, text in zip(e.args, args, strict=True)]
         if e.name in ("max", "min", "eq", "lt", "le"):
             args = _comparable(args, [a.dtype for a in e.args])
         if e.dtype == BOOL and not OPS[e.name].compares:  # bool(2) is true, but 2 wraps to 0
             return f"bool(ap_uint<1>({OPS[e.name].cpp.format(*args, t='ap_uint<1>')}))"
         return f"{t}({OPS[e.name].cpp.format(*args, t=t)})"
+
+    def _lookup(self, e: Lookup, t: str) -> str:
+        index = self._expr(e.index)
+        self.temporaries += 1
+        name, word = f"rom{self.temporaries}_", "int" if e.dtype.bits <= 31 + (e.dtype.kind == "int") else "long long"
+        self.lines.append(f"static const {word} {name}[{len(e.table)}] = {{{', '.join(map(str, e.table))}}};")
+        self.lines.append(f"#pragma HLS BIND_STORAGE variable={name} type=rom_1p impl=lutram")
+        return f"{t}({name}[int({index})])"
 
     def _reduce(self, e: Reduce, t: str) -> str:
         self.temporaries += 1

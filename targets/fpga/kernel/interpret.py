@@ -20,6 +20,7 @@ from .ir import (
     Kernel,
     Let,
     Load,
+    Lookup,
     Nest,
     Pop,
     Position,
@@ -145,6 +146,8 @@ class _Run:
             return self.values[e.name][tuple(i.at(env) for i in e.indices)]
         if isinstance(e, Reduce):
             return self._reduce(e, env)
+        if isinstance(e, Lookup):
+            return e.table[int(self._eval(e.index, env))]
         return evaluate(e.name, [self._eval(a, env) for a in e.args], e.dtype)
 
     def _reduce(self, e: Reduce, env: _Env) -> Value:

@@ -128,7 +128,16 @@ class Reduce:
     dtype: Scalar
 
 
-Expr = Const | Position | Load | Ref | Op | Reduce
+@dataclass(frozen=True)
+class Lookup:
+    """`table[index]`: constants in look-up tables; an entry for each value of the unsigned index."""
+
+    table: tuple[int, ...]
+    index: Expr
+    dtype: Scalar
+
+
+Expr = Const | Position | Load | Ref | Op | Reduce | Lookup
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:
@@ -137,6 +146,8 @@ def children(expr: Expr) -> tuple[Expr, ...]:
         return expr.args
     if isinstance(expr, Reduce):
         return (expr.value,)
+    if isinstance(expr, Lookup):
+        return (expr.index,)
     return (expr.guard,) if isinstance(expr, Load) and expr.guard is not None else ()
 
 

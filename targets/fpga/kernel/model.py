@@ -20,6 +20,8 @@ BRAM18_SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 163
 URAM_SHAPE = (72, 4096)
 # Products narrower than this are made of look-up tables.
 _DSP_PRODUCT_BITS = 9
+# Factors of a DSP58's three products in mode INT8 (it takes 9 bits on one side, which nothing here uses).
+_DOT_BITS = 8
 _SIGNIFICAND = {16: 11, 32: 24}
 
 
@@ -44,10 +46,12 @@ class Estimate:
         """Multiplier blocks of that kind."""
         total = 0
         for s in self.schedules:
-            for n in s.graph.nodes:
-                if n.kind == "mul":
-                    a, b = (_operand_bits(s.graph.nodes[arg]) for arg in n.args)
-                    total += product_dsps(a, b, kind)
+            for n in (n for n in s.graph.nodes if n.kind in ("mul", "dot3")):
+                bits = [_operand_bits(s.graph.nodes[arg]) for arg in n.args]
+                if n.kind == "dot3" and kind.int8_macs == 3 and max(bits) <= _DOT_BITS:
+                    total += 1
+                else:
+                    total += sum(product_dsps(a, b, kind) for a, b in zip(bits[::2], bits[1::2], strict=True))
         return total
 
     def bram18(self) -> int:
@@ -82,8 +86,8 @@ def bram18_of(bits: int, depth: int) -> int:
 
 
 def product_dsps(a: int, b: int, kind: DspKind) -> int:
-    """Blocks for a signed product of `a` by `b` bits; 0 where look-up tables do."""
-    if a + b < _DSP_PRODUCT_BITS:
+    """Blocks for a signed product of `a` by `b` bits; 0 where look-up tables do, or a power of two (0 bits)."""
+    if min(a, b) == 0 or a + b < _DSP_PRODUCT_BITS:
         return 0
     wide, narrow = max(a, b), min(a, b)
     ways = ((wide, narrow), (narrow, wide))
@@ -96,5 +100,9 @@ def _pieces(bits: int, port: int) -> int:
 
 
 def _operand_bits(n: Node) -> int:
-    """Signed width of a factor; a float's significand is unsigned."""
+    """Signed width of a factor; a float's significand is unsigned, and of a constant one low zeros do not count."""
+    if n.dtype.is_float and n.kind == "const" and math.isfinite(n.value) and n.value:
+        numerator = abs(int(math.frexp(n.value)[0] * (1 << _SIGNIFICAND[n.dtype.bits])))
+        odd = numerator // (numerator & -numerator)
+        return odd.bit_length() + 1 if odd > 1 else 0
     return _SIGNIFICAND[n.dtype.bits] + 1 if n.dtype.is_float else n.width

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .types import Scalar, Value, flush, round_float
+from .types import FLOAT32, INT32, Scalar, Value, bits_float, float_bits, flush, round_float
 
 Range = tuple[int, int]
 
@@ -22,6 +22,7 @@ class OpInfo:
         cpp, verilog: its text with {0}, {1}, {2} for operands and {t} for the result's type; Verilog for integers only.
         compares: whether the result is a bool whatever the operands.
         floats: whether it takes floats.
+        types: of operand and result, where it takes no others.
     """
 
     arity: int
@@ -32,6 +33,7 @@ class OpInfo:
     verilog: str
     compares: bool = False
     floats: bool = True
+    types: tuple[Scalar, Scalar] | None = None
 
 
 def _corners(combine: Callable[[int, int], int]) -> Callable[[Range, Range], Range]:
@@ -49,6 +51,11 @@ def _flag(*_: Range) -> Range:
 def _comparison(symbol: str, compute: Callable[[Value, Value], Value]) -> OpInfo:
     text = f"({{0}} {symbol} {{1}})"
     return OpInfo(2, compute, _flag, (1, 1), text, text, compares=True)
+
+
+def _dot_bounds(*factors: Range) -> Range:
+    products = [_corners(lambda a, b: a * b)(*factors[k : k + 2]) for k in range(0, len(factors), 2)]
+    return sum(low for low, _ in products), sum(high for _, high in products)
 
 
 def _larger(a: Value, b: Value) -> Value:
@@ -81,6 +88,17 @@ OPS = {
                   floats=False),
     "shl": OpInfo(2, lambda a, b: a << b, _corners(lambda a, b: a << b), (0, 0), "({t}({0}) << {1})", "{0} <<< {1}",
                   floats=False),
+    # By a value: a barrel shifter.
+    "shrv": OpInfo(2, lambda a, b: a >> b, _corners(lambda a, b: a >> b), (1, 1), "({0} >> {1})", "{0} >>> {1}",
+                   floats=False),
+    # Three products and their sum: one DSP58 in its mode INT8 (AM004), three multipliers elsewhere.
+    "dot3": OpInfo(6, lambda a, b, c, d, e, f: a * b + c * d + e * f, _dot_bounds, (3, 3),
+                   "({0} * {1} + {2} * {3} + {4} * {5})", "{0} * {1} + {2} * {3} + {4} * {5}", floats=False),
+    # The same bits as a number of the other kind.
+    "float_bits": OpInfo(1, float_bits, lambda a: (INT32.low, INT32.high), (0, 0), "kp_float_bits({0})", "{0}",
+                         types=(FLOAT32, INT32)),
+    "bits_float": OpInfo(1, bits_float, lambda a: (0, 0), (0, 0), "kp_bits_float({0})", "{0}",
+                         types=(INT32, FLOAT32)),
 }  # fmt: skip
 # Operations that accumulators and trees may use.
 COMBINERS = ("add", "max", "min")

@@ -50,7 +50,7 @@ def latency(node: Node) -> int:
     if node.kind == "load":
         assert node.array is not None
         return READ_LATENCY[node.array.memory]
-    if node.kind == "pop":
+    if node.kind in ("pop", "lookup"):
         return 1
     return OPS[node.op if node.kind == "acc" else node.kind].latency[node.dtype.is_float]
 

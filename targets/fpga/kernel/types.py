@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +59,7 @@ class Scalar:
 
 
 BOOL = Scalar("uint", 1)
+INT32, FLOAT32 = Scalar("int", 32), Scalar("float", 32)
 # Format of a float: bits of the exponent, and of the fraction.
 FLOAT_FORMATS = {16: (5, 10), 32: (8, 23)}
 
@@ -98,3 +100,13 @@ def smallest_normal(bits: int) -> float:
 def flush(value: float, bits: int) -> float:
     """`value` with subnormals replaced by zero of the same sign."""
     return math.copysign(0.0, value) if abs(value) < smallest_normal(bits) else value
+
+
+def float_bits(value: float) -> int:
+    """The bits of a binary32 as a signed integer."""
+    return int.from_bytes(struct.pack("<f", value), "little", signed=True)
+
+
+def bits_float(bits: int) -> float:
+    """The binary32 whose bits a signed integer holds."""
+    return float(struct.unpack("<f", int(bits).to_bytes(4, "little", signed=True))[0])

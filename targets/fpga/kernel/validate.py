@@ -18,6 +18,7 @@ from .ir import (
     Kernel,
     Let,
     Load,
+    Lookup,
     Loop,
     Nest,
     Op,
@@ -257,6 +258,8 @@ class _NestCheck:
             self._affine(e.index, extents, where)
         elif isinstance(e, Op):
             _check_op(e, where)
+        elif isinstance(e, Lookup):
+            _check_lookup(e, where)
         for child in children(e):
             self._expr(child, inner, where)
 
@@ -332,6 +335,10 @@ def _check_op(e: Op, where: str) -> None:
     expect(e.name in OPS, f"{where}: expected an operation of {', '.join(OPS)}, found {e.name!r}.")
     info = OPS[e.name]
     expect(len(e.args) == info.arity, f"{where}: expected {info.arity} operands of {e.name}, found {len(e.args)}.")
+    if info.types:
+        found = (e.args[0].dtype, e.dtype)
+        expect(found == info.types, f"{where}: expected {e.name} from {info.types[0]} to {info.types[1]}.")
+        return
     data = e.args[1:] if e.name == "select" else e.args
     kinds = {a.dtype if a.dtype.is_float else None for a in data}
     expect(
@@ -349,3 +356,13 @@ def _check_op(e: Op, where: str) -> None:
     expect(e.name != "select" or e.args[0].dtype == BOOL, f"{where}: expected a bool to select by.")
     fixed = e.name not in SHIFTS or not any(True for a in walk(e.args[1]) if type(a).__name__ != "Const")
     expect(fixed, f"{where}: expected to shift by a constant.")
+    amount = e.name != "shrv" or (e.args[1].dtype.kind == "uint" and e.args[1].dtype.bits <= 6)
+    expect(amount, f"{where}: expected to shift by uint1 to uint6, found {e.args[-1].dtype}.")
+
+
+def _check_lookup(e: Lookup, where: str) -> None:
+    bits = e.index.dtype.bits
+    expect(e.index.dtype.kind == "uint" and bits <= 12, f"{where}: expected an index of uint1 to uint12.")
+    expect(len(e.table) == 1 << bits, f"{where}: expected a table of {1 << bits} entries, found {len(e.table)}.")
+    fits = not e.dtype.is_float and e.dtype.low <= min(e.table) <= max(e.table) <= e.dtype.high
+    expect(fits, f"{where}: expected a table of {e.dtype}, found {min(e.table)}..{max(e.table)}.")

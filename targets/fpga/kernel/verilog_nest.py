@@ -142,6 +142,7 @@ class NestVerilog:
         special: dict[str, Callable[[int, Node], str]] = {
             "const": self._const, "position": self._position_node, "load": self._load, "acc": self._acc,
             "pop": self._pop, "lane": self._lane, "store": lambda *_: "", "push": lambda *_: "",
+            "lookup": self._lookup, "float_bits": self._reinterpret, "bits_float": self._reinterpret,
         }  # fmt: skip
         if n.kind in special:
             return special[n.kind](k, n)
@@ -184,6 +185,16 @@ class NestVerilog:
     def _load(self, k: int, n: Node) -> str:
         assert n.array is not None
         return self._typed(k, n, f"{port_name(*n.port)}_rd")
+
+    def _lookup(self, k: int, n: Node) -> str:
+        mask = (1 << n.width) - 1
+        words = " ".join(f"n{k}_rom[{i}] = {n.width}'h{value & mask:x};" for i, value in enumerate(n.table))
+        self.wires.append(f"`KP_TABLE reg [{n.width - 1}:0] n{k}_rom [0:{len(n.table) - 1}]; initial begin {words} end")
+        index = self._wire(f"n{k}_i", (len(n.table) - 1).bit_length(), self.at(n.args[0], self.made.times[k]), False)
+        return self._register(f"n{k}", n.width, f"n{k}_rom[{index}]", not _raw(n))
+
+    def _reinterpret(self, k: int, n: Node) -> str:
+        return self._wire(f"n{k}", n.width, self.operand(n.args[0], self.made.times[k]), not _raw(n))
 
     def _typed(self, k: int, n: Node, bits: str) -> str:
         """Bits of memory as a number of the node's type."""

@@ -2,6 +2,12 @@
 ops.py."""
 
 MEMORIES = """\
+// Constant tables are made of look-up tables; yosys and Vivado are told so in different words.
+`ifdef YOSYS
+`define KP_TABLE (* logic_block *)
+`else
+`define KP_TABLE (* rom_style = "distributed" *)
+`endif
 // One bank: a port to read (the datum LATENCY cycles after its address) and one to write.
 module kp_ram #(parameter W = 8, D = 16, A = 4, LATENCY = 2, parameter STYLE = "block") (
   input clk, input ren, input [A-1:0] raddr, output [W-1:0] rdata, input we, input [A-1:0] waddr, input [W-1:0] wdata);
@@ -36,6 +42,7 @@ endmodule
 FLOATS = """\
 // Product of two floats with E bits of exponent and F of fraction: 3 stages, to nearest even, subnormals are zeros.
 module kp_fmul #(parameter E = 8, F = 23) (input clk, input ce, input [E+F:0] a, b, output reg [E+F:0] y);
+  /*verilator no_inline_module*/
   localparam signed [E+1:0] BIAS = (1 << (E - 1)) - 1, TOP = (1 << E) - 1;
   wire za = a[E+F-1:F] == 0, zb = b[E+F-1:F] == 0, ta = &a[E+F-1:F], tb = &b[E+F-1:F];
   wire na = ta && |a[F-1:0], nb = tb && |b[F-1:0];
@@ -55,6 +62,7 @@ module kp_fmul #(parameter E = 8, F = 23) (input clk, input ce, input [E+F:0] a,
 endmodule
 // Sum of two floats: 5 stages (order, align, add, normalise, round), to nearest even, subnormals are zeros.
 module kp_fadd #(parameter E = 8, F = 23) (input clk, input ce, input [E+F:0] a, b, output reg [E+F:0] y);
+  /*verilator no_inline_module*/
   localparam signed [E+1:0] TOP = (1 << E) - 1;
   localparam M = F + 4; // a significand with three bits below it
   wire [E+F:0] fa = a[E+F-1:F] == 0 ? {a[E+F], {(E+F){1'b0}}} : a, fb = b[E+F-1:F] == 0 ? {b[E+F], {(E+F){1'b0}}} : b;
@@ -66,8 +74,10 @@ module kp_fadd #(parameter E = 8, F = 23) (input clk, input ce, input [E+F:0] a,
   reg s2, c2, u2, i2, n2; reg [E-1:0] e2; reg [M-1:0] h2, l2;
   reg s3, c3, i3, n3; reg [E-1:0] e3; reg [M:0] m3;
   reg s4, c4, i4, n4, z4; reg signed [E+1:0] e4; reg [M-1:0] m4;
-  integer i; reg [E+1:0] zeros;
-  always @* begin zeros = M; for (i = 0; i < M; i = i + 1) if (m3[i]) zeros = M - 1 - i; end
+  // Zeros above the highest one are shifted out, 16, 8, 4, 2 and 1 at a time.
+  wire [31:0] x0 = {m3[M-1:0], {(32-M){1'b0}}}, x1 = x0[31:16] == 0 ? x0 << 16 : x0, x2 = x1[31:24] == 0 ? x1 << 8 : x1;
+  wire [31:0] x3 = x2[31:28] == 0 ? x2 << 4 : x2, x4 = x3[31:30] == 0 ? x3 << 2 : x3, x5 = x4[31] ? x4 : x4 << 1;
+  wire [4:0] zeros = {x0[31:16] == 0, x1[31:24] == 0, x2[31:28] == 0, x3[31:30] == 0, !x4[31]};
   wire up = m4[2] && (m4[1] || m4[0] || m4[3]);
   wire [F+1:0] m = {1'b0, m4[M-1:3]} + {{(F+1){1'b0}}, up};
   wire signed [E+1:0] e = m[F+1] ? e4 + 1 : e4;
@@ -79,8 +89,8 @@ module kp_fadd #(parameter E = 8, F = 23) (input clk, input ce, input [E+F:0] a,
     l2 <= {shifted[2*M-1:M+1], shifted[M] || |shifted[M-1:0]};
     s3 <= s2; c3 <= c2; i3 <= i2; n3 <= n2; e3 <= e2; m3 <= u2 ? {1'b0, h2} - {1'b0, l2} : {1'b0, h2} + {1'b0, l2};
     s4 <= s3; c4 <= c3; i4 <= i3; n4 <= n3; z4 <= m3 == 0;
-    m4 <= m3[M] ? {m3[M:2], m3[1] || m3[0]} : m3[M-1:0] << zeros;
-    e4 <= m3[M] ? $signed({2'b0, e3}) + 1 : $signed({2'b0, e3}) - $signed(zeros);
+    m4 <= m3[M] ? {m3[M:2], m3[1] || m3[0]} : x5[31:32-M];
+    e4 <= m3[M] ? $signed({2'b0, e3}) + 1 : $signed({2'b0, e3}) - $signed({1'b0, zeros});
     y <= n4 ? {1'b0, {E{1'b1}}, 1'b1, {(F-1){1'b0}}} : i4 || (!z4 && e >= TOP) ? {s4, {E{1'b1}}, {F{1'b0}}}
        : z4 ? {c4, {(E+F){1'b0}}} : e <= 0 ? {s4, {(E+F){1'b0}}} : {s4, e[E-1:0], m[F-1:0]};
   end

@@ -38,16 +38,24 @@ def within(index: Affine, size: int, lanes: int) -> Expr | None:
 
 class GemmInt(KernelTemplate[GemmProblem]):
     """Knobs: um, un, uk lanes over rows, columns and the reduction (uk shortens the sum, um and un reuse operands);
-    pack 2: one DSP block makes the products of two rows, where its multiplier is 27 bits wide.
+    pack 2: one DSP block makes the products of two rows, where its multiplier is 27 bits wide; pack 3: one makes three
+    products of a sum, where it is a DSP58 (uk a multiple of 3).
     """
 
     name = "gemm_int"
 
     def space(self, problem: GemmProblem, spec: FpgaSpec) -> Space:
         choices = {"um": powers_to(problem.m), "un": powers_to(problem.n), "uk": powers_to(problem.k)}
-        packs = [1, 2] if spec.dsp.a_bits >= 27 and problem.dtype == "int8" else [1]
-        spaces = [lane_space({**choices, "pack": [n]}, ("um", "un", "uk"), n * spec.budget("dsp")) for n in packs]
-        configs = [c for space in reversed(spaces) for c in space if c.int("um") % c.int("pack") == 0]
+        packs = {1: choices}
+        if spec.dsp.a_bits >= 27 and problem.dtype == "int8":
+            packs[2] = {**choices, "um": [n for n in choices["um"] if n % 2 == 0]}
+        if spec.dsp.int8_macs >= 3 and problem.dtype == "int8" and problem.k >= 3:
+            packs[3] = {**choices, "uk": [3 * n for n in powers_to(problem.k // 3)]}
+        configs = []
+        for pack, knobs in reversed(packs.items()):
+            if all(knobs.values()):
+                limit = pack * spec.budget("dsp")
+                configs += lane_space({**knobs, "pack": [pack]}, ("um", "un", "uk"), limit)
         fastest = max(configs, key=lambda c: c.int("um") * c.int("un") * c.int("uk"))
         return Space(fastest, tuple(configs))
 
@@ -62,15 +70,17 @@ class GemmInt(KernelTemplate[GemmProblem]):
         b = array("B", (p.k, p.n), p.dtype, factors=(uk, un), role="in")
         c = array("C", (p.m, p.n), "int32", factors=(um, un), role="out")
         nest = NestBuilder("product")
-        sizes = _Sizes(nest, p, um, un, uk)
-        make = _paired if self._pack(config, um) == 2 else _plain
+        sizes = _Sizes(nest, p, (um, un, uk), config.int("pack"))
+        make = _paired if self._pack(config, um, uk) == 2 else _plain
         sums = make(nest, (a, b, c), sizes)
         return kernel(self.name, [a, b, c, *sums], [nest.nest()])
 
-    def _pack(self, config: Config, um: int) -> int:
-        pack = check_knob(self.name, "pack", config.int("pack"), 2)
-        if um % pack:
+    def _pack(self, config: Config, um: int, uk: int) -> int:
+        pack = check_knob(self.name, "pack", config.int("pack"), 3)
+        if pack == 2 and um % 2:
             raise KompiloError(f"FPGA template {self.name}, knob pack: expected an even um, found {um}.")
+        if pack == 3 and uk % 3:
+            raise KompiloError(f"FPGA template {self.name}, knob pack: expected a multiple of 3 as uk, found {uk}.")
         return pack
 
     def reference(self, problem: GemmProblem, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -80,8 +90,9 @@ class GemmInt(KernelTemplate[GemmProblem]):
 class _Sizes:
     """Loops of the nest: blocks of um rows and un columns, steps of uk terms."""
 
-    def __init__(self, nest: NestBuilder, p: GemmProblem, um: int, un: int, uk: int):
-        self.problem, self.um, self.un, self.uk = p, um, un, uk
+    def __init__(self, nest: NestBuilder, p: GemmProblem, lanes: tuple[int, int, int], pack: int):
+        um, un, uk = lanes
+        self.problem, self.um, self.un, self.uk, self.pack = p, um, un, uk, pack
         self.io, self.jo = nest.serial("io", -(-p.m // um)), nest.serial("jo", -(-p.n // un))
         self.ko, self.steps = nest.serial("ko", -(-p.k // uk)), -(-p.k // uk)
         self.j, self.k = self.jo * un + var("ji"), self.ko * uk + var("ki")
@@ -102,12 +113,16 @@ Operands = tuple[Array, Array, Array]
 
 
 def _plain(nest: NestBuilder, operands: Operands, s: _Sizes) -> list[Array]:
-    """A multiplier for each product."""
+    """A multiplier for each product, or for three products of a sum."""
     a, b, c = operands
     sums = array("sums", (s.um, s.un), "int32", "register")
     i, rows = s.row(var("ii"))
-    left, right = s.term(a, i, s.k, rows, s.inner), s.term(b, s.k, s.j, s.inner, s.columns)
-    terms = reduce("add", [Loop("ki", s.uk)], op("mul", left, right, dtype=scalar("int32")))
+    factors: list[Expr] = []
+    for k in [s.k] if s.pack == 1 else [s.ko * s.uk + 3 * var("ki") + d for d in range(3)]:
+        inner = within(k, s.problem.k, s.uk)
+        factors += [s.term(a, i, k, rows, inner), s.term(b, k, s.j, inner, s.columns)]
+    product = op("mul" if s.pack == 1 else "dot3", *factors, dtype=scalar("int32"))
+    terms = reduce("add", [Loop("ki", s.uk // s.pack)], product)
     lanes = [Loop("ii", s.um), Loop("ji", s.un)]
     total = nest.accumulate("total", sums, [var("ii"), var("ji")], terms, equals(s.ko, 0), lanes)
     last = both(equals(s.ko, s.steps - 1), rows, s.columns)

@@ -43,6 +43,21 @@ def random_array(shape, dtype, rng: np.random.Generator) -> np.ndarray:
     return rng.integers(dtype.low, dtype.high, shape, endpoint=True, dtype=dtype.numpy())
 
 
+def template_cases(template, problems, configs, count: int, rng, prepare=random_inputs) -> list[Case]:
+    """`count` different problems, `problems(rng)` each, with one of `configs(template, problem)`, and its reference."""
+    cases: dict = {}
+    while len(cases) < count:
+        problem = problems(rng)
+        if problem in cases:
+            continue
+        space = configs(template, problem)
+        config = space[int(rng.integers(len(space)))]
+        kernel = template.build(problem, config)
+        inputs = prepare(kernel, rng)
+        cases[problem] = Case(kernel, inputs, template.expected(problem, config, inputs))
+    return list(cases.values())
+
+
 def check_c(cases: list[Case], folder) -> None:
     """C simulation gives what is expected."""
     need_headers()

@@ -19,7 +19,7 @@ from kompilo.targets.fpga.templates.gemv_sparse import GemvSparse, SparseProblem
 from kompilo.targets.fpga.templates.pool import Pool, PoolProblem
 from kompilo.targets.fpga.templates.window import Picture
 
-from fpga_cases import check_c, check_rtl, random_inputs
+from fpga_cases import check_c, check_rtl, template_cases
 
 SHAPES = {"gemm fp16": 6}  # 20 of the others
 
@@ -75,16 +75,11 @@ def lanes(config: Config) -> int:
 def make_cases(name: str, count: int) -> list[Case]:
     template, problems, most = TEMPLATES[name]
     rng = np.random.default_rng(list(TEMPLATES).index(name))
-    cases: dict = {}
-    while len(cases) < count:
-        problem = problems(rng)
-        if problem in cases:
-            continue
-        space = [c for c in template.space(problem, fpga_spec("u280")) if lanes(c) <= most]
-        kernel = template.build(problem, space[int(rng.integers(len(space)))])
-        inputs = random_inputs(kernel, rng)
-        cases[problem] = Case(kernel, inputs, template.reference(problem, inputs))
-    return list(cases.values())
+
+    def configs(template, problem):
+        return [c for c in template.space(problem, fpga_spec("u280")) if lanes(c) <= most]
+
+    return template_cases(template, problems, configs, count, rng)
 
 
 @pytest.fixture(scope="module")

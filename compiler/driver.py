@@ -14,6 +14,7 @@ from .artifact.artifact import Artifact, TargetCode
 from .artifact.shared_weights import SharedWeights
 from .errors import ArtifactError, ModelError, UsageError
 from .model_source import resolve
+from .projects import check_project, write_project
 from .tensor_spec import TensorSpec
 from .version import VERSION
 
@@ -50,6 +51,7 @@ def compile(
     calibration: Calibration | None = None,
     calibration_method: str = "minmax",
     host: bool = True,
+    project: str | os.PathLike[str] | None = None,
 ) -> Artifact:
     """Compile an ONNX model for one or several targets.
 
@@ -68,6 +70,7 @@ def compile(
         host: whether operators that no target has (on strings, sequences, optionals; images) may stay on the host,
             where the onnx package's reference evaluator runs them: the artifact's `segments` tell which and why. If
             not, a model that has such operators is refused.
+        project: for a target that builds hardware (fpga:PART): a folder for its project, see docs/fpga.md.
 
     Returns:
         An artifact to `save` as a .kpo file, or to give to `kompilo.load`.
@@ -77,6 +80,7 @@ def compile(
     """
     targets = _find_targets(target)
     check_precision(precision, targets, calibration)
+    check_project(project, targets)
     library = _find_records(records)
     report = progress or _silent
     started = time.perf_counter()
@@ -93,6 +97,8 @@ def compile(
         for name, found in targets.items()
         for number, mod in modules.items()
     )
+    if project is not None:
+        _write_project(project, targets, program, modules)
     provenance = {
         **program.provenance,
         **_versions(),
@@ -102,6 +108,24 @@ def compile(
     }
     provenance["compile_seconds"] = round(time.perf_counter() - started, 2)
     return Artifact(program.inputs, program.outputs, codes, weights.arrays, provenance, program.segments)
+
+
+def _write_project(
+    project: str | os.PathLike[str],
+    targets: Mapping[str, Target],
+    program: ImportedProgram,
+    modules: Mapping[int, tvm.ir.IRModule],
+) -> None:
+    """Writes a project, with what this machine's CPU computes of the model."""
+    if program.segments:
+        raise UsageError(f"project: expected a model without operators on the host, found {program.host_operators[0]}.")
+    from .runtime.module import load
+    from .schedule.target import find_target
+
+    weights = SharedWeights()
+    code = compile_module(modules[0], "cpu", _selector(find_target("cpu"), _find_records(None), "fp32"), weights)
+    module = load(Artifact(program.inputs, program.outputs, (code,), weights.arrays, {}))
+    write_project(project, targets, program.inputs, lambda feeds: list(module.run(feeds).values()))
 
 
 def ir_after(

@@ -71,6 +71,10 @@ def compile_model(
     no_host: Annotated[
         bool, typer.Option("--no-host", help="Refuse operators that only the onnx package's evaluator runs.")
     ] = False,
+    project: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="For fpga:PART: write its Vitis HLS project here.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Compile an ONNX model into one .kpo file."""
@@ -95,6 +99,7 @@ def compile_model(
             calibration=calibration,
             calibration_method=calibration_method,
             host=not no_host,
+            project=project,
         )
         artifact.save(output)
     summary = _summary(artifact, output, time.perf_counter() - start)

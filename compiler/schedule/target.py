@@ -38,6 +38,9 @@ class Target(ABC):
     # Whether kernels of a run can be captured as a graph, which is launched as one (CUDA).
     captures_graphs: ClassVar[bool] = False
 
+    # Whether `write_project` writes what the design of a whole model is made from by other tools.
+    writes_projects: ClassVar[bool] = False
+
     @property
     def precisions(self) -> Sequence[str]:
         """What float32 models may be computed in: "fp32", and "tf32" or "fp16" where the hardware multiplies those."""
@@ -83,6 +86,11 @@ class Target(ABC):
         an operator, or the model does not fit.
         """
         return None
+
+    def write_project(self, folder: Path, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+        """Writes the project of the last `whole_design` into `folder`, with a run's data: inputs, and the outputs that
+        are expected of them, in the model's order. TargetError if there is none, or it cannot be written."""
+        raise TargetError(f"target {self.spec.key}: expected one that builds hardware of whole models.")
 
     def device_program(self, func: tvm.tirx.PrimFunc) -> DeviceProgram:
         """The scheduled `func` as a device's code with its launches, for targets that drive one.

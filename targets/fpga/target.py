@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     import tvm
 
+    from .design.record import Design
+
 
 class FpgaTarget(Target):
     """One FPGA on its board. Operators come to it as loops, in TVM's formulation; `whole_design` makes hardware of
@@ -24,9 +26,11 @@ class FpgaTarget(Target):
 
     spec: FpgaSpec
     templates: Sequence[Template] = ()
+    writes_projects = True
 
     def __init__(self, spec: FpgaSpec):
         self.spec = spec
+        self._design: Design | None = None
 
     @classmethod
     def from_preset(cls, preset: str | None) -> FpgaTarget:
@@ -80,7 +84,16 @@ class FpgaTarget(Target):
         from .design.pack import whole_design
         from .design.read import read_model
 
-        return whole_design(design_of(read_model(mod, weights), self.spec))
+        self._design = design_of(read_model(mod, weights), self.spec)
+        return whole_design(self._design)
+
+    def write_project(self, folder: Path, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+        """A Vitis HLS project; see `project/`."""
+        from .project.write import write_project
+
+        if self._design is None:
+            raise TargetError(f"target {self.spec.key}: expected a model that was compiled, found none.")
+        write_project(folder, self._design, inputs, outputs)
 
     def export(
         self, executable: tvm.runtime.Executable, path: Path, more_objects: Callable[[], Sequence[str]] = list

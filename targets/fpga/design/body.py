@@ -91,6 +91,12 @@ class Body:
         """Iterations without lanes."""
         return self.points * math.prod(r.extent for r in self.reduce)
 
+    @property
+    def waits(self) -> bool:
+        """Whether sums are floats, so that an adder is waited for unless several of them are interleaved."""
+        over = math.prod(r.extent for r in self.reduce)
+        return self.combine == "add" and self.init is not None and self.init.dtype.is_float and over > 1
+
     def exprs(self) -> Iterator[Expr]:
         """All expressions, each with everything in it."""
         for value in (self.value, self.finish):

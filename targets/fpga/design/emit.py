@@ -262,7 +262,9 @@ class _Emission:
         inside = self.loops.serial[reduced[-1] + 1 :] if reduced else ()
         shape = [loop.extent for loop in (*inside, *self.lanes)] or [1]
         where = [var(loop.var) for loop in (*inside, *self.lanes)] or [Affine()]
-        sums = array(f"sums_{body.name}", shape, str(body.target.dtype), "register")
+        assert body.combine is not None, "a reduction"
+        assert body.init is not None, "a reduction starts from something"
+        sums = array(f"sums_{body.name}", shape, str(body.init.dtype), "register")
         ends = [
             both(
                 *(
@@ -273,8 +275,7 @@ class _Emission:
             )
             for at in (0, 1)
         ]
-        assert body.combine is not None, "a reduction"
-        init = None if body.init is None else self._expr(body.init)
+        init = self._expr(body.init)
         total = self.nest.accumulate(TOTAL, sums, where, value, ends[0], self.lanes, body.combine, init)
         return total, sums, ends[1]
 

@@ -99,8 +99,7 @@ class Plan:
     def cycles(self, body: Body, depth: int) -> int:
         """Predicted cycles of one operator."""
         fold = self.folds[body.name]
-        waits = body.combine == "add" and body.target.dtype.is_float
-        ii = math.ceil(FLOAT_ADD / fold.held) if waits and _over(body) > 1 else 1
+        ii = math.ceil(FLOAT_ADD / fold.held) if body.waits else 1
         return ii * (body.trip // fold.lanes - 1) + depth
 
     def needs(self) -> list[Need]:
@@ -116,10 +115,6 @@ class Plan:
                     lanes = self.folds[body.name].lanes if _follows(body, index, any_step=True) else 1
                     found.append(Need(f"{array.name}_{body.name}", tensor.dtype.bits, -(-tensor.size // lanes), lanes))
         return found
-
-
-def _over(body: Body) -> int:
-    return math.prod(r.extent for r in body.reduce)
 
 
 def _follows(body: Body, index: Affine, any_step: bool = False) -> bool:
@@ -145,10 +140,9 @@ def lane_choices(body: Body) -> list[int]:
 def hold_for(body: Body, lanes: int) -> Fold:
     """The fold with as many interleaved sums as a float adder has cycles, if sizes allow: of the axis before the lanes'
     first, which does not walk through banks, and of powers of two of the lanes' own."""
-    waits = body.combine == "add" and body.target.dtype.is_float and _over(body) > 1
     hold, held = [], 1
     last = len(body.axes) - 1
-    for k in [*reversed(range(last)), last] if waits and body.axes else ():
+    for k in [*reversed(range(last)), last] if body.waits and body.axes else ():
         extent = body.axes[k].extent // (lanes if k == last else 1)
         enough = [d for d in _divisors(extent) if held * d >= FLOAT_ADD]
         even = [d for d in enough if d & (d - 1) == 0 and d <= 2 * FLOAT_ADD]

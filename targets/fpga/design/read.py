@@ -12,7 +12,7 @@ import tvm_ffi
 from tvm import relax, tirx
 from tvm.ir import TensorLoad, prim
 
-from ....compiler.errors import KompiloError
+from ....compiler.errors import KompiloError, TargetError
 from ...shared.access import Views, flat_index
 from ...shared.inline import inline_maps
 from ...shared.loops import as_int, i64
@@ -47,6 +47,8 @@ class _Reader:
         self.bodies: list[Body] = []
         self.functions: dict[str, tuple[Body, ...]] = {}
         count = len(self.main.params) - len(weights)
+        for param in self.main.params[:count]:
+            _check_fixed(param)
         for k, param in enumerate(self.main.params):
             weight = weights[k - count] if k >= count else None
             self.names[param] = (self._tensor(param.ty, "in" if weight is None else "weight", weight),)
@@ -67,7 +69,12 @@ class _Reader:
 
     def _tensor(self, ty: relax.TensorType, role: str, data: np.ndarray | None = None) -> str:
         name = f"{ {'in': 'x', 'weight': 'w'}.get(role, 't') }{len(self.tensors)}"
-        shape = tuple(int(d) for d in ty.shape)
+        shape = tuple(int(d) for d in ty.shape if isinstance(d, int | tirx.IntImm))
+        if len(shape) != len(ty.shape):
+            raise TargetError(
+                f"target fpga: expected fixed sizes, found an operator's result of {_sizes(ty)}.",
+                "fix all shapes of the model's inputs: --input NAME:SHAPE.",
+            )
         self.tensors[name] = Tensor(name, shape, scalar(str(ty.dtype)), role, data)
         return name
 
@@ -113,6 +120,22 @@ class _Reader:
 
 def _kernel_role(role: str) -> str:
     return "in" if role == "weight" else role
+
+
+def _check_fixed(param: relax.Var) -> None:
+    """TargetError unless an input's sizes are all known."""
+    open_ones = [str(d) for d in param.ty.shape if not isinstance(d, int | tirx.IntImm)]
+    if open_ones:
+        example = "x".join("1" if str(d) in open_ones else str(d) for d in param.ty.shape)
+        raise TargetError(
+            f"target fpga: expected inputs of fixed sizes, found {param.name!r} of {_sizes(param.ty)}, whose"
+            f" dimension {open_ones[0]!r} is open.",
+            f"fix it: --input {param.name}:{example}",
+        )
+
+
+def _sizes(ty: relax.TensorType) -> str:
+    return "x".join(str(d) for d in ty.shape)
 
 
 class FunctionReader:

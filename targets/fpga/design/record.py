@@ -34,8 +34,9 @@ class StageFacts:
 
     @property
     def fold(self) -> str:
-        """In words."""
-        return f"lanes={self.lanes},interleaved={self.interleaved}"
+        """How far it is unfolded and what that makes of it, in words."""
+        blocks = f"dsp={self.dsp},bram18={self.bram18},uram={self.uram}"
+        return f"lanes={self.lanes},interleaved={self.interleaved},ii={self.ii},cycles={self.cycles},{blocks}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -100,7 +100,9 @@ def spec_of(name: str, kind: TypeProto, what: str = "Value") -> TensorSpec:
         inner = getattr(inner, which).elem_type
     which = inner.WhichOneof("value")
     if which != "tensor_type":
-        found = which.removesuffix("_type").replace("_", " ") if which else "value of unknown type"
+        if which is None:
+            raise ModelError(f"{what} {name!r} has a type that neither the model nor ONNX's inference tells.")
+        found = which.removesuffix("_type").replace("_", " ")
         raise ModelError(f"{what} {name!r} is a {found}, which is not supported.")
     code = inner.tensor_type.elem_type
     element = STRING if code == TensorProto.STRING else dtype_name(code)

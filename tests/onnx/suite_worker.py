@@ -20,6 +20,10 @@ from kompilo.errors import KompiloError
 # Kompilo's are, and 1e-3 is less than two steps of float16. Compared with four steps instead.
 ROUNDED = {"test_attention_4d_causal_fp16": 2**-9, "test_attention_4d_causal_fp16_expanded": 2**-9}
 
+# Cases with numbers that are 0, and in the outputs what is left of sums in float32: up to 2e-7 of 1 where 1e-7 is
+# tolerated. Kompilo's are closer to 0.
+NOISE = {"test_dft_inverse": 1e-6, "test_dft_inverse_opset19": 1e-6}
+
 # What is said of a case that passes with operators on the host.
 ON_HOST = "on the host: "
 PASS, WRONG, REFUSED, CRASH, HANG = "pass", "wrong", "refused", "crash", "hang"
@@ -61,7 +65,8 @@ def check(case: Case, folder: Path) -> tuple[str, str]:
     for outputs, (_, wanted) in zip(results, case.data_sets, strict=True):
         try:
             wanted, outputs = _tensors(wanted, outputs)
-            Runner.assert_similar_outputs(wanted, outputs, ROUNDED.get(case.name, case.rtol), case.atol)
+            rtol, atol = ROUNDED.get(case.name, case.rtol), NOISE.get(case.name, case.atol)
+            Runner.assert_similar_outputs(wanted, outputs, rtol, atol)
         except Exception as error:
             return WRONG, " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:300]
     operators = [o for segment in artifact.segments for o in segment.operators]

@@ -56,7 +56,7 @@ def grid_sample(node: Node) -> relax.Expr:
         places = [place(i) for i in range(rank)]
 
         def value(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> ir.Expr:
-            axes = [_axis_taps(mode, places[i](n, *at), sizes[i], bounds[i], padding) for i in range(rank)]
+            axes = [axis_taps(mode, places[i](n, *at), sizes[i], bounds[i], padding) for i in range(rank)]
             terms = []
             for choice in itertools.product(*axes):
                 inside = tirx.all(*[tap[2] for tap in choice])
@@ -103,7 +103,7 @@ def _reflected(place: ir.Expr, bounds: Bounds) -> ir.Expr:
 Tap = tuple[ir.Expr, ir.Expr, ir.Expr]
 
 
-def _axis_taps(mode: str, place: ir.Expr, size: ir.Expr, bounds: Bounds, padding: str) -> list[Tap]:
+def axis_taps(mode: str, place: ir.Expr, size: ir.Expr, bounds: Bounds, padding: str) -> list[Tap]:
     """(index, weight, is inside) of each element that is read along one axis."""
     low = tirx.floor(place)
     first, weights = _TAPS[mode](place - low)

@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush
 
 import numpy as np
 
-from .plan import Plan, Stage
+from .plan import WIDE, Plan, Stage
 from .work import INPUT, TimedWork, Value, WorkGraph, WorkNode
 
 
@@ -163,7 +163,7 @@ def cuts_of(graph: WorkGraph) -> Cuts:
     for value in graph.values:
         first, last = value.producer + 1, max(value.consumers, default=value.producer)
         over[first : last + 1] += value.size
-        if value.dtype == "float32":
+        if value.dtype == WIDE:
             wide[first : last + 1] += value.size
         live[first : count + 1 if value.is_result else last + 1] += value.size
     return Cuts(over, wide, live)

@@ -11,7 +11,7 @@ from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .plan import Stage, stages_of
+from .plan import Narrow, Stage, sent_bytes, stages_of
 from .work import INPUT, TimedWork
 
 Slot = tuple[float, float]
@@ -29,9 +29,12 @@ class Placement:
         return stages_of(self.devices, self.order)
 
 
-def heft(work: TimedWork, allowed: Sequence[int], room: Sequence[float]) -> Placement | None:
-    """A placement on the devices `allowed`, which have `room` bytes for weights each; None if they do not hold them."""
-    state = _State(work, room)
+def heft(work: TimedWork, allowed: Sequence[int], room: Sequence[float], narrow: Narrow = ()) -> Placement | None:
+    """A placement on the devices `allowed`, which have `room` bytes for weights each; None if they do not hold them.
+
+    `narrow` is as in a plan.
+    """
+    state = _State(work, room, narrow)
     ranks = _upward_ranks(work, allowed)
     for node in sorted(range(len(work.graph.nodes)), key=lambda n: (-ranks[n], n)):
         options = [state.option(node, d) for d in allowed if state.room[d] >= work.graph.nodes[node].weight_bytes]
@@ -89,8 +92,8 @@ class _Option:
 
 
 class _State:
-    def __init__(self, work: TimedWork, room: Sequence[float]):
-        self.work, self.room = work, list(room)
+    def __init__(self, work: TimedWork, room: Sequence[float], narrow: Narrow):
+        self.work, self.room, self.narrow = work, list(room), dict(narrow)
         self.durations = work.durations().tolist()
         count = len(work.graph.nodes)
         self.device, self.start, self.finish = [0] * count, [0.0] * count, [0.0] * count
@@ -113,7 +116,8 @@ class _State:
             elif source is not None:
                 way = self.work.cluster.joined(source, device)
                 begin = max(made, free.get(way.resource, self.link_free.get(way.resource, 0.0)))
-                end = begin + value.size / way.link.bytes_per_s
+                narrowed = self.narrow.get(way.link.name)
+                end = begin + sent_bytes(value, narrowed) / way.link.bytes_per_s
                 free[way.resource] = end
                 sent.append((number, end, end + way.link.latency_s))
                 ready = max(ready, end + way.link.latency_s)

@@ -72,7 +72,7 @@ def _fitting(work: TimedWork, devices: Sequence[int], score: Scorer, template: P
     room = list(memory)
     found = None
     for _ in range(_ROUNDS_OF_ROOM):
-        placement = heft(work, devices, room)
+        placement = heft(work, devices, room, template.narrow)
         if placement is None:
             return found
         found = _judge(work, replace(template, routes=(Route(placement.stages()),)), score)

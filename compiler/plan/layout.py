@@ -7,11 +7,8 @@ from dataclasses import dataclass, field
 
 from .cluster import Cluster
 from .grouping import inner_peak
-from .plan import NARROW, Plan, Route
+from .plan import Plan, Route, sent_bytes
 from .work import INPUT, TimedWork, Value
-
-# A conversion reads and writes a tensor once on either side.
-WIDE = "float32"
 
 
 @dataclass(frozen=True)
@@ -77,12 +74,14 @@ class LaidRoute:
 
 @dataclass
 class Layout:
-    """All routes, channels and ways (`way_names` by number), and the bytes of weights on each device."""
+    """All routes, channels and ways (`way_names` by number), the bytes of weights on each device, and how many buffers
+    there are."""
 
     routes: list[LaidRoute]
     channels: list[Channel]
     way_names: list[str]
     weights: list[float]
+    buffers: int
 
     @property
     def ways(self) -> int:
@@ -95,7 +94,8 @@ def lay_out(work: TimedWork, plan: Plan) -> Layout:
     graph = work.graph
     weights = [sum(graph.nodes[n].weight_bytes for n in plan.nodes_on(d)) for d in range(len(work.cluster.devices))]
     maker = _Maker(work, plan)
-    return Layout([maker.route(r) for r in plan.routes], maker.channels, maker.names, weights)
+    routes = [maker.route(r) for r in plan.routes]
+    return Layout(routes, maker.channels, maker.names, weights, maker.buffers)
 
 
 class _Maker:
@@ -172,10 +172,9 @@ class _Maker:
     ) -> None:
         size = value.size / self.plan.micro_batches
         way = self.work.cluster.joined(source, target)
-        narrow = self.narrow.get(way.link.name) if value.dtype == WIDE else None
-        sent = size * (NARROW[narrow][0] if narrow else 1.0)
+        sent = sent_bytes(value, self.narrow.get(way.link.name)) / self.plan.micro_batches
         delay = way.link.latency_s
-        if narrow:
+        if sent < size:  # a conversion reads and writes the tensor once on either side
             devices = self.work.cluster.devices
             delay += (size + sent) * (1 / devices[source].bytes_per_s + 1 / devices[target].bytes_per_s)
         number = len(self.channels)

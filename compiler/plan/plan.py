@@ -7,11 +7,21 @@ from dataclasses import dataclass
 
 from ..errors import UsageError
 from .cluster import Cluster
-from .work import INPUT, TimedWork, WorkGraph
+from .work import INPUT, TimedWork, Value, WorkGraph
 
 # What float32 tensors may be sent as: (bytes for each of four, error relative to the tensor's largest element).
 # float16 rounds to 11 bits; int8 has 127 steps up to the largest, and is half a step off at most.
+WIDE = "float32"
 NARROW = {"float16": (0.5, 2.0**-11), "int8": (0.25, 0.5 / 127)}
+
+
+# (link, type) pairs.
+Narrow = tuple[tuple[str, str], ...]
+
+
+def sent_bytes(value: Value, dtype: str | None) -> float:
+    """Bytes of a tensor on a link that narrows to `dtype`; None if it does not."""
+    return value.size * (NARROW[dtype][0] if dtype and value.dtype == WIDE else 1.0)
 
 
 @dataclass(frozen=True)
@@ -42,14 +52,14 @@ class Route:
 class Plan:
     """Routes whose shares add up to 1.
 
-    A request is divided into `micro_batches` equal parts. `queue` is how many tensors may wait at each end of a
-    transfer. Over the links named in `narrow` float32 tensors go as the type named with it.
+    A request is divided into `micro_batches` equal parts. Of each tensor a device keeps those of `queue` parts at
+    most. Over the links named in `narrow` float32 tensors go as the type named with it.
     """
 
     routes: tuple[Route, ...]
     micro_batches: int = 1
     queue: int = 2
-    narrow: tuple[tuple[str, str], ...] = ()
+    narrow: Narrow = ()
 
     @property
     def devices(self) -> tuple[int, ...]:
@@ -82,9 +92,7 @@ def _check_route(route: Route, graph: WorkGraph, cluster: Cluster) -> None:
     place = {n: k for k, stage in enumerate(route.stages) for n in stage.nodes}
     listed = sum(len(s.nodes) for s in route.stages)
     if sorted(place) != list(range(len(graph.nodes))) or listed != len(place):
-        raise UsageError(
-            f"plan: expected each of {len(graph.nodes)} operators once on a route, found {listed} of them."
-        )
+        raise UsageError(f"plan: expected {len(graph.nodes)} operators once on each route, found {listed} of them.")
     for stage in route.stages:
         if not 0 <= stage.device < len(cluster.devices) or list(stage.nodes) != sorted(stage.nodes):
             raise UsageError(f"plan: expected stages of ascending operators on known devices, found {stage}.")

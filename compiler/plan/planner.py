@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from math import exp, log
+from math import ceil, exp, log
 
 from ..errors import UsageError
 from ..number_words import size_text
@@ -22,10 +22,10 @@ from .work import TimedWork
 LATENCY_NODES = 72
 # Requests in a simulation of throughput, and of one more for each route.
 _REQUESTS, _REQUESTS_A_ROUTE = 400, 40
+# A run goes on until pipelines were filled this often, but no longer than this.
+_TIMES_FILLED, _MOST_REQUESTS = 25, 4000
 # How many pipelines are simulated for each way of narrowing, and up to how long queues may be to bridge latencies.
-_CANDIDATES, _LONGEST_QUEUE = 4, 64
-# Longer queues are taken as long as throughput gains this much by them.
-_QUEUE_GAIN = 1.005
+_CANDIDATES, _LONGEST_QUEUE = 4, 128
 
 
 @dataclass(frozen=True)
@@ -158,17 +158,31 @@ def _for_one_request(work: TimedWork, wish: Wish, template: Plan) -> Iterable[Ju
 
 def _for_many_requests(work: TimedWork, wish: Wish, template: Plan) -> Iterable[Judged]:
     grouped = _chain(work)
-    for rated in pipelines(grouped.work, template)[:_CANDIDATES]:
+    fitting = 0
+    for rated in pipelines(grouped.work, template):
         plan = _used(work, grouped.expanded(rated.plan))
-        judged = _judged(work, wish, _name(work, plan), plan)
-        # Tensors on their way over a link of great latency take places: more of them keep it busy.
-        while plan.queue < _LONGEST_QUEUE:
-            plan = replace(plan, queue=plan.queue * 2)
-            longer = _judged(work, wish, judged.name, plan)
-            if not longer.fits or longer.outcome.throughput < judged.outcome.throughput * _QUEUE_GAIN:
-                break
-            judged = longer
+        queue = _places(work, plan, rated.rate)
+        judged = _judged(work, wish, _name(work, plan), replace(plan, queue=queue), rated.rate)
+        while queue > plan.queue and not judged.fits:
+            queue = max(plan.queue, queue // 2)
+            judged = _judged(work, wish, judged.name, replace(plan, queue=queue), rated.rate)
         yield judged
+        fitting += judged.fits
+        if fitting == _CANDIDATES:
+            return
+
+
+def _places(work: TimedWork, plan: Plan, rate: float) -> int:
+    """How many tensors have to be on their way, or being read, for links of great latency to carry `rate` a second."""
+    layout = lay_out(work, plan)
+    most = 0.0
+    for route, laid in zip(plan.routes, layout.routes, strict=True):
+        for number in {*laid.sources, *(c for s in laid.stages for c in s.sends)}:
+            channel = layout.channels[number]
+            reading = max((laid.stages[k].seconds for k in channel.wakes), default=0.0)
+            seconds = channel.seconds + channel.delay + reading
+            most = max(most, rate * plan.micro_batches * route.share * seconds)
+    return max(plan.queue, min(_LONGEST_QUEUE, ceil(most) + 1))
 
 
 _CANDIDATES_FOR = {False: _for_one_request, True: _for_many_requests}
@@ -193,12 +207,15 @@ def _used(work: TimedWork, plan: Plan) -> Plan:
     return replace(plan, narrow=tuple((name, dtype) for name, dtype in plan.narrow if name in crossed))
 
 
-def _judged(work: TimedWork, wish: Wish, name: str, plan: Plan) -> Judged:
+def _judged(work: TimedWork, wish: Wish, name: str, plan: Plan, rate: float = 0.0) -> Judged:
+    """`plan` judged by simulation; `rate` is how many requests a second it may serve, if that is known."""
     latencies = [simulate(work, replace(plan, routes=(replace(r, share=1.0),))) for r in plan.routes]
     latency = max(o.makespan for o in latencies)
     outcome = latencies[0]
     if _is_many(wish):
-        outcome = simulate(work, plan, _REQUESTS + _REQUESTS_A_ROUTE * len(plan.routes))
+        # Filling and emptying pipelines shall hardly count, nor that the requests of a route are whole ones.
+        enough = max(_REQUESTS + _REQUESTS_A_ROUTE * len(plan.routes), ceil(_TIMES_FILLED * rate * latency))
+        outcome = simulate(work, plan, min(enough, _MOST_REQUESTS))
     return Judged(name, plan, outcome, latency, _score(wish, outcome, latency), error_of(work, plan))
 
 

@@ -3,9 +3,10 @@
 - A device runs one stage at a time. Of those that can start it takes the one of the earliest request, and for one
   request the stages in the order of the plan.
 - A link carries one transfer at a time each way, the earliest request's first; transfers overlap with computing.
-- A tensor that goes to another device takes one of `queue` places in the sender's outbox from the start of the stage
-  that makes it until it is sent, and one in the receiver's inbox from then until the last stage that reads it there is
-  done. Without a place nothing starts: that is the back-pressure that bounds memory.
+- Of each tensor a device keeps those of at most `queue` requests: where it is made, from the start of the stage that
+  makes it until it is sent and the stages of that device that read it are done; where it is sent to, from the start of
+  the transfer until the last stage that reads it there is done. Without a place nothing starts: that is the
+  back-pressure that bounds memory.
 - Requests pass each stage in their order, so that the earliest unfinished one always finds places free.
 """
 
@@ -68,7 +69,7 @@ class _Run:
         self.way_busy, self.way_free = [0.0] * ways, [True] * ways
         self.pending: list[dict[int, deque[tuple[int, float]]]] = [{} for _ in range(ways)]
         channels = self.layout.channels
-        self.outbox, self.inbox = [0] * len(channels), [0] * len(channels)
+        self.inbox, self.held = [0] * len(channels), [0] * self.layout.buffers
         self.most_waiting = 0
         self.memory = list(self.layout.weights)
         self.peak = list(self.memory)
@@ -156,7 +157,7 @@ class _Run:
         while self.ready[device]:
             item, number = heappop(self.ready[device])
             stage = self.layout.routes[self.routes[item]].stages[number]
-            if all(self.outbox[c] < self.queue for c in stage.sends):
+            if all(self.held[b.number] < self.queue for b in stage.makes):
                 self._start(item, number, device)
                 break
             waiting.append((item, number))
@@ -166,11 +167,10 @@ class _Run:
     def _start(self, item: int, number: int, device: int) -> None:
         stage = self.layout.routes[self.routes[item]].stages[number]
         self.device_free[device] = False
-        for c in stage.sends:
-            self.outbox[c] += 1
-            self.most_waiting = max(self.most_waiting, self.outbox[c])
         for buffer in stage.makes:
             self._kept[item, buffer.number] = buffer.uses
+            self.held[buffer.number] += 1
+            self.most_waiting = max(self.most_waiting, self.held[buffer.number])
         self._allocate(device, stage.working + sum(b.size for b in stage.makes))
         self.device_busy[device] += stage.seconds
         if self.trace:
@@ -210,7 +210,9 @@ class _Run:
         self._kept[item, buffer] -= uses
         if self._kept[item, buffer] <= 0:
             del self._kept[item, buffer]
+            self.held[buffer] -= 1
             self._allocate(device, -size)
+            self._stirred_devices.add(device)
 
     def _read(self, item: int, channel: Channel) -> None:
         key = item, channel.number
@@ -260,9 +262,7 @@ class _Run:
         channel = self.layout.channels[number]
         self.way_free[channel.way] = True
         if channel.source_buffer is not None:
-            self.outbox[number] -= 1
             self._release(item, channel.source_buffer.number, channel.source, channel.source_buffer.size, 1)
-            self._stirred_devices.add(channel.source)
         self._at(self.now + channel.delay, _ARRIVED, item, number)
         self._stirred_ways.add(channel.way)
 

@@ -20,7 +20,7 @@ from .grouping import Cuts, cuts_of
 from .layout import lay_out
 from .linear import most
 from .pipeline import Flow, LinkSeconds, Single, Team, Unit, states
-from .plan import NARROW, Plan, Route, Stage
+from .plan import NARROW, Plan, Route, Stage, alone
 from .work import TimedWork
 
 # Vectors that a team of single devices looks at where only whole chains matter, and where all segments do.
@@ -28,6 +28,8 @@ _MOST_STATES, _MOST_INNER_STATES = 512, 96
 # Nodes of a chain in either case; more take the square, or the cube, of their number.
 MOST_NODES, MOST_INNER_NODES = 256, 48
 _ROUNDS = 4
+# How many plans the routes of all others are added to, and the part of a memory that their weights may take.
+_UNITED, _FOR_WEIGHTS = 2, 0.95
 # What is gained at least by keeping weights of a node on two devices.
 _LEAST_GAIN = 1e-3
 _OVERLOAD = 1.001
@@ -69,13 +71,31 @@ def pipelines(work: TimedWork, template: Plan) -> list[Rated]:
                 break
             plan = _as_plan(template, flows)
             rated = _rated(work, plan)
-            found.append(_refined(work, rated))
+            found += [rated, _refined(work, rated)]
             asked = _overloaded(work, plan, sum(rate for rate, _ in flows))
             if not asked:
                 break
             for name, load in asked.items():
                 slower[name] = slower.get(name, 1.0) * load
-    return sorted(found, key=lambda r: -r.rate)
+    found.sort(key=lambda r: -r.rate)
+    united = [_united(work, rated, found) for rated in found[:_UNITED]]
+    return list({r.plan: r for r in sorted([*united, *found], key=lambda r: -r.rate)}.values())
+
+
+def _united(work: TimedWork, base: Rated, found: Sequence[Rated]) -> Rated:
+    """`base` with all routes of the other plans, and of each device alone, that weights leave room for."""
+    devices = work.cluster.devices
+    others = [r for rated in found for r in rated.plan.routes] + [alone(work, d).routes[0] for d in range(len(devices))]
+    held = [set(base.plan.nodes_on(d)) for d in range(len(devices))]
+    routes = {r.stages: r for r in base.plan.routes}
+    for route in others:
+        more = [held[d] | {n for s in route.stages if s.device == d for n in s.nodes} for d in range(len(devices))]
+        weights = [sum(work.graph.nodes[n].weight_bytes for n in nodes) for nodes in more]
+        room = all(w <= d.memory_bytes * _FOR_WEIGHTS for w, d in zip(weights, devices, strict=True))
+        if route.stages not in routes and room:
+            routes[route.stages], held = route, more
+    share = 1 / len(routes)
+    return _rated(work, replace(base.plan, routes=tuple(replace(r, share=share) for r in routes.values())))
 
 
 def _device_sets(cluster: Cluster) -> list[tuple[int, ...]]:
@@ -231,7 +251,7 @@ def _shifted(route: Route) -> list[Route]:
 
 def _weights_fit(work: TimedWork, plan: Plan) -> bool:
     layout = lay_out(work, plan)
-    return all(w <= d.memory_bytes for w, d in zip(layout.weights, work.cluster.devices, strict=True))
+    return all(w <= d.memory_bytes * _FOR_WEIGHTS for w, d in zip(layout.weights, work.cluster.devices, strict=True))
 
 
 def _overloaded(work: TimedWork, plan: Plan, rate: float) -> dict[str, float]:

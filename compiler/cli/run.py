@@ -40,7 +40,7 @@ def run_artifact(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE.npz", help="Store the outputs here.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda, cuda:1, fpga:sim, ...")] = "auto",
     threads: Annotated[str | None, typer.Option(metavar="N", help="Number of threads; default all cores.")] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Run this often and show the times.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random inputs.")] = 0,
@@ -59,6 +59,7 @@ def run_artifact(
         if output.exists() and artifact.exists() and output.samefile(artifact):
             raise UsageError(f"the output {str(output)!r} is the artifact itself.", "choose another name.")
     from ..runtime.module import load
+    from ..runtime.simulated import SimulatedModule
 
     module = load(artifact, device=device, threads=counts[0])
     feeds = make_feeds(module.inputs, inputs or (), shape or (), seed).arrays
@@ -74,6 +75,8 @@ def run_artifact(
     console.print_table(f"Outputs of {artifact.name}", columns, [_row(n, v) for n, v in arrays.items()])
     for line in absent(results):
         console.say(line)
+    if isinstance(module, SimulatedModule):
+        console.say(f"predicted for {module.target.name}: {time_text(module.predicted_seconds)} a run, data on the chip")
     if repeat > 1:
         median, least = statistics.median(times), min(times)
         console.say(f"{repeat} runs: median {time_text(median / 1e3)}, min {time_text(least / 1e3)}")

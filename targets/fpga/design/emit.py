@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 
 from ....compiler.errors import KompiloError
-from ..kernel.affine import Affine, var
+from ..kernel.affine import Affine, flat, var
 from ..kernel.builder import Named, NestBuilder, array, below, both, equals, op
 from ..kernel.ir import Array, Expr, Load, Loop, Nest, Op, Position, Ref
 from ..templates.float_math import FUNCTIONS, Pipeline
@@ -227,20 +227,21 @@ class _Emission:
         """What `e` reads of a weight, from an array in the order of the loops."""
         source = self.tensors[e.array.name]
         assert source.data is not None, "weights have values"
-        used = [loop for loop in (*self.loops.serial, *self.lanes) if index.coefficient(loop.var)]
-        shape = [loop.extent for loop in used] or [1]
-        if math.prod(shape) > _MAX_COPIES * source.size:
+        steps = [loop for loop in self.loops.serial if index.coefficient(loop.var)]
+        over = [lane for lane in self.lanes if index.coefficient(lane.var)]
+        sizes, wide = [loop.extent for loop in steps], [lane.extent for lane in over]
+        if math.prod((*sizes, *wide)) > _MAX_COPIES * source.size:
             return Load(self._whole(source), (index,), guard)
+        shape = [math.prod(sizes), *wide]
         if (source.name, index) not in self.known:
-            grid = np.indices(tuple(shape)).reshape(len(shape), -1)
-            places = sum((grid[k] * index.coefficient(loop.var) for k, loop in enumerate(used)), np.array(index.const))
-            inside = np.clip(np.broadcast_to(places, (math.prod(shape),)), 0, source.size - 1)
-            data = source.data.reshape(-1)[inside].reshape(shape)
-            factors = [loop.extent if loop in self.lanes else 1 for loop in used] or [1]
+            grid = np.indices((*sizes, *wide)).reshape(len(sizes) + len(wide), math.prod(shape))
+            factors = [index.coefficient(loop.var) for loop in (*steps, *over)]
+            places = index.const + np.asarray(factors, np.int64) @ grid
+            data = source.data.reshape(-1)[np.clip(places, 0, source.size - 1)].reshape(shape)
             name = f"{source.name}_{self.body.name}_{len(self.known)}"
-            self._add(name, self.place(name, shape, str(source.dtype), factors, "in"), data)
+            self._add(name, self.place(name, shape, str(source.dtype), [1, *wide], "in"), data)
             self.known[source.name, index] = self.weights[name][0]
-        at = tuple(var(loop.var) for loop in used) or (Affine(),)
+        at = (flat([var(loop.var) for loop in steps], sizes), *(var(lane.var) for lane in over))
         return Load(self.known[source.name, index], at, guard)
 
     def _whole(self, source: Tensor) -> Array:

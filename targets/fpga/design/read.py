@@ -19,7 +19,7 @@ from ...shared.loops import as_int, i64
 from ...shared.program import Axis, Stage, loads, map_loads, read_program, substitute, uses, with_value
 from ..kernel.affine import var
 from ..kernel.ir import Array, Expr, Load, Loop, Op, Ref
-from ..kernel.types import scalar
+from ..kernel.types import Scalar, scalar
 from .body import TOTAL, Body, Function, Model, Tensor, rewrite, with_arrays
 from .expressions import Translator
 
@@ -75,7 +75,7 @@ class _Reader:
                 f"target fpga: expected fixed sizes, found an operator's result of {_sizes(ty)}.",
                 "fix all shapes of the model's inputs: --input NAME:SHAPE.",
             )
-        self.tensors[name] = Tensor(name, shape, scalar(str(ty.dtype)), role, data)
+        self.tensors[name] = Tensor(name, shape, _scalar(ty.dtype), role, data)
         return name
 
     def _value(self, value: relax.Expr) -> tuple[str, ...]:
@@ -122,20 +122,30 @@ def _kernel_role(role: str) -> str:
     return "in" if role == "weight" else role
 
 
+def _scalar(dtype: object) -> Scalar:
+    """The type of a tensor; TargetError names those that hardware has not."""
+    try:
+        return scalar(str(dtype))
+    except KompiloError:
+        raise TargetError(
+            f"target fpga: expected tensors of integers up to 64 bits, float16 or float32, found {dtype}."
+        ) from None
+
+
 def _check_fixed(param: relax.Var) -> None:
     """TargetError unless an input's sizes are all known."""
-    open_ones = [str(d) for d in param.ty.shape if not isinstance(d, int | tirx.IntImm)]
+    open_ones = [as_int(d) for d in param.ty.shape if not isinstance(as_int(d), int)]
     if open_ones:
-        example = "x".join("1" if str(d) in open_ones else str(d) for d in param.ty.shape)
+        example = "x".join(str(as_int(d)) if isinstance(as_int(d), int) else "1" for d in param.ty.shape)
         raise TargetError(
             f"target fpga: expected inputs of fixed sizes, found {param.name!r} of {_sizes(param.ty)}, whose"
-            f" dimension {open_ones[0]!r} is open.",
+            f" dimension {str(open_ones[0])!r} is open.",
             f"fix it: --input {param.name}:{example}",
         )
 
 
 def _sizes(ty: relax.TensorType) -> str:
-    return "x".join(str(d) for d in ty.shape)
+    return "x".join(str(as_int(d)) for d in ty.shape)
 
 
 class FunctionReader:
@@ -158,9 +168,15 @@ class FunctionReader:
         program = read_program(self.func)
         if program is None:
             raise self.fail("perfect nests of loops that store one element each", "another form of loops")
-        stages = [s for stage in inline_maps(program).stages for s in self._direct(stage)]
         for buffer in program.temporaries:
             self._array(buffer, f"t{len(self.arrays)}")
+        try:
+            return self._bodies(inline_maps(program).stages)
+        except KompiloError:  # reshapes that no loops have in common with what they were merged into
+            return self._bodies(program.stages)
+
+    def _bodies(self, merged: Sequence[Stage]) -> tuple[Body, ...]:
+        stages = [s for stage in merged for s in self._direct(stage)]
         bodies = []
         while stages:
             stage = stages.pop(0)
@@ -177,11 +193,7 @@ class FunctionReader:
             if not isinstance(as_int(extent), int):
                 raise self.fail("static shapes", f"{buffer.name}{list(buffer.shape)}")
             size *= as_int(extent)
-        try:
-            dtype = scalar(str(buffer.dtype))
-        except KompiloError:
-            raise self.fail("integers up to 64 bits, float16 and float32", buffer.dtype) from None
-        made = Array(name, (size,), dtype, "bram", (1,))
+        made = Array(name, (size,), _scalar(buffer.dtype), "bram", (1,))
         self.arrays[buffer] = self.arrays[self.views.view(buffer)] = made
         return made
 
@@ -283,6 +295,16 @@ def split(
             group.remove(axis)
             values = [substitute(v, {axis.var: i64(0)}) for v in values]
             position = substitute(position, {axis.var: i64(0)})
+    values, position = _unfused(axes, reduce, values, position)
+    if not reduce and len(axes) > 1 and any(_has_division(v) for v in values):
+        values, position = _unfused(axes, reduce, *_as_one(axes, values))
+    return axes, reduce, values, position
+
+
+def _unfused(
+    axes: list[Axis], reduce: list[Axis], values: list[tirx.Expr], position: tirx.Expr
+) -> tuple[list[tirx.Expr], tirx.Expr]:
+    """Splits loops of `axes` and `reduce` (changed in place) by the constants they are divided by."""
     for _ in range(_MAX_SPLITS):
         values, position = _simplified([*axes, *reduce], values, position)
         found = next(((g, k, f) for g in (axes, reduce) for k, f in [_divided(g, values)] if f), None)
@@ -295,7 +317,26 @@ def split(
         group[k : k + 1] = [outer, inner]
         at = {axis.var: outer.var * factor + inner.var}
         values, position = [substitute(v, at) for v in values], substitute(position, at)
-    return axes, reduce, values, position
+    return values, position
+
+
+def _as_one(axes: list[Axis], values: Sequence[tirx.Expr]) -> tuple[list[tirx.Expr], tirx.Expr]:
+    """All loops of a map as one, which walks through its result as that lies in memory: what was reshaped across loops
+    is then divided by constants of that one only."""
+    whole = tirx.Var("whole", "int64")
+    at, step = {}, 1
+    for axis in reversed(axes):
+        at[axis.var] = tirx.floormod(tirx.floordiv(whole, i64(step)), i64(axis.extent))
+        step *= axis.extent
+    axes[:] = [Axis(whole, step)]
+    return [substitute(v, at) for v in values], whole
+
+
+def _has_division(value: tirx.Expr) -> bool:
+    """Whether an index or a condition divides by a constant; data that is divided counts, too."""
+    found: list[bool] = []
+    tvm_ffi.structural_walk(value, ((prim.FloorDiv, prim.FloorMod), lambda node: found.append(True)), order="post")
+    return bool(found)
 
 
 def _simplified(

@@ -28,7 +28,7 @@ Abs Acos Acosh Add Asin Asinh Atan Atanh Cast CastLike Ceil Clip Cos Cosh Div Er
 Pow Reciprocal Relu Round Sigmoid Sign Sin Sinh Sqrt Sub Sum Tan Tanh QuantizeLinear DequantizeLinear
 And BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not Or
 Where Xor
-ArgMax ArgMin CumSum NonZero ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum TopK Unique
+ArgMax ArgMin CumSum NonZero ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum TopK
 Compress Expand EyeLike GatherElements GatherND OneHot Pad Range ScatterElements ScatterND Tile Trilu
 """
 TRUSTED = _CONTRACTIONS.union(_OTHERS.split())

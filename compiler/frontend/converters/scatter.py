@@ -50,7 +50,7 @@ def size_of(shape: Sequence[Any]) -> Any:
     return total
 
 
-def _unravel(flat: Any, shape: Sequence[Any]) -> list[Any]:
+def unravel(flat: Any, shape: Sequence[Any]) -> list[Any]:
     """The position on each axis of element number `flat`."""
     position = []
     for dim in reversed(shape):
@@ -82,7 +82,7 @@ def _scatter(
                 with T.serial(0, size_of(data.shape), annotations=INDEPENDENT) as i:
                     out[i] = source[i]
                 with T.serial(0, size_of(updates.shape), annotations=marks) as j:
-                    target = _ravel(place(where, _unravel(j, updates.shape)), data.shape)
+                    target = _ravel(place(where, unravel(j, updates.shape)), data.shape)
                     out[target] = combine(out[target], values[j])
             return builder.get()
 

@@ -45,6 +45,11 @@ class Function:
     dtype: Scalar
 
 
+def function(name: str, arg: Expr) -> Expr:
+    """The function `name` of a float32."""
+    return cast(Expr, Function(name, (arg,), arg.dtype))
+
+
 @dataclass(frozen=True)
 class Value:
     """What a statement computes: `lets` name parts of it (referred to by `Ref` without indices), in order."""

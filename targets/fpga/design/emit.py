@@ -61,7 +61,10 @@ class Loops:
 def loops_of(body: Body, fold: Fold) -> Loops:
     """Axes, then what is reduced over, then sums that are interleaved; lanes of the last axis. Unfoldable if sizes are
     no multiples."""
-    outer, inner, lanes, values = [], [], [], {}
+    outer: list[Loop] = []
+    inner: list[Loop] = []
+    lanes: list[Loop] = []
+    values: dict[str, Affine] = {}
     hold = dict(fold.hold)
     for k, axis in enumerate(body.axes):
         width = fold.lanes if k == len(body.axes) - 1 else 1
@@ -171,7 +174,8 @@ class _Emission:
             if target.name in self.arrays:
                 for name, part in walked(self._index(index, loops), self.arrays[target.name].banks, loops.extents):
                     steps.setdefault(name, set()).add(part)
-        serial, values = [], dict(loops.values)
+        serial: list[Loop] = []
+        values = dict(loops.values)
         for loop in loops.serial:
             cuts = [1, *sorted(steps.get(loop.var, set()) - {1, loop.extent}), loop.extent]
             pieces = [Loop(f"{loop.var}b{k}" if k else loop.var, b // a) for k, (a, b) in enumerate(pairwise(cuts))]

@@ -16,7 +16,7 @@ from ..kernel.affine import Affine
 from ..kernel.builder import both, const, op
 from ..kernel.ir import Array, Expr, Load, Op, Position, Ref
 from ..kernel.types import BOOL, FLOAT32, INT32, Scalar, scalar
-from .body import Function, Value
+from .body import Value, function
 
 _BINARY = {
     "Add": "add", "Sub": "sub", "Mul": "mul", "Max": "max", "Min": "min", "LT": "lt", "LE": "le", "EQ": "eq",
@@ -170,7 +170,7 @@ def _divide(t: Translator, e: tirx.Expr, dtype: Scalar, guard: Expr | None) -> E
     a = t.expr(e.a, guard)
     if isinstance(e.b, tirx.FloatImm) and e.b.value:
         return op("mul", a, const(1.0 / float(e.b.value), dtype))
-    return op("mul", a, Function("reciprocal", (t.expr(e.b, guard),), dtype))
+    return op("mul", a, function("reciprocal", t.expr(e.b, guard)))
 
 
 def _power_of_two(t: Translator, e: tirx.Expr, dtype: Scalar, guard: Expr | None) -> Expr:
@@ -189,7 +189,7 @@ def _power_of_two(t: Translator, e: tirx.Expr, dtype: Scalar, guard: Expr | None
 def _call(t: Translator, e: tirx.Expr, dtype: Scalar, guard: Expr | None) -> Expr:
     name = e.op.name.rpartition(".")[2]
     if name in _FUNCTIONS and dtype == FLOAT32:
-        return Function(name, (t.expr(e.args[0], guard),), dtype)
+        return function(name, t.expr(e.args[0], guard))
     rule = _CALLS.get(name)
     if rule is None:
         raise t.fail(f"a function of {', '.join(sorted((*_CALLS, *_FUNCTIONS)))}", name)
@@ -207,7 +207,7 @@ def _sqrt(t: Translator, e: tirx.Expr, dtype: Scalar, guard: Expr | None) -> Exp
     if dtype != FLOAT32:
         raise t.fail("square roots of float32", e)
     x = t.name(t.expr(e.args[0], guard))
-    root = op("mul", x, Function("rsqrt", (x,), dtype))
+    root = op("mul", x, function("rsqrt", x))
     return op("select", op("lt", const(0.0, dtype), x), root, const(0.0, dtype), dtype=dtype)
 
 

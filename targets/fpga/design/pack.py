@@ -60,9 +60,9 @@ class PackedDesign:
             version = data.pop("version")
             if version != VERSION:
                 raise ArtifactError(f"the artifact's FPGA design: expected version {VERSION}, found {version!r}.")
-            ports = {k: tuple(Port(**p) for p in data.pop(k)) for k in ("inputs", "weights", "outputs")}
-            stages = tuple(StageFacts(**s) for s in data.pop("stages"))
-            return cls(**data, **ports, stages=stages)
+            data |= {k: tuple(Port(**p) for p in data[k]) for k in ("inputs", "weights", "outputs")}
+            data["stages"] = tuple(StageFacts(**s) for s in data["stages"])
+            return cls(**data)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ArtifactError(f"the artifact's FPGA design cannot be read ({error}).") from None
 

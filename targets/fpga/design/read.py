@@ -99,7 +99,7 @@ class _Reader:
         operands = [name for field in call.args[1].fields for name in self._value(field)]
         types = call.ty.fields if isinstance(call.ty, relax.TupleType) else [call.ty]
         results = tuple(self._tensor(t, "local") for t in types)
-        names = dict(enumerate((*operands, *results)))
+        names: dict[int | str, str] = dict(enumerate((*operands, *results)))
         for body in self.functions[function]:
             self._instantiate(body, names)
         return results

@@ -55,22 +55,29 @@ class Int8Matmul(Template):
         return direct_traits(grouped(_as_convolution(problem), dot_of(target)), target, configs)
 
 
+# Axes of an image: what leads a matrix has to fit the first two.
+_PIXEL_AXES = 3
+
+
 def _problem(op: OpSpec) -> MatmulProblem | None:
-    """The problem of `op` if this template takes it."""
+    """The problem of `op` if this template takes it: one matrix on the right, all axes in the order of memory."""
     problem = read_matrices(op)
-    if problem is None or not problem.collapsed or not op.constant[1]:
+    if problem is None or not op.constant[1] or len(op.inputs[1].shape) != 2:
+        return None
+    axes = tuple(range(len(op.anchor_type.shape)))
+    if op.ints("lhs_perm") != axes or op.ints("out_perm") != axes or len(problem.batch) >= _PIXEL_AXES:
         return None
     dtypes = (op.inputs[0].dtype, op.inputs[1].dtype, op.anchor_type.dtype)
-    sizes = (problem.k, problem.n)
-    known = all(isinstance(d, int) for d in sizes) and 0 not in (problem.m, *sizes)
+    known = all(isinstance(d, int) for d in (problem.k, problem.n)) and 0 not in (problem.k, *op.anchor_type.shape)
     return problem if dtypes == ("int8", "int8", "int32") and known else None
 
 
 def _as_convolution(problem: MatmulProblem) -> ConvShape:
-    """Rows as the pixels of an image one pixel high."""
-    size: tuple[Dim, Dim] = (1, problem.m)
+    """Rows as the pixels of an image, one pixel high if there are fewer than two axes in front of them."""
+    batch, height = (*problem.batch, 1, 1)[:2]
+    size: tuple[Dim, Dim] = (height, problem.m)
     return ConvShape(
-        batch=1,
+        batch=batch,
         size=size,
         channels=int(problem.k),
         out_size=size,
@@ -89,16 +96,20 @@ class _Rows:
 
     def __init__(self, op: OpSpec, problem: MatmulProblem, packed: int):
         self.buffers = Buffers(op, problem, (packed,))
-        self.op, self.m = problem.op, problem.m
+        self.op = problem.op
         self.data, self.weights = self.buffers.flat(0), self.buffers.flat(1)
+        rows = [*zip(problem.batch, self.buffers.batch, strict=True), (problem.m, self.buffers.m)]
+        self._sizes = {dim: size for dim, size in rows if isinstance(dim, str)}
+        self._lead = len(problem.batch)
 
     def size(self, dim: Dim) -> Index:
-        """The int or symbolic variable of a dimension: of the number of rows, if it is none."""
-        return dim if isinstance(dim, int) else self.buffers.m
+        """The int or symbolic variable of a dimension."""
+        return dim if isinstance(dim, int) else self._sizes[dim]
 
     def write(self, value: tirx.Expr, batch: Index, row: Index, col: Index, channel: Index) -> Stmt:
-        """Apply the epilogue to the sum of row `col` and column `channel`, and store the result."""
-        indices = [i64(col), i64(channel)]
+        """Apply the epilogue to the sum of a row and column `channel`, and store the result."""
+        lead = {0: [], 1: [batch], 2: [batch, row]}[self._lead]
+        indices = [i64(i) for i in (*lead, col, channel)]
         result = apply_epilogue(self.op, value, indices, self.buffers.read)
         return store(self.buffers.flat(-1), [self.buffers.offset(-1, indices)], result)
 

@@ -48,7 +48,9 @@ def integers(op: OpSpec) -> OpSpec:
     )
 
 
-def matmul(m: int | str, k: int, n: int, lead: tuple[int, ...] = (), rhs_perm: tuple[int, int] = (0, 1)) -> OpSpec:
+def matmul(
+    m: int | str, k: int, n: int, lead: tuple[int | str, ...] = (), rhs_perm: tuple[int, int] = (0, 1)
+) -> OpSpec:
     axes = tuple(range(len(lead) + 2))
     weight = tuple((k, n)[a] for a in rhs_perm)
     result = TensorType((*lead, m, n), "float32")
@@ -126,12 +128,14 @@ MATMULS = {
     "odd": matmul(13, 37, 50),
     "leading axes, transposed weights": matmul(5, 16, 24, lead=(3,), rhs_perm=(1, 0)),
     "open number of rows": matmul("m", 9, 17),
+    "open axes in front": matmul("m", 9, 17, lead=("b",)),
+    "two axes in front": matmul("m", 6, 20, lead=("b", 2)),
 }
 
 
 @pytest.mark.parametrize("name", MATMULS)
 def test_matmuls(name: str) -> None:
-    check(Int8Matmul(), MATMULS[name], None, {"m": 21})
+    check(Int8Matmul(), MATMULS[name], None, {"m": 21, "b": 3})
 
 
 def test_a_matmul_on_avx2() -> None:

@@ -109,12 +109,15 @@ class _Splitter:
         self._outputs = [info.name for info in self._graph.output]
         own = self._stored.keys() | {info.name for info in self._graph.input}
         nodes = ordered_nodes(self._graph.node, own, self._outputs)
-        types = infer_types(source.proto, self._inputs)
+        types = self._infer(nodes)
         opset = source.opsets.get("", 1)
         nodes = without_known_sequences([*self._stored_outputs(), *nodes], self._stored, types, opset)
         self._nodes = ordered_nodes(nodes, own, self._outputs)
-        self._types = infer_types(self._model(self._nodes, self._graph.input, self._outputs), self._inputs)
+        self._types = self._infer(self._nodes)
         self._reasons = self._why_host()
+
+    def _infer(self, nodes: Sequence[NodeProto]) -> Mapping[str, TypeProto]:
+        return infer_types(self._source.proto, nodes, self._stored, self._inputs, self._source.opsets)
 
     def program(self) -> ImportedProgram:
         special = [spec for spec in self._inputs if not spec.is_numeric]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import onnx
-from onnx import AttributeProto, TensorProto, TypeProto
+from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, helper
 
 from ..errors import ModelError
 from ..tensor_spec import ANY_SHAPE, OPTIONAL, SEQUENCE, STRING, TensorSpec, dim_name
 from .converters.registry import canonical_domain
 from .dtypes import dtype_code, dtype_name, onnx_type_text
+from .graph_order import reads
 from .signature import Shapes, input_signature, used_names
 
 # Operators that take or give strings, sequences or optionals, or that no target has.
@@ -23,7 +23,7 @@ ConcatFromSequence Optional OptionalHasElement OptionalGetElement
 """
 _OF_THE_HOST = frozenset(_NAMES.split())
 _BRACKETS = {"tensor_type": "tensor", "sequence_type": "seq", "optional_type": "optional"}
-# Initializers above this many elements are told to ONNX's inference by their types only.
+# Of tensors above this many elements ONNX's inference is told the types only.
 _MOST_ELEMENTS = 1024
 
 
@@ -39,7 +39,7 @@ def may_need_host(proto: onnx.ModelProto) -> bool:
     return any(map(hints_at_host, nodes))
 
 
-def hints_at_host(node: onnx.NodeProto) -> bool:
+def hints_at_host(node: NodeProto) -> bool:
     """Whether a node, or one in its subgraphs, is of the host's operators or mentions strings."""
     domain = canonical_domain(node.domain)
     if not domain and node.op_type in _OF_THE_HOST:
@@ -128,7 +128,7 @@ def value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
     """A tensor of numbers, or of strings, as a graph's input."""
     code = TensorProto.STRING if spec.element == STRING else dtype_code(spec.element)
     shape = None if spec.shape == ANY_SHAPE else list(spec.shape)
-    return onnx.helper.make_tensor_value_info(spec.name, code, shape)
+    return helper.make_tensor_value_info(spec.name, code, shape)
 
 
 def host_signature(graph: onnx.GraphProto, shapes: Shapes | None) -> list[TensorSpec]:
@@ -160,22 +160,63 @@ def host_signature(graph: onnx.GraphProto, shapes: Shapes | None) -> list[Tensor
     return [plain.get(name) or special[name] for name in order if name in plain or name in special]
 
 
-def infer_types(proto: onnx.ModelProto, specs: Sequence[TensorSpec]) -> Mapping[str, TypeProto]:
-    """The types of the values of the main graph, as far as ONNX's inference finds them.
+def infer_types(
+    proto: onnx.ModelProto,
+    nodes: Sequence[NodeProto],
+    stored: Mapping[str, TensorProto],
+    specs: Sequence[TensorSpec],
+    opsets: Mapping[str, int],
+) -> Mapping[str, TypeProto]:
+    """The types of the values that `nodes`, which are in order, work on, as far as ONNX's inference finds them.
 
-    What the model itself says of values between its nodes counts only where the inference finds nothing: exporters
-    leave stale sizes there.
+    It is asked node by node, and only where all types that a node reads are known: some of its rules end the process
+    otherwise. What the model itself says of values between its nodes counts only where the inference finds nothing:
+    exporters leave stale sizes there.
     """
-    bare, stated = _without_weights(proto, {s.name: s for s in specs if s.is_numeric or s.dtype == STRING})
-    try:
-        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
-    except Exception:  # a node that the inference rejects: whoever converts it says what is wrong
-        inferred = bare.graph
-    types: dict[str, Any] = dict(stated)
-    for info in (*inferred.value_info, *inferred.input, *inferred.output):
-        if info.type.WhichOneof("value") is not None and not _says_less(info.type, types.get(info.name)):
-            types[info.name] = info.type
+    stated = {i.name: i.type for i in (*proto.graph.value_info, *proto.graph.output) if _is_told(i.type)}
+    types: dict[str, TypeProto] = {i.name: i.type for i in proto.graph.input if _is_told(i.type)}
+    types |= {s.name: value_info(s).type for s in specs if not s.wrappers}
+    types |= {name: helper.make_tensor_type_proto(t.data_type, list(t.dims)) for name, t in stored.items()}
+    data = {name: t for name, t in stored.items() if _is_small(t)}
+    for node in nodes:
+        value = next((a.t for a in node.attribute if a.name == "value" and node.op_type == "Constant"), None)
+        if value is not None and _is_small(value):
+            data[node.output[0]] = value
+        found = _infer(node, types, data, opsets, proto.ir_version)
+        for name in filter(None, node.output):
+            kind = found.get(name, TypeProto())
+            if not _is_told(kind) or _says_less(kind, stated.get(name)):
+                kind = stated.get(name, kind)
+            if _is_told(kind):
+                types[name] = kind
     return types
+
+
+def _infer(
+    node: NodeProto,
+    types: Mapping[str, TypeProto],
+    data: Mapping[str, TensorProto],
+    opsets: Mapping[str, int],
+    ir_version: int,
+) -> Mapping[str, TypeProto]:
+    """The types of a node's outputs; none where the inference cannot be asked, or finds a fault."""
+    domain = canonical_domain(node.domain)
+    names = list(reads(node))
+    if any(name not in types for name in names):
+        return {}
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opsets.get(domain, 1), domain)
+        imports = [helper.make_opsetid(d, v) for d, v in opsets.items()]
+        known = {name: types[name] for name in names}
+        given = {name: data[name] for name in names if name in data}
+        return onnx.shape_inference.infer_node_outputs(schema, node, known, given, None, imports, ir_version)
+    except Exception:  # its C++ raises what it likes; whoever converts or checks the node says what is wrong
+        return {}
+
+
+def _is_told(kind: TypeProto) -> bool:
+    which = kind.WhichOneof("value")
+    return which is not None and (which != "tensor_type" or kind.tensor_type.elem_type != TensorProto.UNDEFINED)
 
 
 def _says_less(kind: TypeProto, known: TypeProto | None) -> bool:
@@ -185,32 +226,9 @@ def _says_less(kind: TypeProto, known: TypeProto | None) -> bool:
     return known.tensor_type.HasField("shape") and not kind.tensor_type.HasField("shape")
 
 
-def _without_weights(
-    proto: onnx.ModelProto, specs: Mapping[str, TensorSpec]
-) -> tuple[onnx.ModelProto, dict[str, TypeProto]]:
-    """A copy of the model for the inference, large weights as inputs, and what the model says of its values."""
-    graph = onnx.GraphProto(name="types")
-    small = [t for t in proto.graph.initializer if _elements(t) <= _MOST_ELEMENTS]
-    names = {t.name for t in small}
-    for info in proto.graph.input:
-        if info.name not in names:
-            graph.input.add().CopyFrom(value_info(specs[info.name]) if info.name in specs else info)
-    known = {info.name for info in graph.input}
-    for tensor in proto.graph.initializer:
-        if tensor.name not in names and tensor.name not in known:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    graph.node.extend(proto.graph.node)
-    graph.initializer.extend(small)
-    for info in proto.graph.output:
-        graph.output.add().name = info.name
-    bare = onnx.helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
-    bare.functions.extend(proto.functions)
-    stated = {i.name: i.type for i in (*proto.graph.value_info, *proto.graph.output) if i.type.WhichOneof("value")}
-    return bare, stated
-
-
-def _elements(tensor: TensorProto) -> int:
+def _is_small(tensor: TensorProto) -> bool:
+    """Whether the inference may look at what the tensor holds."""
     count = 1
     for dim in tensor.dims:
         count *= dim
-    return count
+    return count <= _MOST_ELEMENTS and tensor.data_location != TensorProto.EXTERNAL

@@ -237,6 +237,15 @@ def test_shapes_of_inputs_are_asked_for_as_of_any_model():
         ([tensor("s", STRING, None)], [node("StringConcat", "s s", "y")], "Input 's' has no shape"),
         ([helper.make_value_info("s", helper.make_map_type_proto(INT64, X.type))], [node("Identity", "s", "y")], "map"),
         ([optional("s", FLOAT)], [node("NoSuchOperator", "s", "y")], "not trusted with NoSuchOperator"),
+        (  # ONNX's inference would end the process: a rule of ai.onnx.ml takes types for known
+            [S],
+            [
+                node("NoSuchOperator", "", "x"),
+                node("LabelEncoder", "x", "y", domain="ai.onnx.ml", keys_int64s=[1], values_strings=["a"]),
+                node("StringConcat", "s s", "t"),
+            ],
+            "no operator 'NoSuchOperator'",
+        ),
     ],
 )
 def test_broken_models_are_refused_in_a_sentence(inputs, nodes, message):

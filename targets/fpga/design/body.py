@@ -129,11 +129,21 @@ class Model:
 
 @dataclass(frozen=True)
 class Fold:
-    """How far an operator is unfolded: `lanes` elements of the last axis at once; `hold` sums of `axis` (numbers of
-    axes with how many of each) are interleaved inside of the reduction, so that an adder is not waited for."""
+    """How far an operator is unfolded.
+
+    `lanes` elements of the last axis are computed at once, each from `terms` of the last loop that is reduced over, in
+    a tree. `hold` sums of `axis` (numbers of axes with how many of each) are interleaved inside of the reduction, so
+    that an adder is not waited for.
+    """
 
     lanes: int = 1
+    terms: int = 1
     hold: tuple[tuple[int, int], ...] = field(default=())
+
+    @property
+    def width(self) -> int:
+        """Values at once."""
+        return self.lanes * self.terms
 
     @property
     def held(self) -> int:

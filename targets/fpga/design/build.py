@@ -130,8 +130,8 @@ def _facts(
     alone = Estimate(own, (schedule,), schedule.cycles)
     macs = body.trip if body.combine == "add" else 0
     return StageFacts(
-        body.name, body.source, fold.lanes, fold.held, schedule.ii, nest.trip, schedule.depth, schedule.cycles, macs,
-        alone.dsps(spec.dsp), alone.bram18(), alone.uram(), luts_of(schedule),
+        body.name, body.source, fold.lanes, fold.terms, fold.held, schedule.ii, nest.trip, schedule.depth,
+        schedule.cycles, macs, alone.dsps(spec.dsp), alone.bram18(), alone.uram(), luts_of(schedule),
     )  # fmt: skip
 
 

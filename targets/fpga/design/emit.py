@@ -17,7 +17,7 @@ import numpy as np
 
 from ....compiler.errors import KompiloError
 from ..kernel.affine import Affine, flat, var
-from ..kernel.builder import Named, NestBuilder, array, below, both, equals, op
+from ..kernel.builder import Named, NestBuilder, array, below, both, equals, op, reduce
 from ..kernel.ir import Array, Expr, Load, Loop, Nest, Op, Position, Ref
 from ..templates.float_math import FUNCTIONS, Pipeline
 from .body import TOTAL, Body, Fold, Function, Tensor, Value, substitute_index
@@ -46,10 +46,12 @@ Place = Callable[[str, Sequence[int], str, Sequence[int], str], Array]
 
 @dataclass(frozen=True)
 class Loops:
-    """The serial loops of a folded operator, its lanes, and what its own variables are in terms of both."""
+    """The serial loops of a folded operator, its lanes, those of the terms of each, and what its own variables are in
+    terms of all these."""
 
     serial: tuple[Loop, ...]
     lanes: tuple[Loop, ...]
+    terms: tuple[Loop, ...]
     values: Mapping[str, Affine]
 
     @property
@@ -79,10 +81,19 @@ def loops_of(body: Body, fold: Fold) -> Loops:
                 group.append(Loop(axis.var + suffix, extent))
                 index = index + var(axis.var + suffix) * step
         values[axis.var] = index
-    for loop in body.reduce:
-        values[loop.var] = var(loop.var) if loop.extent > 1 else Affine()
-    over = [loop for loop in body.reduce if loop.extent > 1]
-    return Loops((*outer, *over, *inner), tuple(lanes), values)
+    over, terms = [], []
+    for k, loop in enumerate(body.reduce):
+        width = fold.terms if k == len(body.reduce) - 1 else 1
+        if loop.extent % width:
+            raise Unfoldable(f"operator {body.source}: expected terms that divide {loop.extent}, found {fold}.")
+        values[loop.var] = Affine()
+        if loop.extent > width:
+            over.append(Loop(loop.var, loop.extent // width))
+            values[loop.var] = var(loop.var) * width
+        if width > 1:
+            terms.append(Loop(f"{loop.var}l", width))
+            values[loop.var] = values[loop.var] + var(f"{loop.var}l")
+    return Loops((*outer, *over, *inner), tuple(lanes), tuple(terms), values)
 
 
 Digits = tuple[tuple[str, int], ...]
@@ -185,7 +196,7 @@ class _Emission:
             if len(pieces) > 1:
                 whole = sum((var(piece.var) * cut for piece, cut in zip(pieces, cuts, strict=False)), Affine())
                 values = {name: substitute_index(index, {loop.var: whole}) for name, index in values.items()}
-        return Loops(tuple(serial), loops.lanes, values)
+        return Loops(tuple(serial), loops.lanes, loops.terms, values)
 
     def _digits(self, index: Affine, banks: int) -> Digits:
         """The loops that tell the bank, all of whose iterations count."""
@@ -232,7 +243,7 @@ class _Emission:
         source = self.tensors[e.array.name]
         assert source.data is not None, "weights have values"
         steps = [loop for loop in self.loops.serial if index.coefficient(loop.var)]
-        over = [lane for lane in self.lanes if index.coefficient(lane.var)]
+        over = [lane for lane in (*self.lanes, *self.loops.terms) if index.coefficient(lane.var)]
         sizes, wide = [loop.extent for loop in steps], [lane.extent for lane in over]
         if math.prod((*sizes, *wide)) > _MAX_COPIES * source.size:
             return Load(self._whole(source), (index,), guard)
@@ -263,6 +274,8 @@ class _Emission:
     def _reduction(self, value: Expr) -> tuple[Named, Array, Expr]:
         body = self.body
         over = {v for loop in body.reduce for v, _ in self.loops.values[loop.var].terms}
+        if self.loops.terms:
+            value = reduce(body.combine or "add", self.loops.terms, value)
         reduced = [k for k, loop in enumerate(self.loops.serial) if loop.var in over]
         inside = self.loops.serial[reduced[-1] + 1 :] if reduced else ()
         shape = [loop.extent for loop in (*inside, *self.lanes)] or [1]

@@ -8,15 +8,16 @@ arrays; the finished kernel is estimated exactly afterwards.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..kernel.affine import Affine
+from ..kernel.ir import Loop
 from ..kernel.model import URAM_SHAPE, bram18_of, estimate
 from ..kernel.ops import FLOAT_ADD
 from ..kernel.schedule import Schedule
 from ..spec import FpgaSpec
-from .body import Body, Fold, Model, substitute_index
+from .body import Body, Fold, Function, Model, deep, substitute_index
 from .emit import Unfoldable, accesses, loops_of, walked
 from .luts import luts_of
 
@@ -70,18 +71,13 @@ class Plan:
         made.folds = {**self.folds, body.name: fold}
         touched = {a.name for a, _ in accesses(body) if a.name in self.users}
         made.banks = {**self.banks, **{name: made._banks(name) for name in touched}}
-        wanted = {a.name: fold.lanes for a, index in accesses(body) if a.name in touched and _follows(body, index)}
-        return made if all(made.banks[name] >= lanes for name, lanes in wanted.items()) else None
+        wanted = [(a.name, _wanted(body, fold, i)) for a, i in accesses(body) if a.name in touched]
+        return made if all(made.banks[name] >= banks for name, banks in wanted) else None
 
     def _banks(self, name: str) -> int:
         """As many banks as the widest user has lanes, if all can live with that; else the half of it, and so on."""
-        wanted = [
-            self.folds[b.name].lanes
-            for b in self.users[name]
-            for a, i in accesses(b)
-            if a.name == name and _follows(b, i)
-        ]
-        banks = max(wanted, default=1)
+        sites = [(b, i) for b in self.users[name] for a, i in accesses(b) if a.name == name]
+        banks = max(_wanted(b, self.folds[b.name], i) for b, i in sites)
         while banks > 1 and not all(self._suits(b, name, banks) for b in self.users[name]):
             banks //= 2
         return banks
@@ -100,7 +96,7 @@ class Plan:
         """Predicted cycles of one operator."""
         fold = self.folds[body.name]
         ii = math.ceil(FLOAT_ADD / fold.held) if body.waits else 1
-        return ii * (body.trip // fold.lanes - 1) + depth
+        return ii * (body.trip // fold.width - 1) + depth
 
     def needs(self) -> list[Need]:
         """All memories."""
@@ -112,48 +108,60 @@ class Plan:
             for array, index in dict.fromkeys(accesses(body)):
                 tensor = self.model.tensors[array.name]
                 if tensor.role == "weight":
-                    lanes = self.folds[body.name].lanes if _follows(body, index, any_step=True) else 1
+                    lanes = _dealt(body, self.folds[body.name], index)
                     found.append(Need(f"{array.name}_{body.name}", tensor.dtype.bits, -(-tensor.size // lanes), lanes))
         return found
 
 
-def _follows(body: Body, index: Affine, any_step: bool = False) -> bool:
-    """Whether an access goes with the lanes, element by element (or by any step)."""
-    if not body.axes:
-        return False
-    step = index.coefficient(body.axes[-1].var)
-    return bool(step) if any_step else step == 1
+def _wanted(body: Body, fold: Fold, index: Affine) -> int:
+    """Banks that an access of neighbouring elements needs."""
+    along = (body.axes[-1:], fold.lanes), (body.reduce[-1:], fold.terms)
+    return max(count if loops and index.coefficient(loops[0].var) == 1 else 1 for loops, count in along)
+
+
+def _dealt(body: Body, fold: Fold, index: Affine) -> int:
+    """Banks of a weight: one for each value of it that is read at once."""
+    along = (body.axes[-1:], fold.lanes), (body.reduce[-1:], fold.terms)
+    return math.prod(count for loops, count in along if loops and index.coefficient(loops[0].var))
 
 
 def lane_choices(body: Body) -> list[int]:
     """Lanes that an operator can have: powers of two that divide its last axis, if all tensors go with that axis or
     not at all."""
-    if not body.axes:
+    return _powers(body, body.axes[-1:])
+
+
+def term_choices(body: Body) -> list[int]:
+    """Terms of a sum that an operator can have at once: likewise for the last loop that is reduced over."""
+    plain = not body.value.lets and not any(isinstance(e, Function) for e in deep(body.value.expr))
+    return _powers(body, body.reduce[-1:]) if plain and body.combine else [1]
+
+
+def _powers(body: Body, loops: Sequence[Loop]) -> list[int]:
+    if not loops:
         return [1]
-    steps = {index.coefficient(body.axes[-1].var) for array, index in accesses(body)}
-    tensors = {i.coefficient(body.axes[-1].var) for a, i in accesses(body) if not a.name.startswith("w")}
-    extent = body.axes[-1].extent
-    most = MAX_LANES if tensors <= {0, 1} and steps else 1
-    return [1 << k for k in range(most.bit_length()) if extent % (1 << k) == 0 and 1 << k <= min(extent, most)]
+    steps = {i.coefficient(loops[0].var) for a, i in accesses(body) if not a.name.startswith("w")}
+    extent = loops[0].extent
+    most = min(extent, MAX_LANES) if steps <= {0, 1} else 1
+    return [1 << k for k in range(most.bit_length()) if extent % (1 << k) == 0 and 1 << k <= most]
 
 
-def hold_for(body: Body, lanes: int) -> Fold:
+def hold_for(body: Body, lanes: int, terms: int = 1) -> Fold:
     """The fold with as many interleaved sums as a float adder has cycles, if sizes allow: of the axis before the lanes'
     first, which does not walk through banks, and of powers of two of the lanes' own."""
     hold, held = [], 1
     last = len(body.axes) - 1
     for k in [*reversed(range(last)), last] if body.waits and body.axes else ():
         extent = body.axes[k].extent // (lanes if k == last else 1)
-        enough = [d for d in _divisors(extent) if held * d >= FLOAT_ADD]
-        even = [d for d in enough if d & (d - 1) == 0 and d <= 2 * FLOAT_ADD]
-        part = (even if even and k == last else enough)[0] if enough else extent
-        if held * part > _MAX_HELD:
-            continue
+        fitting = [d for d in _divisors(extent) if held * d <= _MAX_HELD]
+        enough = [d for d in fitting if held * d >= FLOAT_ADD]
+        even = [d for d in enough if d & (d - 1) == 0]
+        part = (even if even and k == last else enough or fitting[-1:])[0]
         hold.append((k, part))
         held *= part
         if held >= FLOAT_ADD:
             break
-    return Fold(lanes, tuple(sorted((k, n) for k, n in hold if n > 1)))
+    return Fold(lanes, terms, tuple(sorted((k, n) for k, n in hold if n > 1)))
 
 
 def _divisors(n: int) -> Iterator[int]:
@@ -200,7 +208,7 @@ def choose_folds(
     `lanes` by operator; `room` is the share of each resource's budget that may be taken, all of it by default.
     """
     plan = Plan(model, {b.name: hold_for(b, 1) for b in model.bodies})
-    choices = {b.name: lane_choices(b) for b in model.bodies}
+    choices = {b.name: (lane_choices(b), term_choices(b)) for b in model.bodies}
     stuck: set[str] = set()
     while True:
         slow = [b for b in model.bodies if b.name not in stuck]
@@ -210,7 +218,7 @@ def choose_folds(
         body = max(slow, key=lambda b: times[b.name])
         if times[body.name] < _WORTH * sum(times.values()):
             return plan
-        better = _next(plan, body, choices[body.name], lambda p: not over_budget(p, lanes, spec, room), lanes)
+        better = _next(plan, body, choices[body.name], lanes, spec, room)
         if better is None:
             stuck.add(body.name)
         else:
@@ -218,24 +226,35 @@ def choose_folds(
 
 
 def _next(
-    plan: Plan, body: Body, choices: Sequence[int], fits: Callable[[Plan], bool], lanes: Mapping[str, Lane]
+    plan: Plan,
+    body: Body,
+    choices: tuple[Sequence[int], Sequence[int]],
+    lanes: Mapping[str, Lane],
+    spec: FpgaSpec,
+    room: Mapping[str, float] | None,
 ) -> Plan | None:
-    """`plan` with the next larger number of lanes of one operator that makes it faster and fits the part."""
-    now = plan.cycles(body, lanes[body.name].depth)
-    for count in choices:
-        if count <= plan.folds[body.name].lanes:
+    """`plan` with the next larger number of lanes, or of terms, of one operator that makes it faster and fits the part;
+    of both that which takes less of the part."""
+    fold, now = plan.folds[body.name], plan.cycles(body, lanes[body.name].depth)
+    wider = next((n for n in choices[0] if n > fold.lanes), None)
+    deeper = next((n for n in choices[1] if n > fold.terms), None)
+    found = []
+    for count, terms in ((wider, fold.terms), (fold.lanes, deeper)):
+        if count is None or terms is None or count * terms > MAX_LANES:
             continue
-        made = plan.with_fold(body, hold_for(body, count))
-        if made is not None and made.cycles(body, lanes[body.name].depth) < now and fits(made):
-            return made
-    return None
+        made = plan.with_fold(body, hold_for(body, count, terms))
+        if made is None or made.cycles(body, lanes[body.name].depth) >= now or over_budget(made, lanes, spec, room):
+            continue
+        used = taken(made, lanes, spec)
+        found.append((max(n / max(spec.budget(r), 1) for r, n in used.items()), len(found), made))
+    return min(found, default=(0.0, 0, None), key=lambda item: item[:2])[2]
 
 
 def taken(plan: Plan, lanes: Mapping[str, Lane], spec: FpgaSpec) -> dict[str, int]:
     """Blocks that a plan takes, about."""
     _, used = choose_memories(plan.needs(), spec)
-    dsp = sum(lanes[name].dsp * fold.lanes for name, fold in plan.folds.items())
-    lut = sum(lanes[name].lut * fold.lanes for name, fold in plan.folds.items())
+    dsp = sum(lanes[name].dsp * fold.width for name, fold in plan.folds.items())
+    lut = sum(lanes[name].lut * fold.width for name, fold in plan.folds.items())
     return {"dsp": dsp, "bram18": used["bram18"], "uram": used["uram"], "lut": used["lut"] + lut}
 
 

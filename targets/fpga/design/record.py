@@ -21,6 +21,7 @@ class StageFacts:
     name: str
     source: str
     lanes: int
+    terms: int
     interleaved: int
     ii: int
     trip: int
@@ -35,8 +36,8 @@ class StageFacts:
     @property
     def fold(self) -> str:
         """How far it is unfolded and what that makes of it, in words."""
-        blocks = f"dsp={self.dsp},bram18={self.bram18},uram={self.uram}"
-        return f"lanes={self.lanes},interleaved={self.interleaved},ii={self.ii},cycles={self.cycles},{blocks}"
+        words = ("lanes", "terms", "interleaved", "ii", "cycles", "dsp", "bram18", "uram")
+        return ",".join(f"{word}={getattr(self, word)}" for word in words)
 
 
 @dataclass(frozen=True, eq=False)

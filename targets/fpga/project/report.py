@@ -21,7 +21,21 @@ NOT_CHECKED = (
     "Energy is arithmetic only, by figures for 45 nm (Horowitz, ISSCC 2014), without memories, clocks and leakage.",
     "Placement over dies, routing and power have not been looked at. NaN and subnormal numbers are not kept.",
 )
-_HEADS = ("stage", "operator", "lanes", "interleaved", "ii", "cycles", "share", "macs", "dsp", "bram18", "uram", "lut")
+_HEADS = (
+    "stage",
+    "operator",
+    "lanes",
+    "terms",
+    "interleaved",
+    "ii",
+    "cycles",
+    "share",
+    "macs",
+    "dsp",
+    "bram18",
+    "uram",
+    "lut",
+)
 
 
 def report(design: Design) -> dict[str, Any]:

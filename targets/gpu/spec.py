@@ -38,6 +38,8 @@ class GpuSpec(TargetSpec):
         matrix_dtypes: operand types of the matrix unit; "tfloat32" is float32 rounded to ten bits.
         async_copy: copies from global to shared memory that pass no register (cp.async).
         tma: copies of whole tiles by descriptor.
+        writes_out_loops: whether the compiler for it writes out short loops whole, into more registers than there are:
+            kernels then hide how short theirs are.
     """
 
     arch: str
@@ -59,6 +61,7 @@ class GpuSpec(TargetSpec):
     matrix_dtypes: tuple[str, ...] = ()
     async_copy: bool = False
     tma: bool = False
+    writes_out_loops: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

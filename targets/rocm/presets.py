@@ -46,6 +46,7 @@ _MI210 = GpuSpec(
     peak=_tera(float32=45.3, float64=45.3, float16=181, bfloat16=181, int8=181),
     matrix="mfma",
     matrix_dtypes=("float32", "float16", "bfloat16", "int8"),
+    writes_out_loops=True,
 )
 
 _GPUS = {
@@ -89,6 +90,7 @@ _GPUS = {
         peak=_tera(float32=61.4, float16=122.8, bfloat16=122.8, int8=122.8),
         matrix="rdna_wmma",
         matrix_dtypes=("float16", "bfloat16", "int8"),
+        writes_out_loops=True,
     ),
 }
 

@@ -43,9 +43,11 @@ class SimtAttention(Template):
         """The kernel."""
         problem = read_attention(op)
         assert problem is not None, "match accepts only such operators"
+        assert isinstance(target, GpuSpec), "match accepts only such targets"
         indices = Held.of(op)
         memory = AttentionMemory(problem, indices)
-        return Candidate(memory.function(SimtNest(tile_of(config), problem, memory, indices).kernel()))
+        nest = SimtNest(tile_of(config), problem, memory, indices, target.writes_out_loops)
+        return Candidate(memory.function(nest.kernel()))
 
     def traits(self, op: OpSpec, target: TargetSpec, configs: Sequence[Config]) -> Traits:
         """Traits of `configs`."""
@@ -71,11 +73,11 @@ def _tiles(spec: GpuSpec, depth: int, columns: int) -> tuple[SimtTile, ...]:
 def _runs(tile: SimtTile, spec: GpuSpec, depth: int, columns: int) -> bool:
     if tile.bm % tile.down or tile.bn % tile.across or tile.threads % spec.warp or tile.threads > _MOST_THREADS:
         return False
-    registers, bytes_ = tile.registers(columns), tile.shared_bytes(depth, columns)
+    bytes_ = tile.shared_bytes(depth, columns)
     fetches = max(tile.bm, tile.bn) * -(-max(depth, columns) // QUAD) / tile.threads
-    if registers > _MOST_REGISTERS or bytes_ > STATIC_SHARED_BYTES or fetches > _FETCHES:
+    if tile.registers(columns) > _MOST_REGISTERS or bytes_ > STATIC_SHARED_BYTES or fetches > _FETCHES:
         return False
-    return resident_blocks(spec, tile.threads, registers, bytes_) > 0
+    return resident_blocks(spec, tile.threads, tile.registers(columns, spec.warp), bytes_) > 0
 
 
 def _work(problem: AttentionProblem, spec: GpuSpec, tile: SimtTile) -> Work:
@@ -92,6 +94,6 @@ def _work(problem: AttentionProblem, spec: GpuSpec, tile: SimtTile) -> Work:
         shared=4.0 * (products + sums + pair + tile.bm * tile.bn * 2 + tile.threads * tile.rows * tile.across),
         fetched=pair * dtype_bytes(problem.dtype),
         threads=tile.threads,
-        registers=tile.registers(problem.columns),
+        registers=tile.registers(problem.columns, spec.warp),
         shared_bytes=tile.shared_bytes(problem.depth, problem.columns),
     )

@@ -17,6 +17,7 @@ from ..launch import barrier, registers, shared
 from .gemm_grid import Tile
 from .gemm_index import i32
 from .gemm_operand import Operand
+from .hidden_lengths import HiddenLengths
 from .vectors import load_vector, vector
 
 # Steps over K up to which compilers are not told their number.
@@ -134,13 +135,10 @@ def double_buffered(
     if isinstance(steps, int) and steps == 1:
         return buffers, [*start, barrier(), multiply(i32(0))]
     if isinstance(steps, int) and steps <= _HIDDEN:
-        # LLVM writes short loops out however much is in them, and brings the fetches of all steps forward, into more
-        # registers than there are: so it shall not know how short this one is.
-        told = shared(1, "int32", "steps")
-        count = tirx.Var("count", "int64")
-        tell = when(thread < 1, store(told, [0], i32(steps)))
-        read = tirx.Bind(count, tirx.BufferLoad(told, [i64(0)]).astype("int64"))
-        return [*buffers, told], [*start, tell, barrier(), read, _steps(pieces, tile, count, multiply)]
+        lengths = HiddenLengths((steps,), "steps")
+        read, count = lengths.read(0)
+        steps_of = _steps(pieces, tile, count, multiply)
+        return [*buffers, lengths.buffer], [*start, lengths.tell(thread), barrier(), read, steps_of]
     return buffers, [*start, barrier(), _steps(pieces, tile, steps, multiply)]
 
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import pytest
 from attention_cases import Attention
 from disassemble import count, sass_of
+from rocm_kernels import needs_lld
 from tensor_core_cases import module
 
 from kompilo.compiler.build import describe_operators
 from kompilo.compiler.frontend.importer import import_model
 from kompilo.compiler.model_source import resolve
 from kompilo.compiler.passes.pipeline import run_phases
+from kompilo.compiler.schedule.masks import ADDED
 from kompilo.compiler.schedule.target import find_target
 from kompilo.targets.cuda.compilers import find_compilers
 from kompilo.targets.cuda.target import CudaTarget
 from kompilo.targets.gpu.lowering import split
 from kompilo.targets.gpu.resources import resources_of_code_object, resources_of_cubin
 from kompilo.targets.gpu.templates.attention_simt import SimtAttention
+from kompilo.targets.gpu.templates.attention_simt_nest import SimtTile
+from kompilo.targets.gpu.templates.attention_simt_nest import config_of as simt_config
 from kompilo.targets.gpu.templates.attention_tensor_core import TensorCoreAttention, WarpgroupAttention
 from kompilo.targets.gpu.templates.attention_warpgroup import GroupTile, config_of
 from kompilo.targets.rocm.target import RocmTarget
@@ -81,6 +85,18 @@ def test_plain(preset, depth):
     (used,) = (resources_of_cubin if cuda else resources_of_code_object)(code).values()
     assert used.spills_bytes == 0
     assert used.shared_bytes <= target.spec.shared_bytes
+
+
+@needs_lld
+@pytest.mark.parametrize("preset", ["gfx90a", "gfx1100"])
+def test_plain_on_amd_takes_about_as_many_registers_as_is_reckoned(preset):
+    """Short loops stay loops: written out they took 360 registers, or spilled, where one row has a mask."""
+    target = RocmTarget.from_preset(preset)
+    op = Attention((2, 4, 200, 300, 64), dtype="float32", masks=((ADDED, (2, 1, 200, 300), "float32"),)).spec
+    for tile in (SimtTile(16, 64, 16, 16), SimtTile(64, 16, 16, 16)):
+        (used,) = resources_of_code_object(code_of(SimtAttention(), op, target, simt_config(tile))).values()
+        assert used.spills_bytes == 0
+        assert used.registers == pytest.approx(tile.registers(64, target.spec.warp), rel=0.25)
 
 
 @pytest.fixture(scope="module")

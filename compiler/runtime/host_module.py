@@ -31,13 +31,9 @@ class HostedModule(Module):
         self._output_names = [spec.name for spec in self.outputs]
         self._names = {spec.name: index for index, spec in enumerate(self.inputs)}
         self._count = len(self.inputs)
-        self._steps, self._modules = _steps(artifact, device, threads)
+        self.target = _target(artifact, device)
+        self._steps = _steps(artifact, self.target, device, threads)
         self._compiled = {spec.name for segment in artifact.segments if not segment.on_host for spec in segment.outputs}
-
-    @property
-    def runs_on(self) -> str:
-        """The key of the target that the compiled segments run on; "host" where there are none."""
-        return self._modules[0].runs_on if self._modules else "host"
 
     def __call__(self, *values: Any, **named: Any) -> Any:
         """Runs the model; arguments, result and errors as for Module, where tensors on a GPU are not taken."""
@@ -55,20 +51,17 @@ class HostedModule(Module):
         raise UsageError("enqueue: expected a model that is compiled as a whole, found one with operators on the host.")
 
 
-def _steps(artifact: Artifact, device: str, threads: int) -> tuple[list[Step], list[Module]]:
-    """What runs each segment, and the modules of those that are compiled, all for the same target."""
+def _steps(artifact: Artifact, target: TargetCode | None, device: str, threads: int) -> list[Step]:
+    """What runs each segment; all that are compiled run the code for one kind of hardware, that of `target`."""
     steps: list[Step] = []
-    modules: list[Module] = []
-    chosen = _target(artifact, device)
     for number, segment in enumerate(artifact.segments):
         if segment.on_host:
             steps.append(HostSegment(segment).run)
             continue
-        codes = tuple(t for t in artifact.targets if t.segment == number and chosen and t.key == chosen.key)
+        codes = tuple(t for t in artifact.targets if t.segment == number and target and t.key == target.key)
         part = replace(artifact, inputs=segment.inputs, outputs=segment.outputs, targets=codes, segments=())
-        modules.append(load(part, device, threads))
-        steps.append(_compiled(modules[-1], segment))
-    return steps, modules
+        steps.append(_compiled(load(part, device, threads), segment))
+    return steps
 
 
 def _target(artifact: Artifact, device: str) -> TargetCode | None:

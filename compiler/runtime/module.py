@@ -44,7 +44,7 @@ class Module:
         self.inputs: tuple[TensorSpec, ...] = tuple(artifact.inputs)
         self.outputs: tuple[TensorSpec, ...] = tuple(artifact.outputs)
         self.artifact = artifact
-        self.target = target
+        self.target: TargetCode | None = target
         self.threads = threads
         self._program = program
         self._accelerator = accelerator
@@ -158,8 +158,8 @@ class Module:
 
     @property
     def runs_on(self) -> str:
-        """The key of the target whose code runs."""
-        return self.target.key
+        """The key of the target whose code runs; "host" where nothing is compiled."""
+        return self.target.key if self.target else "host"
 
     def __repr__(self) -> str:
         inputs, outputs = (", ".join(map(str, specs)) for specs in (self.inputs, self.outputs))

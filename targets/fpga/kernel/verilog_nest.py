@@ -38,10 +38,9 @@ class NestVerilog:
         self.graph, self.nodes, self.nest = made.graph, made.graph.nodes, made.graph.nest
         self.wires: list[str] = []
         self.clocked: list[str] = []
-        self.cleared: list[str] = []
         self.flip_flops = 0
         self._positions: dict[Affine, str] = {}
-        self._delayed: dict[tuple[str, int], str] = {}
+        self._delayed: dict[tuple[str, int, bool], set[int]] = {}
         self._names: dict[int, str] = {}
         self.reads = self._banks("load")
         self.writes = self._banks("store")
@@ -59,18 +58,12 @@ class NestVerilog:
         effects = self._effects()
         last = self._delay("last", 1, self.made.depth - 1, False)
         control = self._control()
+        taps, chains = self._delays()
         lines = [f"module {self.module}(", "  " + ",\n  ".join(self._ports()), ");", *control]
-        lines += [f"  {w}" for w in self.wires + effects]
+        lines += [f"  {w}" for w in taps + self.wires + effects + chains]
         lines.append(f"  assign finish = ce && {last};")
-        clear = f"if (rst) begin {' '.join(self.cleared)} end" if self.cleared else ""
-        lines += [
-            "  always @(posedge clk) begin",
-            "    if (ce) begin",
-            *(f"      {c}" for c in self.clocked),
-            "    end",
-        ]
-        lines += [f"    {clear}", "  end", "endmodule", ""]
-        return "\n".join(lines)
+        lines += ["  always @(posedge clk) if (ce) begin", *(f"    {c}" for c in self.clocked), "  end"]
+        return "\n".join([*lines, "endmodule", ""])
 
     # Names ------------------------------------------------------------------------------------------------------------
 
@@ -95,8 +88,6 @@ class NestVerilog:
     def _register(self, name: str, width: int, value: str, signed: bool = True) -> str:
         self.wires.append(f"reg {'signed ' if signed else ''}[{width - 1}:0] {name};")
         self.clocked.append(f"{name} <= {value};")
-        if name.startswith(("issue_", "last_")):
-            self.cleared.append(f"{name} <= 0;")
         self.flip_flops += width
         return name
 
@@ -105,12 +96,24 @@ class NestVerilog:
         return name
 
     def _delay(self, name: str, width: int, cycles: int, signed: bool = True) -> str:
-        """`name` some cycles later; each delay is made once."""
-        for k in range(1, cycles + 1):
-            if (name, k) not in self._delayed:
-                before = self._delayed.get((name, k - 1), name)
-                self._delayed[name, k] = self._register(f"{name}_d{k}", width, before, signed)
-        return self._delayed.get((name, cycles), name) if cycles else name
+        """`name` some cycles later."""
+        self._delayed.setdefault((name, width, signed), set()).add(cycles)
+        return f"{name}_d{cycles}" if cycles else name
+
+    def _delays(self) -> tuple[list[str], list[str]]:
+        """Wires for all delays, and the chains of registers that they are taps of."""
+        wires, chains = [], []
+        for (name, width, signed), taps in self._delayed.items():
+            done, before = 0, name
+            for tap in sorted(taps - {0}):
+                made = f"{name}_d{tap}"
+                wires.append(f"wire {'signed ' if signed else ''}[{width - 1}:0] {made};")
+                module, reset = ("kp_flags", ".rst(rst), ") if name in ("issue", "last") else ("kp_delay", "")
+                ports = f".clk(clk), {reset}.ce(ce), .d({before}), .q({made})"
+                chains.append(f"{module} #(.W({width}), .N({tap - done})) {made}_ ({ports});")
+                self.flip_flops += width * (tap - done)
+                done, before = tap, made
+        return wires, chains
 
     def at(self, node: int, time: int) -> str:
         """The value of `node` at `time` of the iteration."""

@@ -19,6 +19,18 @@ module kp_ram #(parameter W = 8, D = 16, A = 4, LATENCY = 2, parameter STYLE = "
   end
   assign rdata = LATENCY == 1 ? q1 : LATENCY == 2 ? q2 : q3;
 endmodule
+// N cycles later, counting those in which ce is high.
+module kp_delay #(parameter W = 8, N = 1) (input clk, input ce, input [W-1:0] d, output [W-1:0] q);
+  reg [W*N-1:0] r;
+  always @(posedge clk) if (ce) r <= {r, d};
+  assign q = r[W*N-1:W*N-W];
+endmodule
+// The same for a flag, low after a reset.
+module kp_flags #(parameter W = 1, N = 1) (input clk, input rst, input ce, input [W-1:0] d, output [W-1:0] q);
+  reg [W*N-1:0] r;
+  always @(posedge clk) if (rst) r <= 0; else if (ce) r <= {r, d};
+  assign q = r[W*N-1:W*N-W];
+endmodule
 // A register: what is written can be read from the next cycle on.
 module kp_register #(parameter W = 8) (input clk, output reg [W-1:0] rdata, input we, input [W-1:0] wdata);
   always @(posedge clk) if (we) rdata <= wdata;

@@ -165,6 +165,23 @@ class SplitToSequence(OpRun):
         return ([p.squeeze(axis) for p in parts] if split is None and not keepdims else parts,)
 
 
+class Slice(OpRun):
+    """The evaluator's counts a start before the first element from the end once more, where steps are negative."""
+
+    op_domain = ""
+
+    def _run(self, data: np.ndarray, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Results:
+        axes = range(len(starts)) if axes is None else axes.tolist()
+        steps = [1] * len(starts) if steps is None else steps.tolist()
+        taken = [slice(None)] * data.ndim
+        for axis, start, end, step in zip(axes, starts.tolist(), ends.tolist(), steps, strict=True):
+            size, back = data.shape[axis], int(step < 0)
+            start, end = (bound + size if bound < 0 else bound for bound in (start, end))
+            start, end = min(max(start, 0), size - back), min(max(end, -back), size - back)
+            taken[axis] = slice(max(start, 0), None if end < 0 else end, step) if size else slice(None)
+        return (data[tuple(taken)],)
+
+
 class StringNormalizer(OpRun):
     """The evaluator's takes accents away, removes words inside strings, drops empty strings, and sets the locale of
     the process."""
@@ -236,6 +253,6 @@ class TfIdfVectorizer(_TfIdfVectorizer):
 
 
 OPERATORS = [
-    Identity, Optional, OptionalGetElement, If, Loop, SequenceMap, SequenceInsert, SequenceAt, SplitToSequence,
+    Identity, Optional, OptionalGetElement, If, Loop, SequenceMap, SequenceInsert, SequenceAt, SplitToSequence, Slice,
     StringNormalizer, RegexFullMatch, ImageDecoder, TfIdfVectorizer,
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Operators on the host give what ONNX's text and ONNX Runtime have, where the onnx package's own version does not."""
 
 import io
+import itertools
 
 import numpy as np
 import onnxruntime
@@ -88,6 +89,22 @@ def test_label_encoder():
     against_onnxruntime(model([encoder], [S], [tensor("y", INT64, None)]), strings("b", "c", "a"))
     encoder = node("LabelEncoder", "x", "y", domain="ai.onnx.ml", keys_floats=[1.1, 2], values_strings=["one", "two"])
     against_onnxruntime(model([encoder], [tensor("x", FLOAT, ["n"])], [Y]), np.array([2, 1.1, 0], np.float32))
+
+
+def test_slice():
+    """Starts and ends beyond both sides, forwards and backwards."""
+    given = [tensor(name, INT64, [1]) for name in ("starts", "ends", "axes", "steps")]
+    proto = model([node("Slice", "s starts ends axes steps", "y")], [tensor("s", STRING, [4]), *given], [Y])
+    module = kompilo.load(kompilo.compile(proto, records=False))
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    words = strings(*"abcd")
+    names = [info.name for info in given]
+    for start, end, step in itertools.product(
+        (-9, -5, -4, -1, 0, 2, 4, 9), (-(2**63), -6, -5, -1, 0, 3, 9), (-2, -1, 1, 3)
+    ):
+        values = dict(zip(names, (np.array([value]) for value in (start, end, 0, step)), strict=True))
+        wanted = session.run(None, {"s": words, **values})[0]
+        assert module(words, **values).tolist() == wanted.tolist(), (start, end, step)
 
 
 ITEMS = [np.array([1, 2], np.float32), np.array([[3.0]], np.float32)]

@@ -283,7 +283,9 @@ def _runner(mod: tvm.ir.IRModule, imported: ImportedModel) -> Callable[[dict[str
     code = compile_module(mod, "cpu", _selector(find_target("cpu"), _find_records(None), "fp32"), weights)
     types = [tensor_type(value) for value in mod["main"].body.body.fields]
     outputs = tuple(TensorSpec(f"value{k}", t.shape, t.dtype) for k, t in enumerate(types))
-    module = load(Artifact(imported.inputs, outputs, (code,), weights.arrays, {}))
+    shapes = [tensor_type(param).shape for param in mod["main"].params]
+    inputs = tuple(TensorSpec(s.name, shape, s.dtype) for s, shape in zip(imported.inputs, shapes, strict=True))
+    module = load(Artifact(inputs, outputs, (code,), weights.arrays, {}))
     return lambda sample: list(module.run(sample).values())
 
 

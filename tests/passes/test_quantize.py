@@ -7,15 +7,16 @@ from tvm import relax
 
 from kompilo.compiler.artifact.shared_weights import SharedWeights
 from kompilo.compiler.driver import compile_module
-from kompilo.compiler.errors import KompiloError
+from kompilo.compiler.errors import InputError, KompiloError
 from kompilo.compiler.passes.graph import Graph
 from kompilo.compiler.passes.quantize import ops as quantized_ops
-from kompilo.compiler.passes.quantize.module import QuantizedModule, quantize_module
+from kompilo.compiler.passes.quantize.module import QuantizedModule, quantize_module, with_sizes
 from kompilo.compiler.passes.quantize.reference import evaluate, evaluate_all
 from kompilo.compiler.passes.tensors import array
 from kompilo.compiler.runtime.module import load
 from kompilo.compiler.schedule.selection import Selector
 from kompilo.compiler.schedule.target import find_target
+from kompilo.compiler.size_requirements import Requirement, with_requirements
 from kompilo.compiler.tensor_spec import TensorSpec
 
 from support import build, const, f32, ops, random
@@ -211,3 +212,13 @@ def test_operators_that_numpy_does_not_know_are_told():
     mod = build([f32(3, 8)], lambda x: op.erf(x))
     with pytest.raises(KompiloError, match="expected an operator of its table, found erf"):
         evaluate(mod, [np.ones((3, 8), "f4")])
+
+
+def test_samples_have_to_fit_the_conditions_on_sizes():
+    n, m = (tvm.tirx.Var(name, "int64") for name in "nm")
+    mod = build([f32(n, 4), f32(m, 3)], lambda x, y: [op.matmul(x, random(1, 4, 3)), y])
+    mod["main"] = with_requirements(mod["main"], [Requirement(tvm.tirx.EQ(n, m), "`n` must equal `m`")])
+    fixed = with_sizes(mod, [(5, 4), (5, 3)])
+    assert [int(d) for d in fixed["main"].params[0].ty.shape] == [5, 4]
+    with pytest.raises(InputError, match="samples do not fit the model: `n` must equal `m`."):
+        with_sizes(mod, [(5, 4), (6, 3)])

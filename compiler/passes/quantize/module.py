@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import tvm
-from tvm import relax
+import tvm_ffi
+from tvm import relax, sym, tirx
 
 from ...calibration.ranges import MINMAX, measure_ranges
+from ...errors import InputError
 from ...schedule.requantize import LARGEST
+from ...size_requirements import ATTRIBUTE as REQUIREMENTS
+from ...size_requirements import input_sizes, requirements_of
 from ..base import run_passes
 from ..graph import Graph
 from ..pipeline import simplify
@@ -62,8 +66,8 @@ def quantize_module(
 
     Args:
         mod: as the frontend makes it.
-        samples: calibration data, see `calibration.samples`.
-        build: compiles a float module, to measure ranges with.
+        samples: calibration data, see `calibration.samples`: inputs in the order of the module's, all of one shape.
+        build: compiles a float module, whose sizes are those of the samples, to measure ranges with.
         method: one of `calibration.ranges.METHODS`.
     Raises:
         InputError: samples that make values NaN or infinite.
@@ -75,7 +79,10 @@ def quantize_module(
         return QuantizedModule(mod, Report({}, (), 0), method, len(samples))
     plan = make_plan(graph)
     measured = plan.measured
-    ranges = measure_ranges(build(with_outputs(mod, measured)), samples, method) if measured else np.zeros(0)
+    ranges = np.zeros(0)
+    if measured:
+        shapes = [value.shape for value in samples[0].values()]
+        ranges = measure_ranges(build(with_sizes(with_outputs(mod, measured), shapes)), samples, method)
     scales = plan.scales(dict(zip(measured, map(float, ranges), strict=True)), LARGEST)
     mod = run_passes(mod, [Quantize(plan, scales)])
     floats = tuple((op, reason, n) for (op, reason), n in sorted(plan.floats.items()))
@@ -97,3 +104,26 @@ def with_outputs(mod: tvm.IRModule, values: Sequence[relax.Var]) -> tvm.IRModule
         main.params, body, relax.TupleType([v.ty for v in values]), main.is_pure, main.attrs
     )
     return relax.transform.DeadCodeElimination()(relax.transform.Normalize()(changed))
+
+
+def with_sizes(mod: tvm.IRModule, shapes: Sequence[Sequence[int]]) -> tvm.IRModule:
+    """`mod` for inputs of these shapes only, which compiles faster than one for any.
+
+    Raises InputError if the sizes break a condition of the model.
+    """
+    main = mod["main"]
+    if not input_sizes(main):
+        return mod
+    sizes: dict[tirx.Var, tirx.IntImm] = {}
+    for param, shape in zip(main.params, shapes, strict=True):
+        for dim, size in zip(param.ty.shape, shape, strict=True):
+            if isinstance(dim, tirx.Var):
+                sizes[dim] = tirx.IntImm("int64", int(size))
+    for requirement in requirements_of(main):
+        condition = tvm_ffi.structural_map(requirement.condition, (tvm.ir.Var, lambda v: sizes.get(v, v)), order="post")
+        if not sym.Analyzer().can_prove(condition):
+            raise InputError(f"calibration: the sizes of the samples do not fit the model: {requirement.message}.")
+    if main.attrs and REQUIREMENTS in main.attrs:
+        mod = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos)
+        mod["main"] = main.without_attr(REQUIREMENTS)
+    return relax.transform.BindSymbolicVars({v.name: n for v, n in sizes.items()}, "main")(mod)

@@ -238,7 +238,7 @@ def _next(
     fold, now = plan.folds[body.name], plan.cycles(body, lanes[body.name].depth)
     wider = next((n for n in choices[0] if n > fold.lanes), None)
     deeper = next((n for n in choices[1] if n > fold.terms), None)
-    found = []
+    found: list[tuple[float, int, Plan]] = []
     for count, terms in ((wider, fold.terms), (fold.lanes, deeper)):
         if count is None or terms is None or count * terms > MAX_LANES:
             continue
@@ -247,7 +247,7 @@ def _next(
             continue
         used = taken(made, lanes, spec)
         found.append((max(n / max(spec.budget(r), 1) for r, n in used.items()), len(found), made))
-    return min(found, default=(0.0, 0, None), key=lambda item: item[:2])[2]
+    return min(found, key=lambda item: item[:2])[2] if found else None
 
 
 def taken(plan: Plan, lanes: Mapping[str, Lane], spec: FpgaSpec) -> dict[str, int]:

@@ -20,6 +20,7 @@ from kompilo.targets.fpga.kernel.builder import (
     equals,
     kernel,
     load,
+    lookup,
     op,
     reduce,
 )
@@ -27,13 +28,13 @@ from kompilo.targets.fpga.kernel.interpret import interpret
 from kompilo.targets.fpga.kernel.ir import Const, Expr, Kernel, Loop, Stream
 from kompilo.targets.fpga.kernel.model import bram18_of, estimate, product_dsps
 from kompilo.targets.fpga.kernel.ops import OPS, evaluate
-from kompilo.targets.fpga.kernel.types import BOOL, scalar
+from kompilo.targets.fpga.kernel.types import BOOL, FLOAT32, INT32, bits_float, float_bits, scalar
 from kompilo.targets.fpga.presets import DSP48E2, DSP58
 from kompilo.targets.fpga.sim.case import Case, check_arrays
 from kompilo.targets.fpga.sim.csim import CSimulator
 from kompilo.targets.fpga.sim.rtl import RtlSimulator
 
-from fpga_cases import check_c, check_rtl, need, need_headers, random_inputs
+from fpga_cases import check_c, check_rtl, need, need_headers, random_array, random_inputs
 
 SIZE = 24
 
@@ -104,6 +105,7 @@ def largest(dtype: str, lanes: int) -> Kernel:
     return kernel(f"largest_{dtype}", [a, y, z, best], [nest.nest()])
 
 
+AMOUNTS = ("uint1", "uint3", "uint6")
 NARROW = ("int5", "uint3", "int16", "uint9", "int1", "uint1", "int33", "uint64")
 
 
@@ -121,14 +123,22 @@ def random_kernel(seed: int) -> Kernel:
     pool.append(const(int(rng.integers(-9, 9)), scalar("int8")))
     flags: list[Expr] = [equals(i, 5), at_least(i, 9)]
     for _ in range(9):
-        name = pick(["add", "sub", "mul", "max", "min", "lt", "le", "eq", "select", "cast", "shr", "and", "or", "not"])
-        info, dtype = OPS[name], scalar(pick(NARROW))
+        name = pick(["add", "sub", "mul", "max", "min", "lt", "le", "eq", "select", "cast", "shr", "and", "or", "not",
+                     "shrv", "dot3", "lookup"])  # fmt: skip
+        dtype = scalar(pick(NARROW))
+        if name == "lookup":
+            entries = random_array(8, dtype, rng).tolist()
+            pool.append(lookup(entries, op("cast", pick(pool), dtype=scalar("uint3")), dtype))
+            continue
+        info = OPS[name]
         if name in ("and", "or", "not"):
             flags.append(op(name, *(pick(flags) for _ in range(info.arity))))
         elif info.compares:
             flags.append(op(name, pick(pool), pick(pool)))
         elif name == "select":
             pool.append(op(name, pick(flags), pick(pool), pick(pool), dtype=dtype))
+        elif name == "shrv":
+            pool.append(op(name, pick(pool), op("cast", pick(pool), dtype=scalar(pick(AMOUNTS))), dtype=dtype))
         elif name == "shr":
             pool.append(op(name, pick(pool), Const(int(rng.integers(4)), scalar("uint2")), dtype=dtype))
         else:
@@ -191,7 +201,7 @@ def test_initiation_intervals(made, iis):
     assert estimate(made).iis == iis
 
 
-def float_bits(bits: int) -> np.ndarray:
+def float_patterns(bits: int) -> np.ndarray:
     """Bit patterns: zeros, subnormals, the edges of normals, infinities, NaN, halfway cases, random ones."""
     rng = np.random.default_rng(bits)
     exponent, fraction = {16: (5, 10), 32: (8, 23)}[bits]
@@ -222,7 +232,7 @@ def test_floating_point_units(tmp_path):
     need("verilator", "g++")
     cases = []
     for bits in (16, 32):
-        values = float_bits(bits)
+        values = float_patterns(bits)
         rng = np.random.default_rng(0)
         left = np.concatenate([np.repeat(values[:22], 22), *(values for _ in range(3))])
         right = np.concatenate([np.tile(values[:22], 22), *(rng.permutation(values) for _ in range(2)), -values])
@@ -251,6 +261,15 @@ def test_ordinary_sums_and_products_are_those_of_ieee():
             found = [evaluate(name, [x, y], t) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
             ordinary = np.abs(exact) >= np.finfo(dtype).tiny
             assert (np.array(found, dtype)[ordinary] == exact[ordinary]).all()
+
+
+def test_the_same_bits_as_a_number_of_the_other_kind():
+    values = float_patterns(32)
+    values = values[~np.isnan(values)]
+    assert [float_bits(v) for v in values.tolist()] == values.view(np.int32).tolist()
+    assert [bits_float(b) for b in values.view(np.int32).tolist()] == values.tolist()
+    assert evaluate("float_bits", [1.0], INT32) == 127 << 23
+    assert evaluate("bits_float", [-(1 << 31)], FLOAT32) == 0.0
 
 
 @pytest.mark.parametrize("simulator", [CSimulator, RtlSimulator])
@@ -318,6 +337,10 @@ def store_of(value_dtype="int8", **changes) -> Kernel:
     return kernel(changes.get("name", "k"), [a, y], [nest.nest()])
 
 
+def look(entries):
+    return lambda a, i: lookup(entries, op("cast", load(a, i), dtype=scalar("uint3")), a.dtype)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -327,6 +350,10 @@ def store_of(value_dtype="int8", **changes) -> Kernel:
         (lambda: store_of(value=lambda a, i: op("add", load(a, i), const(1.0, scalar("float32")))), "one kind for add"),
         (lambda: store_of(value=lambda a, i: load(a, i + var("q"))), r"variables of loops around, found \['q'\]"),
         (lambda: store_of("bfloat16"), "expected int1 to int64, uint1 to uint64, float16 or float32, found 'bfloat16'"),
+        (lambda: store_of(value=lambda a, i: op("shrv", load(a, i), load(a, i))), "by uint1 to uint6, found int8"),
+        (lambda: store_of(value=look([0] * 7)), "a table of 8 entries, found 7"),
+        (lambda: store_of(value=look([128] * 8)), "a table of int8, found 128..128"),
+        (lambda: store_of(value=lambda a, i: op("bits_float", load(a, i), dtype=FLOAT32)), "from int32 to float32"),
         (lambda: kernel("k", [array("A", (4,), "int8", "flash")], []), "memory of register, lutram, bram, uram"),
         (lambda: kernel("k", [array("A", (4,), "int8", "register", (2,))], []), "a bank for each register"),
         (lambda: kernel("k", [], []), "expected at least one nest"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,9 @@ from onnx import NodeProto, TensorProto, TypeProto, numpy_helper
 from ..errors import KompiloError, ModelError
 from ..segments import HostOperator, Segment
 from ..tensor_spec import TensorSpec
+from .converters.registry import canonical_domain
 from .graph_order import describe, ordered_nodes, reads
-from .host_operators import check_made_well, check_trusted, host_word, why_host
+from .host_operators import check_made_well, check_trusted, host_word, inner_nodes, why_host
 from .host_partition import Part, partition
 from .host_sequences import without_known_sequences
 from .host_types import host_signature, infer_types, may_need_host, spec_of, value_info, why_on_host
@@ -74,7 +75,7 @@ def import_program(model: ModelLike, inputs: Shapes | None = None, host: bool = 
     if not may_need_host(source.proto):
         return _whole(import_source(source, inputs))
     try:
-        return _Splitter(_inlined(source), inputs, host).program()
+        return _Splitter(_canonical(_inlined(source)), inputs, host).program()
     except KompiloError:
         raise
     except Exception as error:  # what protobuf, or ONNX's inference, makes of a broken model
@@ -96,6 +97,23 @@ def _inlined(source: ModelSource) -> ModelSource:
         reason = str(error).strip().splitlines()[-1]
         raise ModelError(f"The functions of the model cannot be put in the place of their calls: {reason}.") from error
     return replace(source, proto=proto)
+
+
+def _canonical(source: ModelSource) -> ModelSource:
+    """The model with one spelling of the standard domain: ONNX's checker and evaluator take the two for different."""
+    if not any(node.domain != canonical_domain(node.domain) for node in _all_nodes(source.proto)):
+        return source
+    proto = onnx.ModelProto()
+    proto.CopyFrom(source.proto)
+    for node in _all_nodes(proto):
+        node.domain = canonical_domain(node.domain)
+    return replace(source, proto=proto)
+
+
+def _all_nodes(proto: onnx.ModelProto) -> Iterator[NodeProto]:
+    for node in proto.graph.node:
+        yield node
+        yield from inner_nodes(node)
 
 
 class _Splitter:
@@ -206,7 +224,6 @@ class _Splitter:
         self, nodes: Sequence[NodeProto], inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[str]
     ) -> onnx.ModelProto:
         """A model of some nodes, as yet without weights; with all of them where `nodes` are all there are."""
-        proto = self._source.proto
         graph = onnx.GraphProto(name=self._graph.name or "graph")
         graph.node.extend(nodes)
         graph.input.extend(inputs)
@@ -214,7 +231,8 @@ class _Splitter:
         if inputs is self._graph.input:
             graph.initializer.extend(self._stored.values())
             graph.value_info.extend(self._graph.value_info)
-        return onnx.helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+        opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in self._source.opsets.items()]
+        return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=self._source.proto.ir_version)
 
 
 def _initializers(graph: onnx.GraphProto) -> dict[str, TensorProto]:

@@ -44,7 +44,7 @@ def why_host(node: NodeProto, types: Mapping[str, TypeProto], rank_unknown: Mapp
             if kind is not None:
                 verb = "holds" if kind == "strings" else "is"
                 return f"its {what} {name!r} {verb} {kind}"
-    inner = next((n for n in _inner_nodes(node) if hints_at_host(n)), None)
+    inner = next((n for n in inner_nodes(node) if hints_at_host(n)), None)
     if inner is not None:
         return f"its graphs hold {inner.op_type} operators"
     open_rank = next((name for name in reads(node) if name in rank_unknown), None)
@@ -53,17 +53,18 @@ def why_host(node: NodeProto, types: Mapping[str, TypeProto], rank_unknown: Mapp
     return None
 
 
-def _inner_nodes(node: NodeProto) -> Iterator[NodeProto]:
+def inner_nodes(node: NodeProto) -> Iterator[NodeProto]:
+    """The nodes in the graphs that `node` has, and in theirs."""
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             for inner in attribute.g.node:
                 yield inner
-                yield from _inner_nodes(inner)
+                yield from inner_nodes(inner)
 
 
 def check_trusted(node: NodeProto, opsets: Mapping[str, int], reason: str) -> None:
     """ModelError unless the evaluator can be trusted with `node` and all nodes in its graphs."""
-    for inner in (node, *_inner_nodes(node)):
+    for inner in (node, *inner_nodes(node)):
         objection = _objection(inner, opsets)
         if objection is not None:
             where = "it" if inner is node else f"{describe(inner)} in its graph"

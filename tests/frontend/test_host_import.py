@@ -218,6 +218,12 @@ def test_functions_of_the_model_are_taken_apart():
     assert [o.operator for o in split(proto).host_operators] == ["StringConcat"]
 
 
+def test_both_spellings_of_the_standard_domain():
+    proto = model([node("StringConcat", "s s", "y", domain="ai.onnx")], [S], [tensor("y", STRING, None)])
+    proto.opset_import[0].domain = "ai.onnx"
+    assert kompilo.load(kompilo.compile(proto, records=False))(["a", "b"]).tolist() == ["aa", "bb"]
+
+
 def test_shapes_of_inputs_are_asked_for_as_of_any_model():
     nodes = [node("StringConcat", "s t", "joined"), node("Equal", "joined s", "y")]
     proto = model(nodes, [S, tensor("t", STRING, ["n"])], [tensor("y", BOOL, None)])

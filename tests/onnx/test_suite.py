@@ -28,4 +28,6 @@ def test_surprises() -> None:
     known = {"a": "no such operator", "b": "no such operator"}
     states = [("a", "refused"), ("b", "pass"), ("c", "refused"), ("d", "pass"), ("e", "wrong"), ("f", "hang")]
     found = surprises([Outcome(name, "node", state, "why", 0.0) for name, state in states], known)
-    assert [line.split(":")[0].split()[0] for line in found] == ["b", "c", "e", "f"]
+    on_host = "on the host: Neg: only a run knows how many dimensions its input 'x' has"
+    found += surprises([Outcome("g", "node", "pass", on_host, 0.0), Outcome("h", "node", "pass", "", 0.0)], known)
+    assert [line.split(":")[0].split()[0] for line in found] == ["b", "c", "e", "f", "g"]

@@ -253,6 +253,13 @@ def test_every_nest_starts_an_iteration_every_cycle():
         assert made.dsps(spec.dsp) <= spec.budget("dsp")
 
 
+def test_constant_factors_take_as_many_blocks_as_their_significand_needs():
+    """The counts are those that yosys maps."""
+    blocks = {"exp": 17, "sigmoid": 25, "tanh": 25, "gelu": 45, "rsqrt": 12, "reciprocal": 8, "relu": 0}
+    kernels = {kind: Activation().build(ActivationProblem(50, kind), Config.of(lanes=1)) for kind in blocks}
+    assert {kind: estimate(kernel).dsps(DSP48E2) for kind, kernel in kernels.items()} == blocks
+
+
 def test_three_products_per_dsp58():
     problem, spec = GemmProblem(16, 16, 96), fpga_spec("v80")
     config = Config.of(um=4, un=4, uk=6, pack=3)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..artifact.artifact import Artifact
 from ..artifact.records import TargetCode
-from ..errors import UsageError
+from ..errors import InputError, UsageError
 from ..segments import Segment
 from .choice import choose_target
 from .host_evaluator import HostSegment, Values
@@ -80,7 +80,10 @@ def _compiled(module: Module, segment: Segment) -> Step:
     names, results = [s.name for s in segment.inputs], [s.name for s in segment.outputs]
 
     def run(known: Values) -> Values:
-        result = module(*[known[name] for name in names])
+        try:
+            result = module(*[known[name] for name in names])
+        except InputError as error:
+            raise InputError(f"behind operators on the host: {error.message}", error.hint) from error
         return dict(zip(results, (result,) if len(results) == 1 else result, strict=True))
 
     return run

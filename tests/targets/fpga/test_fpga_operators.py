@@ -18,6 +18,7 @@ from kompilo.targets.fpga.templates.activation import Activation, ActivationProb
 from kompilo.targets.fpga.templates.depthwise_int import DepthwiseInt
 from kompilo.targets.fpga.templates.float_math import ERRORS, FUNCTIONS, Numpy
 from kompilo.targets.fpga.templates.gemm_int import GemmInt, GemmProblem
+from kompilo.targets.fpga.templates.gemv_block import BlockProblem, GemvBlock, compress_blocks
 from kompilo.targets.fpga.templates.gemv_dequant import DequantProblem, GemvDequant
 from kompilo.targets.fpga.templates.layer_norm import KINDS, LayerNorm, NormProblem
 from kompilo.targets.fpga.templates.requantize import Requantize, RequantizeProblem
@@ -80,6 +81,12 @@ def scores(kernel, rng):
     return {"X": np.where(masked, np.float32(-np.inf), x)}
 
 
+def blocks(rng) -> BlockProblem:
+    kept, group = ((1, 4), (2, 4), (1, 2), (3, 3))[int(rng.integers(4))]
+    rows, columns = up_to(rng, 2), up_to(rng, 2)
+    return BlockProblem(rows * up_to(rng, 4), group * columns * up_to(rng, 5), kept, group, rows, columns)
+
+
 def table(rng) -> TableProblem:
     return TableProblem(up_to(rng, 200), tuple(rng.integers(-128, 128, 256).tolist()))
 
@@ -108,6 +115,7 @@ OPERATORS = {
     "requantize": (Requantize(), requantized, 3, fixed_points, 20),
     "table": (TableInt(), table, 2, random_inputs, 20),
     "dequant": (GemvDequant(), dequant, 4, random_inputs, 20),
+    "block sparse": (GemvBlock(), blocks, 2, random_inputs, 20),
     "gemm dsp58": (GemmInt(), dsp58, 6, random_inputs, 20),
     "activation": (Activation(), activation(SMOOTH), 1, with_edges, 18),
     "root": (Activation(), activation(ROOTS), 2, positive, 2),
@@ -260,6 +268,27 @@ def test_constant_factors_take_as_many_blocks_as_their_significand_needs():
     assert {kind: estimate(kernel).dsps(DSP48E2) for kind, kernel in kernels.items()} == blocks
 
 
+def test_block_sparse_weights_are_the_matrix_and_save_their_cycles():
+    rng, cycles = np.random.default_rng(4), {}
+    for kept in (4, 2, 1):
+        problem = BlockProblem(64, 512, kept, 4, 4, 4)
+        grouped = rng.integers(-128, 128, (16, 4, 32, 4, 4), dtype=np.int8)
+        places = rng.permuted(np.tile(np.arange(4), (16, 32, 1)), axis=2)
+        matrix = np.where((places < kept)[:, None, :, :, None], grouped, np.int8(0)).reshape(64, 512)
+        values, found = compress_blocks(matrix, problem)
+        x = rng.integers(-128, 128, 512, dtype=np.int8)
+        y = GemvBlock().reference(problem, {"V": values, "I": found, "X": x.reshape(32, 4, 4)})["Y"]
+        assert (y.ravel() == matrix.astype(np.int32) @ x).all()
+        made = estimate(GemvBlock().build(problem, Config.of(strips=1, groups=4 // kept)))
+        assert made.dsps(DSP48E2) == 64
+        cycles[kept] = made.cycles
+        if kept > 1:
+            with pytest.raises(KompiloError, match=f"expected 1 blocks of 4 at most, found {kept}"):
+                compress_blocks(matrix, BlockProblem(64, 512, 1, 4, 4, 4))
+    assert cycles[4] / cycles[2] > 1.85
+    assert cycles[4] / cycles[1] > 3.4
+
+
 def test_three_products_per_dsp58():
     problem, spec = GemmProblem(16, 16, 96), fpga_spec("v80")
     config = Config.of(um=4, un=4, uk=6, pack=3)
@@ -286,6 +315,7 @@ def test_three_products_per_dsp58():
             lambda: GemmInt().build(GemmProblem(4, 4, 8), Config.of(um=1, un=1, uk=4, pack=3)),
             "a multiple of 3 as uk, found 4",
         ),
+        (lambda: GemvBlock().build(BlockProblem(6, 16), Config.of(strips=1, groups=1)), "expected whole blocks"),
         (lambda: Softmax().build(RowsProblem(0, 3), Config.of(lanes=1)), "sizes above 0, found {'rows': 0}"),
     ],
 )  # fmt: skip

@@ -117,8 +117,24 @@ def simulation_source(design: Design) -> str:
         )
         lines.append(f"    case {k}: {move} break;")
     ports = ", ".join(f"v_{a.name}.data()" for a in (*kernel.role("in"), *kernel.role("out")))
-    lines.append(f'  }}\n}}\nextern "C" void kp_run() {{ {TOP}({ports}); }}\n')
+    lines.append(f"  }}\n}}\n{_RUN.format(call=f'{TOP}({ports});')}")
     return "\n".join([PRELUDE, "#include <cstdint>\n#include <vector>", emit_hls(kernel, TOP), *lines])
+
+
+# Subnormal numbers are zeros, as in the hardware, where the machine can have it so.
+_RUN = """\
+#ifdef __SSE__
+#include <xmmintrin.h>
+extern "C" void kp_run() {{
+  unsigned before = _mm_getcsr();
+  _mm_setcsr(before | 0x8040);
+  {call}
+  _mm_setcsr(before);
+}}
+#else
+extern "C" void kp_run() {{ {call} }}
+#endif
+"""
 
 
 def storage(a: Array) -> str:

@@ -196,5 +196,38 @@ def test_errors():
         resize(x, scales=(2, 2), reference=none)
     with pytest.raises(ModelError, match="one of the inputs 'scales' and 'sizes' is required"):
         resize(x, reference=none)
-    with pytest.raises(ModelError, match="antialias needs fixed sizes"):
-        check_op("Resize", [x, None, f32(1, 1, 2, 2)], {"mode": "linear", "antialias": 1}, reference=none)
+
+
+@pytest.mark.parametrize("policy", ["not_larger", "not_smaller"])
+def test_aspect_ratio_kept_for_sizes_that_are_data(policy: str) -> None:
+    """One scale for both axes, 3.5 and 4 (whose coordinates lie on halves), and one that shrinks."""
+    for sizes in (i64(7, 8), i64(2, 1)):
+        attributes = {"axes": [2, 3], "keep_aspect_ratio_policy": policy}
+        check_op("Resize", [floats(1, 2, 2, 2), None, None, sizes], attributes, opset=19, dynamic=[0])
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+@pytest.mark.parametrize("by", ["sizes", "scales"])
+def test_antialias_by_data(mode: str, by: str) -> None:
+    """Shrinking one axis, stretching the other; as many taps as the run's scale asks for."""
+    given = [None, i64(3, 9)] if by == "sizes" else [np.float32([0.45, 1.5]), None]
+    attributes = {"axes": [2, 3], "mode": mode, "antialias": 1, "exclude_outside": int(mode == "cubic")}
+    check_op("Resize", [floats(1, 2, 8, 6), None, *given], attributes, opset=19, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_a_region_that_is_data(mode: str) -> None:
+    attributes = {
+        "axes": [3, 2],
+        "mode": mode,
+        "coordinate_transformation_mode": "tf_crop_and_resize",
+        "extrapolation_value": 10.0,
+    }
+    roi = np.float32([0.4, 0.6, 0.6, 1.15])
+    for const in ((3,), ()):
+        inputs = [floats(1, 1, 4, 5), roi, None, i64(3, 4)]
+        check_op("Resize", inputs, attributes, opset=19, const=const, reference="onnx", atol=1e-4)
+
+
+def test_upsample_by_data() -> None:
+    check_op("Upsample", [floats(1, 2, 3, 2), np.float32([1, 1, 2, 1.5])], opset=9)

@@ -17,7 +17,7 @@ from ..ratio import Ratio
 from ..values import Dim, constant
 from .padding import all_fixed, tidy
 from .registry import converter
-from .resize_at_run import resized_to_data, scaled_by_data
+from .resize_at_run import antialiased, fitted_to_data, resized_to_data, scaled_by_data
 from .resize_taps import COORDINATES, NEAREST, AxisGeometry, NumpyArithmetic, Sampling, Taps, TirArithmetic, axis_taps
 
 if TYPE_CHECKING:
@@ -32,12 +32,20 @@ _POLICIES = ("stretch", "not_larger", "not_smaller")
 @converter("Upsample", since=7)
 def upsample(node: Node) -> relax.Expr:
     """Scales from the attribute (opset 7) or input 1 (opset 9), asymmetric coordinates."""
-    scales = node.attr("scales") or _scales(node, 1)
-    return _resize_by_scales(node, _old_sampling(node), scales)
+    scales = node.attr("scales")
+    return _resize_by_scales(node, _old_sampling(node), scales) if scales else _resize_by_input(node)
 
 
 @converter("Resize", since=10)
 def resize_10(node: Node) -> relax.Expr:
+    return _resize_by_input(node)
+
+
+def _resize_by_input(node: Node) -> relax.Expr:
+    """Scales in input 1, known or not."""
+    if node.is_data(1):
+        geometry = scaled_by_data(node, list(range(node.rank(0))), by_sizes=False, index=1)
+        return _resize(node, _old_sampling(node), geometry)
     return _resize_by_scales(node, _old_sampling(node), _scales(node, 1))
 
 
@@ -59,7 +67,7 @@ def resize(node: Node) -> relax.Expr:
     _checked(node, sampling)
     shape = node.shape(0)
     axes = [node.axis(a, len(shape)) for a in node.attr("axes") or range(len(shape))]
-    roi = _roi(node, axes) if sampling.crops else None
+    roi = _roi(node, axes) if sampling.crops and not node.is_data(1) else None
     if node.has(3) and node.shape(3) != [0]:
         geometry = _geometry_by_sizes(node, axes)
     elif node.has(2) and node.shape(2) != [0]:
@@ -71,7 +79,16 @@ def resize(node: Node) -> relax.Expr:
         raise node.error("one of the inputs 'scales' and 'sizes' is required")
     if roi:
         geometry = {a: replace(g, roi=r) for (a, g), r in zip(geometry.items(), roi, strict=True)}
-    return _resize(node, sampling, geometry)
+    regions = _regions_of_run(node, axes) if sampling.crops and node.is_data(1) else None
+    return _resize(node, sampling, geometry, regions)
+
+
+def _regions_of_run(node: Node, axes: list[int]) -> relax.Expr:
+    """The starts and then the ends of a crop that is data, of float32."""
+    if node.shape(1) != [2 * len(axes)]:
+        raise node.error(f"tf_crop_and_resize needs a 'roi' of {2 * len(axes)} elements, found {node.shape(1)}")
+    roi = node.inputs[1]
+    return roi if node.dtype(1) == "float32" else node.emit(relax.op.astype(roi, "float32"))
 
 
 def _mode(node: Node) -> str:
@@ -144,20 +161,15 @@ def _scaled_axis(size: Dim, scale: float | Ratio) -> AxisGeometry:
 def _geometry_by_sizes(node: Node, axes: list[int]) -> dict[int, AxisGeometry]:
     shape = node.shape(0)
     policy = node.attr("keep_aspect_ratio_policy", "stretch")
-    if node.is_data(3) and policy == "stretch":
-        return resized_to_data(node, axes)
-    sizes = node.dims(3)
-    if sizes is None:
-        raise node.error(
-            f"with keep_aspect_ratio_policy {policy!r} the sizes must be known or follow from input shapes",
-            "make the sizes an initializer, or give their value when compiling",
-        )
-    if len(sizes) != len(axes):
-        raise node.error(f"the sizes need {len(axes)} elements, found {len(sizes)}")
     if policy not in _POLICIES:
         raise node.error(
             f"attribute 'keep_aspect_ratio_policy' must be one of {', '.join(_POLICIES)}, found {policy!r}"
         )
+    sizes = node.dims(3)
+    if sizes is None:
+        return resized_to_data(node, axes) if policy == "stretch" else fitted_to_data(node, axes, policy)
+    if len(sizes) != len(axes):
+        raise node.error(f"the sizes need {len(axes)} elements, found {len(sizes)}")
     if policy == "stretch":
         return {a: _sized_axis(shape[a], s) for a, s in zip(axes, sizes, strict=True)}
     extents = [shape[a] for a in axes]
@@ -199,9 +211,16 @@ def _factor(axis: AxisGeometry) -> float:
     return axis.scale if isinstance(axis.scale, float) else float(_ratio(axis))
 
 
-def _resize(node: Node, sampling: Sampling, geometry: dict[int, AxisGeometry]) -> relax.Expr:
-    """Identity axes are dropped; what Relax's resize2d computes exactly goes there, the rest into own expressions."""
+def _resize(
+    node: Node, sampling: Sampling, geometry: dict[int, AxisGeometry], regions: relax.Expr | None = None
+) -> relax.Expr:
+    """Identity axes are dropped; what Relax's resize2d computes exactly goes there, the rest into own expressions.
+
+    `regions`: the crop of all axes, where it is data.
+    """
     x = node.inputs[0]
+    if regions is not None:
+        return _sample(node, x, sampling, geometry, regions)
     geometry = {a: g for a, g in geometry.items() if not _is_identity(sampling, g)}
     if not geometry:
         return x
@@ -217,7 +236,10 @@ def _resize(node: Node, sampling: Sampling, geometry: dict[int, AxisGeometry]) -
     if math.prod(_tap_count(sampling, g) for g in geometry.values()) <= _MOST_TAPS:
         return _sample(node, x, sampling, geometry)
     for axis, one in geometry.items():
-        x = _sample(node, x, sampling, {axis: one})
+        if sampling.antialias and not all_fixed((one.size, one.out)):
+            x = antialiased(node, x, sampling, axis, one)
+        else:
+            x = _sample(node, x, sampling, {axis: one})
     return x
 
 
@@ -276,11 +298,17 @@ def _tap_count(sampling: Sampling, axis: AxisGeometry) -> int:
     return _MOST_TAPS if sampling.antialias else {"nearest": 1, "linear": 2, "cubic": 4}[sampling.mode]
 
 
-def _sample(node: Node, x: relax.Expr, sampling: Sampling, geometry: dict[int, AxisGeometry]) -> relax.Expr:
+def _sample(
+    node: Node,
+    x: relax.Expr,
+    sampling: Sampling,
+    geometry: dict[int, AxisGeometry],
+    regions: relax.Expr | None = None,
+) -> relax.Expr:
     """One tensor expression that samples all axes of `geometry`; others are kept."""
-    fixed = all_fixed([d for g in geometry.values() for d in (g.size, g.out)])
-    if sampling.antialias and not fixed:
-        raise node.error("antialias needs fixed sizes")
+    if sampling.antialias and regions is not None:
+        raise node.error("antialias with a region that is data is not supported")
+    fixed = regions is None and all_fixed([d for g in geometry.values() for d in (g.size, g.out)])
     dtype = str(x.ty.dtype)
     work = dtype if sampling.mode == "nearest" or dtype == "float64" else "float32"
     tables: list[relax.Expr] = []
@@ -289,7 +317,8 @@ def _sample(node: Node, x: relax.Expr, sampling: Sampling, geometry: dict[int, A
         if fixed:
             tables += _constant_tables(axis_taps(NumpyArithmetic, sampling, g, np.arange(g.out)), g.out)
         else:
-            symbols.append((g.size, g.out, g.scale))
+            symbols.append((g.size, g.out, g.scale if isinstance(g.scale, tuple) else 0))
+    tables += [] if regions is None else [regions]
     crops, weighted = sampling.crops, sampling.mode != "nearest"
     per_axis = 1 + weighted + crops
 
@@ -302,7 +331,10 @@ def _sample(node: Node, x: relax.Expr, sampling: Sampling, geometry: dict[int, A
         def taps(i: int, axis: int, at: tirx.Var) -> Taps:
             if not fixed:
                 size, out, scale = symbols[i]
-                return axis_taps(TirArithmetic, sampling, AxisGeometry(size, out, scale, geometry[axis].roi), at)
+                known = geometry[axis]
+                roi = known.roi if regions is None else (tables[-1](i), tables[-1](i + len(geometry)))
+                scale = scale if isinstance(known.scale, tuple) else known.scale
+                return axis_taps(TirArithmetic, sampling, AxisGeometry(size, out, scale, roi), at)
             own = tables[i * per_axis : (i + 1) * per_axis]
             count = int(own[0].shape[0])
             return Taps(

@@ -33,6 +33,10 @@ class NumpyArithmetic:
     def integer(value: Number) -> Any:
         return np.asarray(value).astype(np.int64)
 
+    @staticmethod
+    def divided(a: Number, b: Number) -> Number:
+        return a / b
+
     floor = staticmethod(np.floor)
     ceil = staticmethod(np.ceil)
     minimum = staticmethod(np.minimum)
@@ -55,6 +59,11 @@ class TirArithmetic:
     def integer(value: Number) -> Any:
         return value.astype("int64")
 
+    @staticmethod
+    def divided(a: Number, b: Number) -> Number:
+        """By way of float64: loops multiply by the reciprocal of what stays the same, which in float32 shows."""
+        return (a.astype("float64") / b.astype("float64")).astype("float32")
+
     floor = staticmethod(tirx.floor)
     ceil = staticmethod(tirx.ceil)
     minimum = staticmethod(tirx.min)
@@ -72,7 +81,7 @@ class AxisGeometry:
     size: Dim
     out: Dim
     scale: float | tuple[Dim, Dim]
-    roi: tuple[float, float] = (0.0, 1.0)
+    roi: tuple[Number, Number] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ class Taps:
 
 
 def _half_pixel(m: Arithmetic, x: Number, scale: Number, size: Number, out: Number, roi: tuple) -> Number:
-    return (x + m.real(0.5)) / scale - m.real(0.5)
+    return m.divided(x + m.real(0.5), scale) - m.real(0.5)
 
 
 def _half_pixel_symmetric(m: Arithmetic, x: Number, scale: Number, size: Number, out: Number, roi: tuple) -> Number:
@@ -119,21 +128,21 @@ def _pytorch_half_pixel(m: Arithmetic, x: Number, scale: Number, size: Number, o
 
 def _align_corners(m: Arithmetic, x: Number, scale: Number, size: Number, out: Number, roi: tuple) -> Number:
     # `out` is a whole number, as in ONNX Runtime and in the text of ONNX; ONNX's reference does not round size * scale.
-    return x * (size - m.real(1.0)) / m.maximum(out - m.real(1.0), m.real(1.0))
+    return m.divided(x * (size - m.real(1.0)), m.maximum(out - m.real(1.0), m.real(1.0)))
 
 
 def _asymmetric(m: Arithmetic, x: Number, scale: Number, size: Number, out: Number, roi: tuple) -> Number:
-    return x / scale
+    return m.divided(x, scale)
 
 
 def _tf_half_pixel_for_nn(m: Arithmetic, x: Number, scale: Number, size: Number, out: Number, roi: tuple) -> Number:
-    return (x + m.real(0.5)) / scale
+    return m.divided(x + m.real(0.5), scale)
 
 
 def _tf_crop_and_resize(m: Arithmetic, x: Number, scale: Number, size: Number, out: Number, roi: tuple) -> Number:
-    start, end = (m.real(float(r)) for r in roi)
+    start, end = (m.real(r) for r in roi)
     last = size - m.real(1.0)
-    many = start * last + x * (end - start) * last / m.maximum(out - m.real(1.0), m.real(1.0))
+    many = start * last + m.divided(x * (end - start) * last, m.maximum(out - m.real(1.0), m.real(1.0)))
     return m.select(out > m.real(1.0), many, m.real(0.5) * (start + end) * last + m.real(0.0) * x)
 
 
@@ -165,11 +174,22 @@ NEAREST: dict[str, Callable[[Arithmetic, Number, Number], Number]] = {
 }
 
 
+def _scale(m: Arithmetic, axis: AxisGeometry) -> Number:
+    if isinstance(axis.scale, float):
+        return m.real(axis.scale)
+    return m.divided(m.real(axis.scale[0]), m.real(axis.scale[1]))
+
+
+def coordinate(m: Arithmetic, sampling: Sampling, axis: AxisGeometry, at: Any) -> Number:
+    """Where the output elements `at` lie in the input."""
+    size, out = m.real(axis.size), m.real(axis.out)
+    return COORDINATES[sampling.coordinates](m, m.real(at), _scale(m, axis), size, out, axis.roi)
+
+
 def axis_taps(m: Arithmetic, sampling: Sampling, axis: AxisGeometry, at: Any) -> Taps:
     """Taps of the output elements `at` (a numpy arange, or one TIR index) along `axis`."""
-    size, out = m.real(axis.size), m.real(axis.out)
-    scale = m.real(axis.scale) if isinstance(axis.scale, float) else m.real(axis.scale[0]) / m.real(axis.scale[1])
-    x = COORDINATES[sampling.coordinates](m, m.real(at), scale, size, out, axis.roi)
+    size, scale = m.real(axis.size), _scale(m, axis)
+    x = coordinate(m, sampling, axis, at)
     last = size - m.real(1.0)
     inside = ((x >= m.real(0.0)) & (x <= last)) if sampling.crops else None
 
@@ -220,11 +240,20 @@ def _antialias_weights(rest: np.ndarray, scale: float, sampling: Sampling) -> tu
     scale, reach = min(scale, 1.0), 1 if sampling.mode == "linear" else 2
     first = int(np.floor(-reach / scale)) + 1
     distance = np.abs((np.arange(first, 2 - first)[:, None] - rest[None, :].astype(np.float64)) * scale)
-    if sampling.mode == "linear":
-        weights = np.clip(1 - distance, 0, 1)
-    else:
-        a, d = sampling.cubic_a, distance
-        near = (a + 2) * d**3 - (a + 3) * d**2 + 1
-        far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
-        weights = np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+    weights = kernel_weight(NumpyArithmetic, sampling, distance)
     return first, list((weights / weights.sum(axis=0)).astype(np.float32))
+
+
+def kernel_weight(m: Arithmetic, sampling: Sampling, distance: Number) -> Number:
+    """The weight at a `distance`, of float64 and not negative, from the kernel's middle."""
+
+    def number(value: float) -> Number:
+        return m.double(value)
+
+    if sampling.mode == "linear":
+        return m.maximum(number(1.0) - distance, number(0.0))
+    a, d = sampling.cubic_a, distance
+    near = (number(a + 2) * d - number(a + 3)) * d * d + number(1.0)
+    far = ((number(a) * d - number(5 * a)) * d + number(8 * a)) * d - number(4 * a)
+    select: Callable[..., Number] = m.select
+    return select(d <= number(1.0), near, select(d < number(2.0), far, number(0.0)))

@@ -1,6 +1,7 @@
 """Artifacts with operators on the host: the file, the loader, calls, and what is refused in a sentence."""
 
 import builtins
+import io
 import json
 import sys
 import zipfile
@@ -9,8 +10,9 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import onnxruntime
 import pytest
-from host_models import BOOL, FLOAT, STRING, WEIGHTS, model, node, optional, sentences, sequence, tensor
+from host_models import BOOL, FLOAT, STRING, UINT8, WEIGHTS, model, node, optional, sentences, sequence, tensor
 
 import kompilo
 from kompilo.compiler.artifact.artifact import Artifact
@@ -268,3 +270,32 @@ def test_optional_inputs_of_compiled_operators():
     y, there = kompilo.load(artifact)(np.ones((3, 2), np.float32))
     np.testing.assert_array_equal(y, -np.ones((3, 2)))
     assert there
+
+
+def test_pictures_in_numbers_out():
+    """A compiled network behind a decoder: the picture's sizes are open, its three channels follow from the weights."""
+    picture = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    network = [
+        node("Cast", "pixels", "numbers", to=FLOAT),
+        node("Transpose", "numbers", "planes", perm=[2, 0, 1]),
+        node("Unsqueeze", "planes zero", "batch"),
+        node("Conv", "batch w", "found"),
+        node("ReduceMax", "found", "y"),
+    ]
+    outputs, stored = [tensor("y", FLOAT, None)], {"zero": np.array([0]), "w": weights}
+    decode = node("ImageDecoder", "file", "pixels")
+    artifact = kompilo.compile(
+        model([decode, *network], [tensor("file", UINT8, ["n"])], outputs, **stored), records=False
+    )
+    assert [segment.on_host for segment in artifact.segments] == [True, False]
+    alone = model(network, [tensor("pixels", UINT8, ["h", "w_", "c"])], outputs, **stored)
+    reference = onnxruntime.InferenceSession(alone.SerializeToString(), providers=["CPUExecutionProvider"])
+    module = kompilo.load(artifact)
+    for height, width in ((9, 7), (5, 12)):
+        pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        file = io.BytesIO()
+        picture.fromarray(pixels).save(file, "PNG")
+        (wanted,) = reference.run(None, {"pixels": pixels})
+        np.testing.assert_allclose(module(np.frombuffer(file.getvalue(), np.uint8)), wanted, rtol=1e-4)

@@ -13,6 +13,7 @@ from .check_sizes import CheckSizes
 from .choose_layout import ChooseLayout
 from .common_subexpressions import CommonSubexpressions
 from .conv1d_to_conv2d import Conv1dToConv2d
+from .conv3d_to_conv2d import Conv3dToConv2d
 from .fold_pad import FoldPad
 from .fold_scale_shift import FoldScaleShift
 from .fuse_attention import FuseAttention
@@ -50,6 +51,7 @@ SIMPLIFY: tuple[Pass, ...] = (
     FoldScaleShift(),
     FuseLayerNorm(),
     Conv1dToConv2d(),
+    Conv3dToConv2d(),
     Simplify(),
 )
 

@@ -181,7 +181,7 @@ class _Splitter:
                 continue
             if not self._host:
                 raise ModelError(f"{describe(node)} cannot be compiled: {reason}.", _WAY_OUT)
-            check_trusted(node, self._source.opsets, reason)
+            check_trusted(node, self._source.opsets, self._types, reason)
             check_made_well(node, self._source.opsets, self._source.proto.ir_version, self._types)
             reasons[id(node)] = reason
             open_ranks.update((name, True) for name in node.output if name and not _has_rank(self._types.get(name)))

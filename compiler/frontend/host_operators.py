@@ -62,10 +62,10 @@ def inner_nodes(node: NodeProto) -> Iterator[NodeProto]:
                 yield from inner_nodes(inner)
 
 
-def check_trusted(node: NodeProto, opsets: Mapping[str, int], reason: str) -> None:
+def check_trusted(node: NodeProto, opsets: Mapping[str, int], types: Mapping[str, TypeProto], reason: str) -> None:
     """ModelError unless the evaluator can be trusted with `node` and all nodes in its graphs."""
     for inner in (node, *inner_nodes(node)):
-        objection = _objection(inner, opsets)
+        objection = _objection(inner, opsets) or _objection_to_strings(inner, types)
         if objection is not None:
             where = "it" if inner is node else f"{describe(inner)} in its graph"
             raise ModelError(
@@ -114,6 +114,15 @@ def _objection(node: NodeProto, opsets: Mapping[str, int]) -> str | None:
     if opset < least:
         return f"the onnx package's evaluator is trusted with {node.op_type} from opset {least} on, found {opset}"
     return objection(node) if objection is not None else None
+
+
+def _objection_to_strings(node: NodeProto, types: Mapping[str, TypeProto]) -> str | None:
+    """What is trusted with numbers need not be with strings: some of it computes with them."""
+    key = canonical_domain(node.domain), node.op_type
+    if key in _HOSTED or node.op_type in _ON_STRINGS:
+        return None
+    strings = any(why_on_host(types.get(name)) == "strings" for name in (*node.input, *node.output) if name)
+    return f"the onnx package's evaluator is not trusted with {node.op_type} of strings" if strings else None
 
 
 def _attribute(node: NodeProto, name: str) -> AttributeProto | None:
@@ -169,6 +178,21 @@ ConcatFromSequence Loop If
 _OPTIONALS = "Optional OptionalHasElement OptionalGetElement"
 _SINCE_EVER = "Constant Identity Transpose Shape Size Flatten"
 _SINCE_13 = "Squeeze Unsqueeze Reshape Concat Gather Slice Split ConstantOfShape"
+# What only moves or compares elements does so with strings as well.
+_ON_STRINGS = frozenset(
+    [
+        "Compress",
+        "Equal",
+        "Expand",
+        "GatherElements",
+        "GatherND",
+        "Pad",
+        "ScatterElements",
+        "ScatterND",
+        "Tile",
+        "Where",
+    ]
+)
 # (domain, operator) -> the opset from which on the evaluator is trusted, and what it is not trusted with.
 _HOSTED: dict[tuple[str, str], tuple[int, Objection | None]] = {
     **dict.fromkeys((("", name) for name in _SEQUENCES.split()), (11, None)),

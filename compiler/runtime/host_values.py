@@ -91,7 +91,10 @@ def conform(value: Any, spec: TensorSpec) -> Any:
         raise ValueError(f"expected a tensor for {spec.name!r}, found {type(value).__name__}")
     array = np.asarray(value)
     if spec.dtype == STRING and array.dtype.kind in "OUT":
-        array = _strings(array, spec)
+        try:
+            array = _strings(array, spec)
+        except InputError:
+            raise ValueError(f"expected strings in {spec.name!r}, found something else") from None
     elif spec.dtype == STRING or array.dtype != array_dtype(spec.dtype):
         raise ValueError(f"expected {spec.dtype} for {spec.name!r}, found {array.dtype}")
     if spec.shape != ANY_SHAPE and len(spec.shape) != array.ndim:

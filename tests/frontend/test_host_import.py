@@ -171,8 +171,9 @@ REFUSED = [
     (node("RegexFullMatch", "s", "y", pattern="a(?=b)b"), BOOL, "may mean other things to RE2"),
     (node("RegexFullMatch", "s", "y", pattern="[[:alpha:]]+"), BOOL, "may mean other things to RE2"),
     (node("StringNormalizer", "s", "y", case_change_action="TITLE"), STRING, "case_change_action is 'TITLE'"),
+    (node("Trilu", "s", "y"), STRING, "not trusted with Trilu of strings"),
     (node("StringConcat", "s", "y"), STRING, "is not made as ONNX asks"),
-    (node("TopK", "s k", "y i"), STRING, r"input 0 is a tensor\(string\), which TopK does not take"),
+    (node("TopK", "s k", "y i"), STRING, "not trusted with TopK of strings"),
     (node("GatherElements", "s x", "y"), STRING, r"input 1 is a tensor\(float\), which GatherElements does not take"),
     (node("Squeeze", "s", "y", nonsense=1), STRING, "is not made as ONNX asks: Unrecognized attribute: nonsense"),
     (

@@ -251,3 +251,30 @@ def test_what_the_evaluator_cannot_be_made_of_is_refused_when_compiling():
     )  # fmt: skip
     with pytest.raises(ModelError, match="operators for the host cannot be loaded: zip"):
         kompilo.compile(model([broken], [tensor("x", TensorProto.INT32, [3])], [tensor("y", FLOAT, None)]))
+
+
+A, B, X = strings("b", "a", "b", "é", "A"), strings("x", "y"), strings("p")
+MOVED = [
+    ("Compress", [A, np.array([1, 0, 1, 1, 0], bool)], {"axis": 0}),
+    ("Where", [np.array([1, 0, 1, 0, 1], bool), A, X], {}),
+    ("Expand", [B, np.array([3, 2])], {}),
+    ("Tile", [A, np.array([2])], {}),
+    ("GatherElements", [A[:4].reshape(2, 2), np.array([[0, 1], [1, -1]])], {"axis": 1}),
+    ("GatherND", [A[:4].reshape(2, 2), np.array([[0, 1], [-1, 0]])], {}),
+    ("ScatterElements", [A, np.array([0, 3]), B], {}),
+    ("ScatterND", [A, np.array([[1], [4]]), B], {}),
+    ("Concat", [A, B], {"axis": 0}),
+    ("Reshape", [A[:4], np.array([-1, 2])], {}),
+    ("Squeeze", [X, np.array([0])], {}),
+    ("Unsqueeze", [A, np.array([1])], {}),
+    ("Gather", [A, np.array([[0, -1]])], {}),
+    ("Transpose", [A[:4].reshape(2, 2)], {}),
+    ("Flatten", [A[:4].reshape(2, 2)], {"axis": 0}),
+]
+
+
+@pytest.mark.parametrize(("op", "values", "attributes"), MOVED, ids=[op for op, _, _ in MOVED])
+def test_strings_are_moved_as_numbers_are(op, values, attributes):
+    kinds = [STRING if v.dtype == object else helper.np_dtype_to_tensor_dtype(v.dtype) for v in values]
+    inputs = [tensor("abc"[k], kind, v.shape) for k, (kind, v) in enumerate(zip(kinds, values, strict=True))]
+    against_onnxruntime(model([node(op, " ".join("abc"[: len(values)]), "y", **attributes)], inputs, [Y]), *values)

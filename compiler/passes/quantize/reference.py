@@ -126,17 +126,24 @@ def _windows(
 
 
 def _pool(node: Node, x: Array) -> Array:
-    """Maximum; average of floats, where padding is counted or there is none."""
+    """Maximum, or average of floats, of windows that no border cuts off but for padding."""
     a = node.attrs
     kernel, padding = tensors.ints(a.pool_size), tensors.ints(a.padding)
     largest = "max" in node.op
-    if a.ceil_mode or (not largest and any(padding) and not a.count_include_pad):
+    if a.ceil_mode:
         raise KompiloError(f"numpy reference: expected {node.op} of whole windows, found windows that are cut off.")
     lowest = np.iinfo(x.dtype).min if x.dtype.kind == "i" else -np.inf
     fill = np.asarray(lowest if largest else 0, x.dtype)
-    windows = _windows(x, kernel, tensors.ints(a.strides), padding, tensors.ints(a.dilation), fill)
     axes = tuple(range(-len(kernel), 0))
-    return windows.max(axis=axes) if largest else windows.mean(axis=axes)
+
+    def windows(value: Array) -> Array:
+        return _windows(value, kernel, tensors.ints(a.strides), padding, tensors.ints(a.dilation), fill)
+
+    if largest:
+        return windows(x).max(axis=axes)
+    if a.count_include_pad:
+        return windows(x).mean(axis=axes)
+    return windows(x).sum(axis=axes) / windows(np.ones_like(x)).sum(axis=axes)
 
 
 def _matmul(node: Node, x: Array, w: Array) -> Array:

@@ -10,6 +10,7 @@ def templates() -> tuple[Template, ...]:
     from .conv2d_depthwise import DepthwiseConv2D
     from .conv2d_direct import DirectConv2D
     from .conv2d_int8 import Int8Conv2D
+    from .conv2d_int8_depthwise import Int8Depthwise
     from .conv2d_transpose import TransposedConv2D
     from .conv2d_winograd import WinogradConv2D
     from .matmul_int8 import Int8Matmul
@@ -17,6 +18,6 @@ def templates() -> tuple[Template, ...]:
     from .pool2d import Pool2D
 
     return (
-        DepthwiseConv2D(), WinogradConv2D(), DirectConv2D(), Int8Conv2D(), TransposedConv2D(), MatmulTile(),
-        Int8Matmul(), Pool2D(),
+        DepthwiseConv2D(), WinogradConv2D(), DirectConv2D(), Int8Depthwise(), Int8Conv2D(), TransposedConv2D(),
+        MatmulTile(), Int8Matmul(), Pool2D(),
     )  # fmt: skip

@@ -16,6 +16,7 @@ from kompilo.compiler.schedule.requantize import fixed_points, requantize
 from kompilo.targets.cpu.spec import cpu_spec
 from kompilo.targets.cpu.target import CpuTarget
 from kompilo.targets.cpu.templates.conv2d_int8 import Int8Conv2D
+from kompilo.targets.cpu.templates.conv2d_int8_depthwise import Int8Depthwise
 from kompilo.targets.cpu.templates.int8_nest import VNNI, WIDENED, Int8Weights, dot_of
 from kompilo.targets.cpu.templates.matmul_int8 import Int8Matmul
 
@@ -115,6 +116,21 @@ def test_any_convolution(height: int, width: int, channels: int, out: int, kerne
     pad = (kernel // 2,) * 4
     op = conv2d((1, height, width, channels), (out, channels, kernel, kernel), (stride, stride), pad, epilogue=())
     check(Int8Conv2D(), op)
+
+
+DEPTHWISE = {
+    "odd": conv2d((2, 9, 7, 37), (37, 1, 3, 3), (1, 1), SAME3, groups=37, epilogue=()),
+    "stride, dilation, asymmetric": conv2d((1, 11, 12, 16), (16, 1, 3, 5), (2, 1), (0, 1, 2, 3), (1, 2), 16, ()),
+    "without padding": conv2d((1, 5, 6, 8), (8, 1, 2, 2), groups=8, epilogue=()),
+    "kernel larger than image": conv2d((1, 2, 3, 3), (3, 1, 5, 5), (1, 1), (2, 2, 2, 2), groups=3, epilogue=()),
+    "one column": conv2d((1, 20, 1, 16), (16, 1, 5, 1), (2, 1), (2, 0, 2, 0), groups=16, epilogue=()),
+    "open sizes": conv2d(("n", "h", "w", 5), (5, 1, 3, 3), (1, 1), SAME3, groups=5, epilogue=(), out=("h", "w")),
+}
+
+
+@pytest.mark.parametrize("name", DEPTHWISE)
+def test_depthwise(name: str) -> None:
+    check(Int8Depthwise(), DEPTHWISE[name], None, {"n": 2, "h": 7, "w": 13})
 
 
 def test_open_sizes() -> None:

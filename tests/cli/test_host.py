@@ -7,6 +7,8 @@ import onnx
 import pytest
 from host_models import BOOL, FLOAT, STRING, model, node, optional, sentences, sequence, tensor
 
+from kompilo.compiler.runtime import host_operators
+
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
@@ -133,3 +135,13 @@ def test_an_operator_that_fails_in_a_run(kompilo, fails, tmp_path):
     assert kompilo("compile", path, "-o", made, "--no-records").code == 0
     text = fails("run", made, "--input", "q=[[1]]", "--input", "k=7")
     assert "SequenceAt node 'Y' cannot run on these inputs: position 7 of a sequence of 1" in text
+
+
+def test_ctrl_c_in_an_operator_on_the_host(kompilo, artifact, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(host_operators.StringNormalizer, "_run", interrupt)
+    outcome = kompilo("run", artifact, "--input", 'words=["a"]')
+    assert outcome.code == 130
+    assert "Traceback" not in outcome.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -118,9 +119,13 @@ def simulation_source(design: Design) -> str:
         lines.append(f"    case {k}: {move} break;")
     ports = ", ".join(f"v_{a.name}.data()" for a in (*kernel.role("in"), *kernel.role("out")))
     lines.append(f"  }}\n}}\n{_RUN.format(call=f'{TOP}({ports});')}")
-    return "\n".join([PRELUDE, "#include <cstdint>\n#include <vector>", emit_hls(kernel, TOP), *lines])
+    text = "\n".join([emit_hls(kernel, TOP), *lines])
+    return "\n".join([PRELUDE, "#include <cstdint>\n#include <vector>", _MACHINE_INTEGERS.sub(r"\1int\2_t", text)])
 
 
+# Integers of these widths are the machine's, which are far faster: operands and results of an operation have one type
+# or are of 16 bits at most, so that nothing exact is lost that ap_int would keep (with -fwrapv).
+_MACHINE_INTEGERS = re.compile(r"ap_(u?)int<(8|16|32|64)>")
 # Subnormal numbers are zeros, as in the hardware, where the machine can have it so.
 _RUN = """\
 #ifdef __SSE__

@@ -26,7 +26,7 @@ from .headers import header_folder
 
 _SECONDS = 600
 # As csim.py compiles kernels: sums and products are not contracted, which hardware does not do either.
-_FLAGS = ("-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-ffp-contract=off")
+_FLAGS = ("-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-ffp-contract=off", "-fwrapv")
 
 
 class Simulator:

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from host_models import sentences
 from tiny_programs import affine
 
 import kompilo
@@ -31,6 +32,15 @@ try:
 except kompilo.errors.InputError as error:
     print(error)
 print(sys.prefix, sorted({m.split(".")[0] for m in sys.modules} & {"tvm", "onnx", "numpy", "tvm_ffi"}))
+"""
+
+
+REFUSAL = """
+import sys, kompilo
+try:
+    kompilo.load(sys.argv[1])
+except kompilo.errors.KompiloError as error:
+    print(error)
 """
 
 
@@ -72,10 +82,20 @@ def test_load_and_run(python, tmp_path):
 def test_without_the_runtime_library(python, tmp_path):
     artifact = tmp_path / "m.kpo"
     affine().save(artifact)
-    script = (
-        "import sys, kompilo\ntry: kompilo.load(sys.argv[1])\nexcept kompilo.errors.KompiloError as error: print(error)"
-    )
     environment = {"KOMPILO_TVM_RUNTIME": "/none.so"}
-    command = [str(python), "-I", "-c", script, str(artifact)]
+    command = [str(python), "-I", "-c", REFUSAL, str(artifact)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True)
     assert done.stdout.strip() == "$KOMPILO_TVM_RUNTIME names '/none.so', which is not a file."
+
+
+def test_operators_on_the_host_need_the_onnx_package(python, tmp_path):
+    artifact = tmp_path / "m.kpo"
+    kompilo.compile(sentences(), records=False).save(artifact)
+    command = [str(python), "-I", "-c", REFUSAL, str(artifact)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, check=True
+    )
+    assert done.stdout.startswith(
+        "the artifact has operators that the onnx package runs on the host (StringNormalizer node"
+    )
+    assert done.stdout.strip().endswith("cannot be imported (No module named 'onnx'). Hint: pip install onnx")

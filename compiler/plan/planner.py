@@ -11,7 +11,7 @@ from ..number_words import size_text
 from .cluster import Cluster
 from .grouping import Grouped, group, reordered
 from .latency import SEARCH_STEPS, Score, search
-from .layout import lay_out
+from .layout import LaidRoute, lay_out
 from .outcome import Simulation
 from .plan import NARROW, Plan, alone
 from .simulate import simulate
@@ -106,7 +106,7 @@ def make_plan(work: TimedWork, wish: Wish) -> Planned:
     A plan that misses the deadline comes behind those that keep it, the least late first. UsageError if the devices,
     even together, do not hold the model.
     """
-    singles = [_judged(work, wish, device.name, alone(work, k)) for k, device in enumerate(work.cluster.devices)]
+    singles = [_with_room(work, wish, device.name, alone(work, k)) for k, device in enumerate(work.cluster.devices)]
     together: list[Judged] = []
     if len(work.cluster.devices) > 1:
         for template in _templates(work.cluster, wish):
@@ -161,28 +161,56 @@ def _for_many_requests(work: TimedWork, wish: Wish, template: Plan) -> Iterable[
     fitting = 0
     for rated in pipelines(grouped.work, template):
         plan = _used(work, grouped.expanded(rated.plan))
-        queue = _places(work, plan, rated.rate)
-        judged = _judged(work, wish, _name(work, plan), replace(plan, queue=queue), rated.rate)
-        while queue > plan.queue and not judged.fits:
-            queue = max(plan.queue, queue // 2)
-            judged = _judged(work, wish, judged.name, replace(plan, queue=queue), rated.rate)
+        plan = replace(plan, queue=_places(work, plan, rated.rate))
+        judged = _with_room(work, wish, _name(work, plan), plan, rated.rate)
         yield judged
         fitting += judged.fits
         if fitting == _CANDIDATES:
             return
 
 
+def _with_room(work: TimedWork, wish: Wish, name: str, plan: Plan, rate: float = 0.0) -> Judged:
+    """`plan` with queues as long as it says, or as memory allows."""
+    judged = _judged(work, wish, name, plan, rate)
+    while plan.queue > 1 and not judged.fits:
+        plan = replace(plan, queue=plan.queue // 2)
+        judged = _judged(work, wish, name, plan, rate)
+    return judged
+
+
 def _places(work: TimedWork, plan: Plan, rate: float) -> int:
-    """How many tensors have to be on their way, or being read, for links of great latency to carry `rate` a second."""
+    """How many requests' tensors have to be kept for `rate` requests a second: those between the stage that makes a
+    tensor and the last that reads it, be it far along the pipeline or behind a link of great latency."""
     layout = lay_out(work, plan)
     most = 0.0
     for route, laid in zip(plan.routes, layout.routes, strict=True):
-        for number in {*laid.sources, *(c for s in laid.stages for c in s.sends)}:
-            channel = layout.channels[number]
-            reading = max((laid.stages[k].seconds for k in channel.wakes), default=0.0)
-            seconds = channel.seconds + channel.delay + reading
-            most = max(most, rate * plan.micro_batches * route.share * seconds)
+        channels = [layout.channels[c] for s in laid.stages for c in s.sends]
+        sent_by = {c: k for k, stage in enumerate(laid.stages) for c in stage.sends}
+        begins = [0.0] * len(laid.stages)
+        ends = list(begins)
+        waits = [[layout.channels[c] for c in s.receives if c in sent_by] for s in laid.stages]
+        before = _before(laid)
+        for k, stage in enumerate(laid.stages):
+            there = [ends[sent_by[c.number]] + c.seconds + c.delay for c in waits[k]]
+            begins[k] = max([*there, *(ends[p] for p in before[k])], default=0.0)
+            ends[k] = begins[k] + stage.seconds
+        per_second = rate * plan.micro_batches * route.share
+        pairs = [(sent_by[c.number], r) for c in channels for r in c.wakes]
+        pairs += [(p, k) for k in range(len(before)) for p in before[k]]
+        # Each stage on the way may have a request waiting.
+        most = max([most, *(per_second * (ends[r] - begins[p]) + r - p for p, r in pairs)])
+        inputs = [layout.channels[c] for c in laid.sources]
+        most = max([most, *(per_second * (ends[r] + c.seconds + c.delay) + r for c in inputs for r in c.wakes)])
     return max(plan.queue, min(_LONGEST_QUEUE, ceil(most) + 1))
+
+
+def _before(laid: LaidRoute) -> list[list[int]]:
+    """For each stage those on the same device that it follows."""
+    found: list[list[int]] = [[] for _ in laid.stages]
+    for k, stage in enumerate(laid.stages):
+        for follower in stage.followers:
+            found[follower].append(k)
+    return found
 
 
 _CANDIDATES_FOR = {False: _for_one_request, True: _for_many_requests}

@@ -9,7 +9,7 @@ done again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -26,7 +26,7 @@ from .work import TimedWork
 # Vectors that a team of single devices looks at where only whole chains matter, and where all segments do.
 _MOST_STATES, _MOST_INNER_STATES = 512, 96
 # Nodes of a chain in either case; more take the square, or the cube, of their number.
-MOST_NODES, MOST_INNER_NODES = 256, 48
+MOST_NODES, MOST_INNER_NODES = 256, 96
 _ROUNDS = 4
 # How many plans the routes of all others are added to, and the part of a memory that their weights may take.
 _UNITED, _FOR_WEIGHTS = 2, 0.95
@@ -120,24 +120,25 @@ def _solve(work: TimedWork, cuts: Cuts, template: Plan, devices: Sequence[int], 
     def link(sources: Sequence[int], targets: Sequence[int]) -> np.ndarray:
         return np.max([one(a, b) for a in sources for b in targets], axis=0)
 
-    singles = [Single(d, _segments(work, cuts, template, d, slower), _signature(work.cluster, d)) for d in devices]
-    root = _organised(work.cluster, singles, link)
+    tables = {d: _segments(work, cuts, template, d, slower) for d in devices}
+    root = _organised(work.cluster, tables, link)
     end = len(work.graph.nodes)
     return root.flows(0, end) if np.isfinite(root.table()[0, end]) else []
 
 
-def _signature(cluster: Cluster, device: int) -> object:
-    return cluster.devices[device].facts, cluster.devices[device].node
+def _organised(cluster: Cluster, tables: Mapping[int, np.ndarray], link: LinkSeconds) -> Team:
+    """One team of all devices, or, where they are too many, of teams: those of nodes, and of sites.
 
-
-def _organised(cluster: Cluster, singles: Sequence[Unit], link: LinkSeconds) -> Team:
-    """One team of all devices, or, where they are too many, of teams: those of nodes, and of sites."""
+    Devices of equal facts can stand for each other in one node only, nodes of equal devices at one site.
+    """
+    found = {d: cluster.devices[d] for d in tables}
+    singles = [Single(d, tables[d], (found[d].facts, found[d].node)) for d in found]
     if states(_class_counts(singles)) <= _MOST_STATES:
         return Team(singles, link, from_start=True)
     nodes: dict[tuple[str, str], list[Unit]] = {}
-    for unit in singles:
-        device = unit.devices[0]
-        nodes.setdefault((cluster.site_of(device), cluster.devices[device].node), []).append(unit)
+    for d in found:
+        site = cluster.site_of(d)
+        nodes.setdefault((site, found[d].node), []).append(Single(d, tables[d], (found[d].facts, site)))
     units = [_team(members, link) for members in nodes.values()]
     if states(_class_counts(units)) > _MOST_STATES:
         sites: dict[str, list[Unit]] = {}

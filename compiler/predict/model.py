@@ -69,6 +69,7 @@ class _Reader:
 
     def __init__(self, mod: tvm.IRModule, ops: Mapping[str, OpSpec], name: str):
         self.block = Graph.of(mod)
+        self.results = list(variables((mod["main"].body.body,)))
         self.ops, self.name = ops, name
         self.nodes: list[WorkNode] = []
         self.tensors: list[_Tensor] = []
@@ -81,6 +82,8 @@ class _Reader:
                 self.places[param] = self._tensors(INPUT, param)
             for node in self.block.nodes:
                 self._read(node)
+            for tensor in (t for var in self.results for t in self.places.get(var, [])):
+                tensor.is_result = True
         values = tuple(Value(t.producer, t.size, tuple(t.consumers), t.dtype, t.is_result) for t in self.tensors)
         return WorkGraph(self.name, tuple(self.nodes), values)
 
@@ -91,10 +94,6 @@ class _Reader:
             self.places[node.var] = of_all if index is None else of_all[index : index + 1]
         else:
             self._kernel(node)
-        assert self.block is not None
-        if node.var in self.block.outputs:
-            for tensor in self.places[node.var]:
-                tensor.is_result = True
 
     def _kernel(self, node: Node) -> None:
         """A call that computes."""

@@ -154,7 +154,7 @@ def test_predictions_come_from_who_knows_first_else_from_the_roofline():
     assert work.durations(2)[2].tolist() == [2e-3, 1e-3 + 1e-6]
     error, parts = work.expected_error([(0, 0), (1, 0)])
     assert parts == {RECORD: pytest.approx(7 / 7.01), ROOFLINE: pytest.approx(0.01 / 7.01)}
-    assert error == pytest.approx((0.05 * 7 + 0.35 * 0.01) / 7.01)
+    assert error == pytest.approx((0.05 * 7 + 0.55 * 0.01) / 7.01)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_sentences_say_why(several, single):
     assert told[0] == PREDICTION
     assert any(s.startswith("tiny alone cannot hold the model: it needs 6.0 MB, and has 3.0 MB.") for s in told)
     assert any("times as good; the best single device, <big>, reaches 66" in s for s in told)
-    assert told[-1] == "Predicted times come from: 100% roofline; they may be off by 35%."
+    assert told[-1] == "Predicted times come from: 100% roofline; they may be off by 55%."
     told = sentences(single)
     assert "d1: 2 ms; one device alone is the best plan." in told
     assert "A request that is alone takes 2 ms, behind the deadline of 1 ms." in told

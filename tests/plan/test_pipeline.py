@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kompilo.compiler.plan.linear import most
 from kompilo.compiler.plan.pipeline import Single, Team, Unit, side_by_side
 
-EXAMPLES = settings(max_examples=40, deadline=None)
+EXAMPLES = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 def table(times: list[float], limit: int | None = None) -> np.ndarray:
@@ -96,15 +96,14 @@ def check_flows(flows, tables, cuts, factors, rate):
 
 @EXAMPLES
 @given(problems())
-def test_teams_of_teams_are_never_better_than_one_team_and_can_do_what_they_say(problem):
+def test_teams_of_teams_can_do_what_they_say(problem):
+    """They may be better than one team: a stage of theirs can be served by several devices side by side."""
     tables, cuts, factors = problem
     link = lambda a, b: np.max([cuts * factors[x, y] for x in a for y in b], axis=0)  # noqa: E731
     units: list[Unit] = [Single(d, tables[d], d) for d in range(len(tables))]
-    flat = Team(units, link, from_start=True).table()[0, -1]
     inner = Team(units[1:], link) if len(units) > 1 else units[0]
     outer = Team([units[0], inner] if len(units) > 1 else [inner], link, from_start=True)
     levels = outer.table()[0, -1]
-    assert levels >= flat * (1 - 1e-9)
     if levels < inf:
         check_flows(outer.flows(0, len(cuts) - 1), tables, cuts, factors, 1 / levels)
 

@@ -76,7 +76,7 @@ def run_artifact(
     for line in absent(results):
         console.say(line)
     if isinstance(module, SimulatedModule):
-        console.say(f"predicted for {module.runs_on}: {time_text(module.predicted_seconds)} a run, data on the chip")
+        console.say(f"{module.runs_on}: predicted {time_text(module.predicted_seconds)} a run, data on the chip")
     if repeat > 1:
         median, least = statistics.median(times), min(times)
         console.say(f"{repeat} runs: median {time_text(median / 1e3)}, min {time_text(least / 1e3)}")

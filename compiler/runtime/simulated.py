@@ -36,6 +36,12 @@ class SimulatedModule(Module):
         self._simulator = simulator_for(target).open_design(target.device[0].code, weights)
         self.predicted_seconds: float = self._simulator.seconds
 
+    @property
+    def runs_on(self) -> str:
+        """The part's key, and that times taken are not its own."""
+        assert self.target is not None, "a simulated module has one target"
+        return f"{self.target.key} (simulated)"
+
     def __call__(self, *values: Any, **named: Any) -> Any:
         """Runs the model; arguments, result and errors as for Module, where tensors on a GPU are not taken."""
         ordered = self._arrange(values, named)

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..artifact.records import TargetCode
 from ..device_code import TENSOR_MAP, DeviceCode, Kernel
+from ..element_types import array_dtype, carrier
 from ..errors import ArtifactError, InputError, KompiloError
 from ..knobs import Knobs
 from .devices import Kind, kind_of, load_runtime
@@ -84,7 +85,7 @@ class Accelerator:
 
     def empty(self, shape: Sequence[int], dtype: np.dtype) -> Any:
         """A tensor of unset memory."""
-        return self._allocate(self._shape(shape), self._dtype(dtype.name), self.device, None)
+        return self._allocate(self._shape(shape), self._dtype(carrier(dtype.name)), self.device, None)
 
     def upload(self, array: np.ndarray, tensor: Any = None) -> Any:
         """`array` as a tensor: `tensor`, which has its shape and dtype, or a new one."""
@@ -98,7 +99,9 @@ class Accelerator:
         """Host memory that copies need no detour for; None where there is none, or where it would be too much."""
         if self._host is None or not 0 < math.prod(shape) * dtype.itemsize <= _MOST_PINNED:
             return None
-        return Pinned(self._allocate(self._shape(shape), self._dtype(dtype.name), self._host, None), shape, dtype)
+        return Pinned(
+            self._allocate(self._shape(shape), self._dtype(carrier(dtype.name)), self._host, None), shape, dtype
+        )
 
     def copy(self, source: Any, target: Any) -> None:
         """Copy from one tensor to another of the same size, in the order of the GPU's work; returns at once."""
@@ -146,7 +149,7 @@ class Accelerator:
 
     def download(self, tensor: Any) -> np.ndarray:
         """What `tensor` holds, in an array of its own."""
-        array = np.empty(tuple(tensor.shape), np.dtype(str(tensor.dtype)))
+        array = np.empty(tuple(tensor.shape), array_dtype(str(tensor.dtype)))
         if array.nbytes:
             self._download(tensor, array.ctypes.data_as(ctypes.c_void_p), array.nbytes)
         return array

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..element_types import CARRIED, array_dtype, carrier
 from ..errors import InputError
 from ..tensor_spec import TensorSpec
 from .accelerator import Accelerator, Pinned
@@ -93,7 +94,7 @@ class DeviceExecution:
             place = f"{kind.name}:{number}, but the model is on {kind.name}:{self._accelerator.number}"
             raise InputError(f"input {slot.spec.name!r} lies on {place}.")
         tensor = _tensor_of(self._program, value, slot.spec, stream or _DEFAULT_STREAM)
-        if str(tensor.dtype) != slot.spec.dtype:
+        if str(tensor.dtype) != carrier(slot.spec.dtype):
             raise InputError(f"input {slot.spec.name!r}: expected {slot.spec.dtype}, found {tensor.dtype}.")
         return tensor
 
@@ -105,16 +106,21 @@ class DeviceExecution:
             if landing is not None:
                 accelerator.copy(tensor, landing.tensor)
         accelerator.synchronize()
-        return [
+        arrays = [
             accelerator.download(tensor) if landing is None else landing.array.copy()
             for tensor, landing in zip(results, landings, strict=True)
+        ]
+        specs = self._program.outputs
+        return [
+            array.view(array_dtype(specs[k].dtype)) if specs and specs[k].dtype in CARRIED else array
+            for k, array in enumerate(arrays)
         ]
 
     def _land(self, number: int, tensor: Any) -> Pinned | None:
         """Pinned memory for result `number`, kept for further results of that size."""
         key = number, tuple(tensor.shape), str(tensor.dtype)
         if key not in self._landing:
-            pinned = self._accelerator.pinned(key[1], np.dtype(key[2]))
+            pinned = self._accelerator.pinned(key[1], array_dtype(key[2]))
             if pinned is None:
                 return None
             if len(self._landing) >= _KEPT:
@@ -127,7 +133,7 @@ class _Slot:
     """The place of one input: memory on the GPU, and pinned memory to come from, for the shape seen last."""
 
     def __init__(self, spec: TensorSpec, accelerator: Accelerator) -> None:
-        self.spec, self.dtype = spec, np.dtype(spec.dtype)
+        self.spec, self.dtype = spec, array_dtype(spec.dtype)
         self._accelerator = accelerator
         self._shape: tuple[int, ...] | None = None
         self._tensor: Any = None
@@ -153,7 +159,7 @@ class _Shaped:
 
     def __init__(self, tensor: Any) -> None:
         self.shape = tuple(int(d) for d in tensor.shape)
-        self.ndim, self.dtype = len(self.shape), np.dtype(str(tensor.dtype))
+        self.ndim, self.dtype = len(self.shape), array_dtype(str(tensor.dtype))
 
 
 def _tensor_of(program: Program, value: Any, spec: TensorSpec, stream: int) -> Any:

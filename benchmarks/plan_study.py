@@ -31,7 +31,7 @@ from kompilo.compiler.schedule.target import find_target
 CLUSTER = Path(__file__).with_name("clusters") / "six_kinds.toml"
 # Four machines like each of the file's, with the same devices each.
 COPIES = 4
-REQUESTS = 400
+REQUESTS = 2000
 MAX_ERROR = 0.005
 
 

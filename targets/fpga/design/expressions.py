@@ -14,7 +14,7 @@ from tvm.ir import Call, TensorLoad, prim
 from ....compiler.errors import KompiloError
 from ..kernel.affine import Affine
 from ..kernel.builder import both, const, op
-from ..kernel.ir import Array, Expr, Load, Op, Position, Ref
+from ..kernel.ir import Array, Expr, Load, Op, Position, Ref, walk
 from ..kernel.types import BOOL, FLOAT32, INT32, Scalar, scalar
 from .body import Value, function
 
@@ -110,22 +110,38 @@ def _cast(t: Translator, e: tirx.Expr, dtype: Scalar, guard: Expr | None) -> Exp
         return inner
     if inner.dtype == BOOL and dtype.is_float:
         return op("select", inner, const(1.0, dtype), const(0.0, dtype), dtype=dtype)
-    if dtype == FLOAT32 and inner.dtype.bits <= 32:
-        return _to_float(t, inner)
+    if dtype == FLOAT32 and not inner.dtype.is_float and inner.dtype != scalar("uint64"):
+        return _to_float(t, op("cast", inner, dtype=INT32) if _of_loops(inner) else inner)
     if inner.dtype == FLOAT32 and not dtype.is_float:
         return op("cast", _to_int(t, inner), dtype=dtype)
     if inner.dtype.is_float or dtype.is_float:
-        raise t.fail("casts between integers of 32 bits and float32", e)
+        raise t.fail("casts between integers and float32", e)
     return op("cast", inner, dtype=dtype)
 
 
+def _of_loops(value: Expr) -> bool:
+    """Whether an integer is made of loop variables and constants only: sizes, which have 32 bits."""
+    return not any(isinstance(e, Load | Ref) for e in walk(value))
+
+
 def _to_float(t: Translator, value: Expr) -> Expr:
-    """An integer as float32, to nearest even: the upper and the lower half are exact, their sum is rounded once."""
+    """An integer as float32, to nearest even: the upper and the lower half are exact, their sum is rounded once.
+
+    Of 64 bits the lower half is a signed number, and each half is rounded first, which counts from 2^31 on.
+    """
+    if value.dtype.bits == 64:
+        whole = t.name(value)
+        low = t.name(op("cast", whole, dtype=INT32))
+        borrowed = op("cast", op("lt", low, const(0, INT32)), dtype=scalar("uint2"))
+        high = op("add", op("shr", whole, const(32, scalar("uint6")), dtype=INT32), borrowed, dtype=INT32)
+        return op("add", op("mul", _to_float(t, t.name(high)), const(2.0**32, FLOAT32)), _to_float(t, low))
     value = t.name(op("cast", value, dtype=scalar("int33"))) if value.dtype.kind == "uint" else value
     shift = const(16, scalar("uint5"))
     parts = op("shr", value, shift, dtype=INT32), op("cast", value, dtype=scalar("uint16"))
-    high, low = (_small_to_float(part) for part in parts)
-    return op("add", op("mul", high, const(65536.0, FLOAT32)), low) if value.dtype.bits > 16 else _small_to_float(value)
+    if value.dtype.bits <= 16:
+        return _small_to_float(value)
+    upper, lower = (_small_to_float(part) for part in parts)
+    return op("add", op("mul", upper, const(65536.0, FLOAT32)), lower)
 
 
 def _small_to_float(value: Expr) -> Expr:

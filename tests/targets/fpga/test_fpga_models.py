@@ -69,12 +69,14 @@ def everything() -> onnx.ModelProto:
         ("Erf", "normed", "erf", {}),
         ("MatMul", "erf w3", "scores", {}),
         ("Softmax", "scores", "y", {"axis": 1}),
+        ("Cast", "ids", "number", {"to": F32}),
+        ("Sub", "number big", "z", {}),
     ]
     inputs = [("x", F32, [1, 3, 9, 7]), ("ids", I64, [5])]
-    outputs = [("map", F32, [1, 16, 5, 4]), ("y", F32, [5, 6])]
+    outputs = [("map", F32, [1, 16, 5, 4]), ("y", F32, [5, 6]), ("z", F32, [5])]
     return model(
-        nodes, inputs, outputs, w1=normal(8, 3, 3, 3), b1=normal(8), w2=normal(8, 1, 3, 3), table=normal(11, 16),
-        w3=normal(16, 6), flat=np.array([1, 16]), eps=np.float32(1e-3),
+        nodes, inputs, outputs, big=np.float32(6), w1=normal(8, 3, 3, 3), b1=normal(8), w2=normal(8, 1, 3, 3),
+        table=normal(11, 16), w3=normal(16, 6), flat=np.array([1, 16]), eps=np.float32(1e-3),
     )  # fmt: skip
 
 
@@ -180,7 +182,7 @@ def test_lanes_do_not_change_what_is_computed(lanes, feeds, tmp_path, monkeypatc
 def test_a_project_checks_itself(design, feeds, tmp_path):
     need_headers()
     expected = kompilo.load(kompilo.compile(everything())).run(feeds)
-    files = write_project(tmp_path, design, [feeds["x"], feeds["ids"]], [expected["map"], expected["y"]])
+    files = write_project(tmp_path, design, [feeds["x"], feeds["ids"]], list(expected.values()))
     assert {"Makefile", "connectivity.cfg", "host.cpp", "run_hls.tcl", "verilog/model.v", "README.md"} <= set(files)
     facts = json.loads((tmp_path / "report.json").read_text())
     assert facts["latency_cycles"] == design.cycles
@@ -218,6 +220,19 @@ def test_int8_is_the_cpus_bit_for_bit():
     cpu, fpga = (kompilo.load(made, device=device) for device in ("cpu", "fpga:sim"))
     for sample in samples["x"]:
         assert np.array_equal(cpu(sample), fpga(sample))
+
+
+def test_casts_between_integers_and_floats():
+    need_headers()
+    nodes = [("Cast", "a", "b", {"to": F32}), ("Cast", "c", "d", {"to": I64})]
+    net = model(nodes, [("a", I64, [7]), ("c", F32, [7])], [("b", F32, [7]), ("d", I64, [7])])
+    module = kompilo.load(kompilo.compile(net, target="fpga:v80"), device="fpga:sim")
+    whole = np.array([0, -1, 16777217, -16777219, -(2**40) - 3, 2**62, 12345678901])
+    real = np.array([-2.5, -0.3, 0.0, 0.7, 3.99, -1e6, 4e6], np.float32)
+    floats, integers = module(whole, real)
+    np.testing.assert_allclose(floats, whole.astype(np.float32), rtol=1.2e-7)
+    assert np.array_equal(floats[:4], whole[:4].astype(np.float32))
+    assert np.array_equal(integers, real.astype(np.int64))
 
 
 def test_an_open_size_is_named():

@@ -16,9 +16,10 @@ from ..spec import FpgaSpec
 from .base import KernelTemplate, check_knob, check_sizes, lane_space, powers_to
 from .float_math import FUNCTIONS, Numpy, Pipeline
 from .gemm_int import within
+from .row_sums import most_lanes
 
-# Multiplier blocks of a lane are at most this many (GELU on a DSP48E2).
-_MOST_DSPS = 60
+# Float products of a lane at most (those of GELU).
+_LANE_PRODUCTS = 25
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Activation(KernelTemplate[ActivationProblem]):
     name = "activation"
 
     def space(self, problem: ActivationProblem, spec: FpgaSpec) -> Space:
-        most = max(1, spec.budget("dsp") // _MOST_DSPS)
-        return lane_space({"lanes": powers_to(min(problem.size, 64))}, ("lanes",), most)
+        lanes = powers_to(min(problem.size, 64))
+        return lane_space({"lanes": lanes}, ("lanes",), most_lanes(spec, _LANE_PRODUCTS))
 
     def build(self, problem: ActivationProblem, config: Config) -> Kernel:
         check_sizes(self.name, problem, size=problem.size)

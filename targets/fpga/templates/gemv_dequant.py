@@ -18,6 +18,7 @@ from ....compiler.schedule.template import Config, Space
 from ..kernel.affine import Affine, var
 from ..kernel.builder import NestBuilder, array, both, const, equals, kernel, load, lookup, op, reduce
 from ..kernel.ir import Array, Expr, Kernel, Loop
+from ..kernel.model import product_dsps
 from ..kernel.ops import FLOAT_ADD
 from ..kernel.types import FLOAT32, INT32, float_bits, scalar
 from ..spec import FpgaSpec
@@ -49,13 +50,14 @@ class GemvDequant(KernelTemplate[DequantProblem]):
 
     def space(self, problem: DequantProblem, spec: FpgaSpec) -> Space:
         p = problem
-        dsps = 2 if p.activations == "float32" else 1
+        product = product_dsps(25, 25, spec.dsp)
+        dsps = product if p.activations == "float32" else 1
         found = []
         for um in powers_to(p.rows):
             im = [min(-(-p.rows // um), FLOAT_ADD)]
             choices = {"um": [um], "uk": powers_to(p.group), "im": im}
             lanes = (c for c in lane_space(choices, ("um", "uk"), MAX_LANES))
-            found += [c for c in lanes if um * (c.int("uk") * dsps + 2) <= spec.budget("dsp")]
+            found += [c for c in lanes if um * (c.int("uk") * dsps + product) <= spec.budget("dsp")]
         found = found or [Config.of(um=1, uk=1, im=min(p.rows, FLOAT_ADD))]
         found.sort(key=lambda c: (-c.int("um") * c.int("uk") * min(c.int("im"), FLOAT_ADD), c.int("um"), c.int("uk")))
         return Space(found[0], tuple(found))

@@ -20,8 +20,8 @@ from .float_math import Machine, Number, Numpy, Pipeline, rsqrt
 from .row_sums import Rows, RowsProblem, inside, most_lanes
 
 KINDS = ("layer", "rms")
-# Multiplier blocks of a lane: the square, two products of the result.
-_LANE_DSPS = 6
+# Float products: the square and two of the result for each lane; means and a root for a row.
+_LANE_PRODUCTS, _ROW_PRODUCTS = 3, 9
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class LayerNorm(KernelTemplate[NormProblem]):
     name = "layer_norm"
 
     def space(self, problem: NormProblem, spec: FpgaSpec) -> Space:
-        return lane_space({"lanes": powers_to(min(problem.n, 64))}, ("lanes",), most_lanes(spec, _LANE_DSPS))
+        return lane_space(
+            {"lanes": powers_to(min(problem.n, 64))}, ("lanes",), most_lanes(spec, _LANE_PRODUCTS, _ROW_PRODUCTS)
+        )
 
     def build(self, problem: NormProblem, config: Config) -> Kernel:
         check_sizes(self.name, problem, rows=problem.rows, n=problem.n)

@@ -19,6 +19,7 @@ from ....compiler.schedule.template import Config, Space
 from ..kernel.affine import var
 from ..kernel.builder import NestBuilder, array, const, kernel, load, op
 from ..kernel.ir import Expr, Kernel, Loop
+from ..kernel.model import product_dsps
 from ..kernel.types import INT32, scalar
 from ..spec import FpgaSpec
 from .base import KernelTemplate, check_knob, check_sizes, lane_space, powers_to
@@ -27,8 +28,6 @@ from .row_sums import memory_of
 
 _WIDE = scalar("int64")
 _INT8 = scalar("int8")
-# Blocks of a product of 32 by 32 bits on a DSP48E2.
-_LANE_DSPS = 4
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Requantize(KernelTemplate[RequantizeProblem]):
     name = "requantize"
 
     def space(self, problem: RequantizeProblem, spec: FpgaSpec) -> Space:
-        most = max(1, spec.budget("dsp") // _LANE_DSPS)
+        most = max(1, spec.budget("dsp") // product_dsps(32, 32, spec.dsp))
         return lane_space({"lanes": powers_to(min(problem.channels, 64))}, ("lanes",), most)
 
     def build(self, problem: RequantizeProblem, config: Config) -> Kernel:

@@ -13,6 +13,7 @@ import numpy as np
 from ..kernel.affine import Affine, var
 from ..kernel.builder import NestBuilder, array, both, equals, load, op, reduce
 from ..kernel.ir import Array, Expr, Loop
+from ..kernel.model import product_dsps
 from ..kernel.ops import FLOAT_ADD
 from ..spec import FpgaSpec
 from .float_math import Numpy, rows_sum
@@ -30,9 +31,9 @@ class RowsProblem:
     n: int
 
 
-def most_lanes(spec: FpgaSpec, dsps: int) -> int:
-    """Lanes that `dsps` blocks each leave room for."""
-    return max(1, spec.budget("dsp") // dsps)
+def most_lanes(spec: FpgaSpec, products: int, others: int = 0) -> int:
+    """Lanes of so many float32 products each that fit the part beside `others`."""
+    return max(1, (spec.budget("dsp") // product_dsps(25, 25, spec.dsp) - others) // products)
 
 
 def memory_of(words: int) -> str:

@@ -17,8 +17,8 @@ from .base import KernelTemplate, check_knob, check_sizes, lane_space, powers_to
 from .float_math import Numpy, Pipeline, exp, reciprocal
 from .row_sums import Rows, RowsProblem, inside, most_lanes
 
-# Multiplier blocks of a lane: nine float products in exp, one that scales.
-_LANE_DSPS = 20
+# Float products: nine in exp and one that scales for each lane; four for a reciprocal.
+_LANE_PRODUCTS, _ROW_PRODUCTS = 10, 4
 
 
 class Softmax(KernelTemplate[RowsProblem]):
@@ -27,7 +27,9 @@ class Softmax(KernelTemplate[RowsProblem]):
     name = "softmax"
 
     def space(self, problem: RowsProblem, spec: FpgaSpec) -> Space:
-        return lane_space({"lanes": powers_to(min(problem.n, 64))}, ("lanes",), most_lanes(spec, _LANE_DSPS))
+        return lane_space(
+            {"lanes": powers_to(min(problem.n, 64))}, ("lanes",), most_lanes(spec, _LANE_PRODUCTS, _ROW_PRODUCTS)
+        )
 
     def build(self, problem: RowsProblem, config: Config) -> Kernel:
         check_sizes(self.name, problem, rows=problem.rows, n=problem.n)

@@ -184,13 +184,6 @@ class Cluster:
         """The site of a device's node, or ""."""
         return self._place(device)[2]
 
-    def without(self, names: Iterable[str]) -> Cluster:
-        """The cluster without some devices, the entry kept if it remains."""
-        gone = set(names)
-        kept = tuple(d for d in self.devices if d.name not in gone)
-        links = tuple((pair, link) for pair, link in self.links if not gone & set(pair))
-        return Cluster(kept, self.nodes, links, "" if self.entry in gone else self.entry)
-
     def _place(self, device: int) -> tuple[str, str, str]:
         found = self.devices[device]
         site = next((n.site for n in self.nodes if n.name == found.node), "")

@@ -14,6 +14,7 @@ tables and links that do not wait for each other; what several pipelines share i
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -30,20 +31,20 @@ Vector = tuple[int, ...]
 LinkSeconds = Callable[[Sequence[int], Sequence[int]], np.ndarray]
 
 
-class Unit:
+class Unit(ABC):
     """Devices that serve segments of a chain."""
 
     devices: tuple[int, ...]
     # Units of equal signatures can stand for each other.
     signature: object
 
+    @abstractmethod
     def table(self) -> np.ndarray:
         """Seconds a request of each segment [i, j), shape (cuts, cuts); inf where it does not fit, or is none."""
-        raise TypeError(f"{type(self).__name__} has no table")
 
+    @abstractmethod
     def flows(self, i: int, j: int) -> list[Flow]:
         """How it serves the segment [i, j) so."""
-        raise TypeError(f"{type(self).__name__} has no flows")
 
 
 @dataclass(frozen=True, eq=False)

@@ -131,12 +131,6 @@ def test_files_that_cannot_be_read(tmp_path):
         read_cluster(tmp_path / "x.toml")
 
 
-def test_a_cluster_without_some_devices():
-    described = parse_cluster("entry = 'one'\n" + TWO + LINK)
-    assert [d.name for d in described.without(["two"]).devices] == ["one"]
-    assert described.without(["one"]).entry == ""
-
-
 def test_predictions_come_from_who_knows_first_else_from_the_roofline():
     described = parse_cluster(TWO + "speed = { conv2d = 0.5 }\npeaks = { float16 = 4e12 }\noverhead_s = 1e-6\n" + LINK)
     nodes = (

@@ -51,7 +51,7 @@ class GemmInt(KernelTemplate[GemmProblem]):
             packs[2] = {**choices, "um": [n for n in choices["um"] if n % 2 == 0]}
         if spec.dsp.int8_macs >= 3 and problem.dtype == "int8" and problem.k >= 3:
             packs[3] = {**choices, "uk": [3 * n for n in powers_to(problem.k // 3)]}
-        configs = []
+        configs: list[Config] = []
         for pack, knobs in reversed(packs.items()):
             if all(knobs.values()):
                 limit = pack * spec.budget("dsp")

@@ -173,6 +173,16 @@ def test_empty_inputs_count_as_omitted(opset):
     check_op("Resize", [x, f32(), f32(), i64(1, 2, 6, 9)], {"mode": "linear"}, opset=opset, const=(1, 2, 3))
 
 
+@pytest.mark.parametrize("nearest", ["round_prefer_ceil", "round_prefer_floor"])
+@BOTH
+def test_halves_that_float32_rounds(nearest, dynamic):
+    """7 / 2 comes out as 3.4999998, 22 / 14 * 7 as 11.000001 and 23 / 14 * 7 as 11.500001."""
+    for size, out in ((7, 2), (7, 8), (13, 4), (23, 14), (22, 14)):
+        attrs = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": nearest}
+        inputs = [floats(1, 1, size, 2), None, None, i64(1, 1, out, 3)]
+        check_op("Resize", inputs, attrs, opset=19, const=(3,), dynamic=[0] if dynamic else False)
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     mode=st.sampled_from(["nearest", "linear", "cubic"]),

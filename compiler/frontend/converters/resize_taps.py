@@ -157,11 +157,16 @@ COORDINATES: dict[str, Callable[..., Number]] = {
 }
 
 
+# What ONNX Runtime takes for a half: 1 / (2 / 7) is 3.4999998 in float32.
+_ABOUT_HALF = 1e-6
+
+
 def _round(m: Arithmetic, x: Number, up: bool) -> Number:
-    """Round half up or down; floor(x + 0.5) would be wrong just below a half."""
+    """Round half up or down, and with it what float32 makes of a half."""
     low = m.floor(x)
     rest = x - low
-    return m.select(rest >= m.real(0.5) if up else rest > m.real(0.5), low + m.real(1.0), low)
+    bound = m.real(0.5 - _ABOUT_HALF if up else 0.5 + _ABOUT_HALF)
+    return m.select(rest > bound, low + m.real(1.0), low)
 
 
 NEAREST: dict[str, Callable[[Arithmetic, Number, Number], Number]] = {

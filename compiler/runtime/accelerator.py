@@ -57,11 +57,13 @@ class Accelerator:
 
     `turn` is held while a call asks for work: TVM gives buffers back for others to use when their last kernel is
     queued, and no other work may be queued while the kernels of a graph are captured. For the first reason calls on one
-    stream wait for those on another.
+    stream wait for those on another: not by that stream's handle, whose owner may have ended it since, but by a stream
+    of our own that waits for each work on it.
     """
 
     turn = threading.Lock()  # one for all models: they share TVM's memory
     _streams: ClassVar[dict[tuple[int, int], int]] = {}  # the stream last used by device type and number
+    _followers: ClassVar[dict[tuple[int, int], int]] = {}  # our own, which waits for all on others; 0 if there is none
 
     def __init__(self, tvm_ffi: Any, kind: Kind, number: int = 0, hint: str | None = None) -> None:
         self.kind, self.number, self.hint = kind, number, hint
@@ -73,6 +75,8 @@ class Accelerator:
         self._download = lookup("runtime.TVMTensorCopyToBytes")
         self._copy = lookup("runtime.TVMTensorCopyFromTo")
         self._synchronize = lookup("runtime.Device_StreamSync")
+        self._make_stream = lookup("runtime.Device_StreamCreate")
+        self._wait_for = lookup("runtime.Device_StreamSyncFromTo")  # by an event that is recorded at once
         self._stream = tvm_ffi.use_raw_stream
         self._host = tvm_ffi.device(kind.host_type, number) if kind.host_type else None
         # Whether graphs of kernels are used where an artifact has them.
@@ -114,12 +118,26 @@ class Accelerator:
         The caller has the turn.
         """
         key = self.kind.device_type, self.number
-        last = self._streams.get(key, 0)
+        last, self._streams[key] = self._streams.get(key, 0), stream
         if last != stream:
-            self._synchronize(self.device, last)
-            self._streams[key] = stream
+            self._synchronize(self.device, self._followers[key] if last else 0)
         with self._stream(self.device, stream):
-            yield
+            if not stream:
+                yield
+                return
+            if key not in self._followers:
+                self._followers[key] = self._make_stream(self.device) or 0
+            try:
+                yield
+            finally:
+                self._follow(stream, self._followers[key])
+
+    def _follow(self, stream: int, follower: int) -> None:
+        """Let `follower` wait for what is queued on `stream` by now; where there is no follower, wait here."""
+        if follower:
+            self._wait_for(self.device, stream, follower)
+        else:
+            self._synchronize(self.device, stream)
 
     def synchronize(self) -> None:
         """Wait for the default stream; errors of its kernels are raised here."""

@@ -17,6 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import kompilo
 from kompilo.compiler.artifact.artifact import Artifact
+from kompilo.compiler.runtime.accelerator import Accelerator
+from kompilo.compiler.runtime.devices import Kind
+from kompilo.compiler.runtime.library import ensure_runtime
 
 from gpu.fake_cuda import environment
 from gpu.shim_support import needs_shim
@@ -259,6 +262,51 @@ def test_work_on_a_stream_is_queued_and_not_waited_for(files, tmp_path, monkeypa
         "input 'x': expected a tensor on the GPU, found ndarray.",
         "enqueue: expected a model that is loaded on a GPU, found one on the CPU.",
     ]
+
+
+ENDED = """
+import tvm_ffi
+def stream(what, *more): return tvm_ffi.get_global_func("runtime.Device_Stream" + what)(accelerator.device, *more)
+def work(): return [l.split()[0] for l in log()[before:] if l.startswith(("launch", "synchronize", "follow"))]
+model = kompilo.load(path)
+accelerator = model._accelerator
+given, wanted, first = accelerator.upload(x()), model(x()), stream("Create")
+before = len(log())
+model.enqueue(given, stream=first)
+stream("Free", first)
+say(np.array_equal(model(x()), wanted), work())
+second = stream("Create")
+say(np.array_equal(accelerator.download(model.enqueue(given, stream=second)), wanted))
+stream("Free", second)
+other = kompilo.load(path)
+say(np.array_equal(other(x()), wanted), np.array_equal(model(x()), wanted))
+"""
+
+
+def test_a_stream_may_end_when_its_work_is_queued(files, tmp_path, monkeypatch):
+    """The stand-in refuses the handle of a stream that was ended, as a driver may (or dies of it)."""
+    monkeypatch.setenv("KOMPILO_CUDA_GRAPHS", "0")
+    kernels = ["launch"] * 3
+    assert on_gpu(files["fixed"], ENDED, tmp_path).splitlines() == [
+        f"True {['synchronize', *kernels, 'follow', 'synchronize', *kernels, 'synchronize']}",
+        "True",
+        "True True",
+    ]
+
+
+def test_without_streams_of_our_own_the_work_on_one_is_waited_for():
+    accelerator = Accelerator(ensure_runtime(), Kind("cpu", 1, "", "", ""), 0)
+    waited: list[int] = []
+    accelerator._synchronize = lambda _, stream: waited.append(stream)
+    accelerator._make_stream = lambda _: 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Accelerator, "_streams", {})
+        patch.setattr(Accelerator, "_followers", {})
+        with accelerator.on(64):
+            assert waited == [0]
+        assert waited == [0, 64]
+        with accelerator.on(0):
+            assert waited == [0, 64, 0]
 
 
 LOAD = """

@@ -123,8 +123,9 @@ bool execute(const Kernel& kernel, const Launch& launch) {
     std::map<uintptr_t, int> numbers;
     int map_count = 0;
     // The number of the buffer that an address lies in, and the offset there.
+    const Range nothing(0, 0);
     const auto place = [&](uintptr_t address) {
-        const Range* range = range_of(address);
+        const Range* range = address ? range_of(address) : &nothing;  // null: a buffer of no bytes
         if (!range) return std::string();
         const auto found = numbers.insert({range->first, int(numbers.size())});
         if (found.second) {
@@ -175,6 +176,7 @@ bool execute(const Kernel& kernel, const Launch& launch) {
         return false;
     }
     for (const auto& [start, number] : numbers) {
+        if (!start) continue;
         FILE* file = fopen((folder() + "/" + std::to_string(number) + ".bin").c_str(), "rb");
         if (!file || fread(reinterpret_cast<void*>(start), 1, memory[start], file) != memory[start] || fclose(file)) abort();
     }
@@ -202,6 +204,7 @@ int run(const Launch& launch) {
 
 int later(void* stream, std::function<int()> work) {
     auto* s = static_cast<Stream*>(stream);
+    if (refused(stream)) return 400;
     if (s && s->capturing) {
         s->captured.push_back(work);
         return 0;
@@ -282,6 +285,7 @@ int allocated(uintptr_t* address, size_t size) {
     std::lock_guard<std::recursive_mutex> held(lock);
     if (broken) return broken;
     if (used + size > strtoull(setting("MEMORY", "8589934592").c_str(), nullptr, 10)) return 2;
+    if (!size) return *address = 0;
     void* start = aligned_alloc(256, (size + 255) / 256 * 256);
     memset(start, 0xff, size);  // NaN
     memory[*address = uintptr_t(start)] = size;
@@ -291,6 +295,7 @@ int allocated(uintptr_t* address, size_t size) {
 }
 
 int freed(uintptr_t address) {
+    if (!address) return 0;
     std::lock_guard<std::recursive_mutex> held(lock);
     const auto found = memory.find(address);
     if (found == memory.end()) return 1;
@@ -419,7 +424,7 @@ EXPORT cuGetErrorName(int code, const char** text) {
     static const std::map<int, const char*> names = {
         {1, "CUDA_ERROR_INVALID_VALUE"}, {2, "CUDA_ERROR_OUT_OF_MEMORY"}, {3, "CUDA_ERROR_NOT_INITIALIZED"},
         {100, "CUDA_ERROR_NO_DEVICE"}, {200, "CUDA_ERROR_INVALID_IMAGE"}, {209, "CUDA_ERROR_NO_BINARY_FOR_GPU"},
-        {500, "CUDA_ERROR_NOT_FOUND"}, {700, "CUDA_ERROR_ILLEGAL_ADDRESS"}, {701, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"},
+        {400, "CUDA_ERROR_INVALID_HANDLE"}, {500, "CUDA_ERROR_NOT_FOUND"}, {700, "CUDA_ERROR_ILLEGAL_ADDRESS"}, {701, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"},
         {702, "CUDA_ERROR_LAUNCH_TIMEOUT"}, {719, "CUDA_ERROR_LAUNCH_FAILED"}, {801, "CUDA_ERROR_NOT_SUPPORTED"},
         {900, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"}};
     const auto found = names.find(code);

@@ -40,12 +40,13 @@ EXPORT cudaMemcpyPeerAsync(void* target, int, const void* source, int, size_t si
 }
 EXPORT cudaStreamCreate(void** stream) { return *stream = new Stream, note("stream"), 0; }
 EXPORT cudaStreamCreateWithFlags(void** stream, unsigned) { return cudaStreamCreate(stream); }
-EXPORT cudaStreamDestroy(void* stream) { return delete static_cast<Stream*>(stream), 0; }
+EXPORT cudaStreamDestroy(void* stream) { return static_cast<Stream*>(stream)->ended = true, 0; }
 EXPORT cudaStreamSynchronize(void* stream) {
+    if (refused(stream)) return done(400);
     if (stream && static_cast<Stream*>(stream)->capturing) return done(900);
     return done(synchronized());
 }
-EXPORT cudaStreamWaitEvent(void*, void*, unsigned) { return 0; }
+EXPORT cudaStreamWaitEvent(void* stream, void*, unsigned) { return note("follow"), done(refused(stream)); }
 EXPORT cudaStreamBeginCapture(void* stream, int) {
     if (!stream) return done(900);
     return static_cast<Stream*>(stream)->capturing = true, note("capture"), 0;
@@ -71,7 +72,7 @@ EXPORT cudaGraphDestroy(void* graph) { return delete static_cast<Graph*>(graph),
 EXPORT cudaGraphExecDestroy(void* graph) { return delete static_cast<Graph*>(graph), 0; }
 EXPORT cudaEventCreate(void** event) { return *event = new double(0), 0; }
 EXPORT cudaEventDestroy(void* event) { return delete static_cast<double*>(event), 0; }
-EXPORT cudaEventRecord(void* event, void*) { return *static_cast<double*>(event) = now, 0; }
+EXPORT cudaEventRecord(void* event, void* stream) { return *static_cast<double*>(event) = now, done(refused(stream)); }
 EXPORT cudaEventSynchronize(void*) { return done(synchronized()); }
 EXPORT cudaEventElapsedTime(float* milliseconds, void* first, void* last_event) {
     return *milliseconds = float((*static_cast<double*>(last_event) - *static_cast<double*>(first)) * 1e3), 0;

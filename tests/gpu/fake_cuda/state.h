@@ -11,9 +11,10 @@
 namespace fake {
 
 struct Stream {
-    bool capturing = false;
+    bool capturing = false, ended = false;  // one that was ended stays, to be told by
     std::vector<std::function<int()>> captured;
 };
+inline int refused(void* stream) { return stream && static_cast<Stream*>(stream)->ended ? 400 : 0; }
 struct Launch {
     void* kernel;
     unsigned grid[3], block[3], cluster[3];

@@ -9,7 +9,7 @@ from ...compiler.errors import TargetError
 from ...compiler.schedule.target_spec import TargetSpec
 
 # Kinds of matrix units, by the instructions that drive them.
-MATRIX_UNITS = ("none", "wmma", "mma", "wgmma", "mfma", "rdna_wmma")
+MATRIX_UNITS = ("none", "wmma", "mma", "wgmma", "mfma", "mfma_cdna3", "rdna_wmma")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class GpuSpec(TargetSpec):
         peak: (dtype, FLOP/s) pairs; multiply-adds of vector units ("float32"), and of matrix units for the dtypes in
             `matrix_dtypes` (accumulating in float32, or int32 for int8).
         matrix: kind of matrix unit, one of MATRIX_UNITS: NVIDIA's "wmma" (Turing's shapes of mma.sync), "mma" (those of
-            Ampere) and "wgmma" (Hopper's warpgroups, and Ampere's besides), AMD's "mfma" and "rdna_wmma".
+            Ampere) and "wgmma" (Hopper's warpgroups, and Ampere's besides), AMD's "mfma" (CDNA2), "mfma_cdna3" and
+            "rdna_wmma" (RDNA3).
         matrix_dtypes: operand types of the matrix unit; "tfloat32" is float32 rounded to ten bits.
         async_copy: copies from global to shared memory that pass no register (cp.async).
         tma: copies of whole tiles by descriptor.

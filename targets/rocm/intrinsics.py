@@ -101,7 +101,7 @@ SAFE = frozenset(
 
 
 # Start of an architecture's name -> kind of its matrix units.
-_MATRIX_UNITS = {"gfx90a": "mfma", "gfx94": "mfma", "gfx11": "rdna_wmma"}
+_MATRIX_UNITS = {"gfx90a": "mfma", "gfx94": "mfma_cdna3", "gfx11": "rdna_wmma"}
 
 
 @functools.cache

@@ -1,11 +1,14 @@
 """The matrix instructions of AMD's GPUs: LLVM's names for them, and which lane holds what.
 
-All lanes of a wave multiply together: C (side x side) += A (side x depth) B (depth x side), with sums in float32. Which
-elements a lane holds is told by AMD's ISA guides of CDNA2, CDNA3 ("Matrix Arithmetic Instructions") and RDNA3 ("Wave
-Matrix Multiply Accumulate"), and by their matrix instruction calculator:
+All lanes of a wave multiply together: C (side x side) += A (side x depth) B (depth x side), with sums in float32, of
+int8 in int32. Which elements a lane holds is told by AMD's ISA guides of CDNA2, CDNA3 ("Matrix Arithmetic
+Instructions") and RDNA3 ("Wave Matrix Multiply Accumulate"), and by their matrix instruction calculator:
 - lane l has row l % side of A, and column l % side of B: `run` neighbours along k, those of (l // side) * run on. On
   RDNA3 a lane has all of k, so that lanes 16 to 31 hold what lanes 0 to 15 do;
 - its sum number v belongs to column l % side and row v // rows * (rows * wave / side) + l // side * rows + v % rows.
+Four neighbours of int8 lie in each 32-bit register, the first in its lowest byte. CDNA3 multiplies twice as many along
+k as CDNA2 (V_MFMA_I32_32X32X16_I8 and 16X16X32_I8), whose 32X32X8I8 and 16X16X16I8 it has no longer. RDNA3's
+V_WMMA_I32_16X16X16_IU8 is told whether A and B are signed by bits of NEG, and by CLAMP whether sums saturate: not here.
 """
 
 from __future__ import annotations
@@ -37,6 +40,9 @@ class MatrixInstruction:
         rows: neighbouring rows of sums in a lane.
         carrier: what kernels keep elements as: LLVM takes bfloat16 as int16.
         flags: zeros behind the operands: how lanes are exchanged.
+        accumulator: of sums.
+        passed: what LLVM takes a lane's elements of A as, and of B, if not as a vector of them: bits of integers.
+        signs: whether each operand comes behind a flag for signed numbers, and sums before one for saturation.
     """
 
     name: str
@@ -48,6 +54,9 @@ class MatrixInstruction:
     rows: int
     carrier: str
     flags: int
+    accumulator: str = "float32"
+    passed: str | None = None
+    signs: bool = False
 
     @property
     def sums(self) -> int:
@@ -82,12 +91,18 @@ class MatrixInstruction:
 
     def multiply(self, a: tuple[tirx.Buffer, int], b: tuple[tirx.Buffer, int], c: tuple[tirx.Buffer, int]) -> tirx.Stmt:
         """c += a b, each a buffer of a thread's registers with the place of its first element."""
-        zeros = [tirx.const(0, "int32")] * self.flags
-        left, right = _lanes(*a, self.run), _lanes(*b, self.run)
-        total = tirx.call_llvm_pure_intrin(
-            f"float32x{self.sums}", self.name, left, right, _lanes(*c, self.sums), *zeros
-        )
+        left, right, sums = self._passed(*a), self._passed(*b), _lanes(*c, self.sums)
+        if self.signs:
+            yes, no = tirx.const(1, "bool"), tirx.const(0, "bool")
+            operands = [yes, left, yes, right, sums, no]
+        else:
+            operands = [left, right, sums, *[tirx.const(0, "int32")] * self.flags]
+        total = tirx.call_llvm_pure_intrin(f"{self.accumulator}x{self.sums}", self.name, *operands)
         return tirx.BufferStore(c[0], total, [_ramp(c[1], self.sums)])
+
+    def _passed(self, buffer: tirx.Buffer, first: int) -> tirx.Expr:
+        elements = _lanes(buffer, first, self.run)
+        return elements if self.passed is None else tirx.reinterpret(self.passed, elements)
 
 
 def _ramp(first: int, lanes: int) -> tirx.Expr:
@@ -110,18 +125,31 @@ def _rdna(name: str, dtype: str, carrier: str | None = None) -> MatrixInstructio
     )
 
 
+def _cdna_int8(side: int, depth: int, passed: str, suffix: str) -> MatrixInstruction:
+    name, run = f"llvm.amdgcn.mfma.i32.{side}x{side}x{depth}{suffix}", depth * side // 64
+    return MatrixInstruction(name, "int8", 64, side, depth, run, 4, "int8", 3, "int32", passed)
+
+
+_RDNA_INT8 = MatrixInstruction(
+    "llvm.amdgcn.wmma.i32.16x16x16.iu8", "int8", 32, 16, 16, 16, 1, "int8", 0, "int32", "int32x4", signs=True
+)
+
+# CDNA2 and later.
+_CDNA = (
+    _cdna("f32", "float32", 32, 2),
+    _cdna("f32", "float32", 16, 4),
+    _cdna("f16", "float16", 32, 8),
+    _cdna("f16", "float16", 16, 16),
+    _cdna("bf16.1k", "bfloat16", 32, 8, carrier="int16"),
+    _cdna("bf16.1k", "bfloat16", 16, 16, carrier="int16"),
+)
+
 # Kind of matrix unit (GpuSpec.matrix) -> its instructions.
 INSTRUCTIONS: Mapping[str, tuple[MatrixInstruction, ...]] = MappingProxyType(
     {
-        "mfma": (
-            _cdna("f32", "float32", 32, 2),
-            _cdna("f32", "float32", 16, 4),
-            _cdna("f16", "float16", 32, 8),
-            _cdna("f16", "float16", 16, 16),
-            _cdna("bf16.1k", "bfloat16", 32, 8, carrier="int16"),
-            _cdna("bf16.1k", "bfloat16", 16, 16, carrier="int16"),
-        ),
-        "rdna_wmma": (_rdna("f16", "float16"), _rdna("bf16", "bfloat16", carrier="int16")),
+        "mfma": (*_CDNA, _cdna_int8(32, 8, "int32", "i8"), _cdna_int8(16, 16, "int32", "i8")),
+        "mfma_cdna3": (*_CDNA, _cdna_int8(32, 16, "int64", ".i8"), _cdna_int8(16, 32, "int64", ".i8")),
+        "rdna_wmma": (_rdna("f16", "float16"), _rdna("bf16", "bfloat16", carrier="int16"), _RDNA_INT8),
     }
 )
 

@@ -64,14 +64,14 @@ class _Block:
         )
         self.left = registers(tile.rows * how.pack, how.carrier, "left")
         self.right = registers(tile.columns * how.pack, how.carrier, "right")
-        self.sums = registers(tile.rows * tile.columns * how.sums, "float32", "sums")
+        self.sums = registers(tile.rows * tile.columns * how.sums, how.accumulator, "sums")
         self.exchanged = how.rows > 1
 
     def emit(self) -> Stmt:
         """Everything from the first fetch to the last store."""
         pieces = (self.a, self.b)
         count = int(self.sums.shape[0])
-        clear = unrolled("i", 0, count, lambda i: store(self.sums, [i], tirx.const(0.0, "float32")))
+        clear = unrolled("i", 0, count, lambda i: store(self.sums, [i], tirx.const(0, self.how.accumulator)))
         prepare = [s for p in pieces for s in p.prepare()]
         buffers, body = double_buffered(pieces, self.at, self._multiply)
         buffers = [self.sums, self.left, self.right, *buffers]

@@ -1,7 +1,7 @@
-"""Products on AMD's matrix units: float16, bfloat16 and, on CDNA, float32.
+"""Products on AMD's matrix units: float16, bfloat16, int8 and, on CDNA, float32.
 
 Constant right operands are packed as (N, K), K rounded up to whole vectors. Sums are float32, and so is the epilogue
-unless the operator's result is narrower.
+unless the operator's result is narrower; those of int8 are int32.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .matrix_core_costs import Matrices, matrix_space, matrix_traits
 from .matrix_core_gemm import MatrixNest
 from .matrix_core_tile import tile_of
 
-# Types that sums may be rounded to.
-FLOATS = ("float32", "float16", "bfloat16")
+# Type of sums -> those that they may be rounded to.
+RESULTS = {"float32": ("float32", "float16", "bfloat16"), "int32": ("int32",)}
 
 
 class MatrixCoreTemplate(GemmTemplate):
@@ -27,9 +27,10 @@ class MatrixCoreTemplate(GemmTemplate):
 
     def unit(self, op: OpSpec, spec: GpuSpec) -> tuple[MatrixInstruction, ...] | None:
         """The instructions for the operands' types; None where there are none."""
-        if op.kind not in ("matmul", "conv2d") or op.anchor_type.dtype not in FLOATS:
+        if op.kind not in ("matmul", "conv2d"):
             return None
-        return instructions_for(spec, op.inputs[0].dtype, op.inputs[1].dtype) or None
+        known = instructions_for(spec, op.inputs[0].dtype, op.inputs[1].dtype)
+        return tuple(i for i in known if op.anchor_type.dtype in RESULTS[i.accumulator]) or None
 
     def space(self, found: Found) -> Space | None:
         """See GemmTemplate."""
@@ -39,7 +40,8 @@ class MatrixCoreTemplate(GemmTemplate):
         """See GemmTemplate."""
         tile = tile_of(config, found.unit)
         access = found.problem.access(False, bm=tile.bm, bn=tile.bn)
-        grid = access.grid(tile, tile.bk, "float32", found.problem.op.anchor_type.dtype, tile.how.rows)
+        result = found.problem.op.anchor_type.dtype
+        grid = access.grid(tile, tile.bk, tile.how.accumulator, result, tile.how.rows)
         kernel = MatrixNest(tile, grid).kernel(access.operands)
         return kernel.candidate(access.function(kernel.body), access.packers)
 

@@ -10,7 +10,7 @@ Instructions"; RDNA3 ISA guide, "Wave Matrix Multiply Accumulate"; the AMD matri
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ class Documented:
             lane j + side * (k // held).
         row: of sum v in a lane; its column is lane % side.
         twice: lanes 16 to 31 must hold the same operands as lanes 0 to 15.
+        sums: type of C and D; operands of int32 sums are signed bytes.
+        signs: whether each operand comes behind a flag for signed numbers, and C before one for saturation.
     """
 
     lanes: int
@@ -45,6 +47,8 @@ class Documented:
     held: int
     row: Callable[[Any, Any], Any]
     twice: bool = False
+    sums: str = "float32"
+    signs: bool = False
 
 
 def _div(value: Any, by: int) -> Any:
@@ -72,6 +76,12 @@ _MFMA_16X16X4 = Documented(64, 16, 4, 1, _row_of_16)
 _MFMA_32X32X8 = Documented(64, 32, 8, 4, _row_of_32)
 _MFMA_16X16X16 = Documented(64, 16, 16, 4, _row_of_16)
 _WMMA = Documented(32, 16, 16, 16, lambda lane, v: 2 * v + _div(lane, 16), twice=True)
+# V_MFMA_I32_32X32X8I8, 16X16X16I8 (CDNA2), 32X32X16_I8, 16X16X32_I8 (CDNA3), V_WMMA_I32_16X16X16_IU8 (RDNA3).
+_MFMA_32X32X8_INT8 = replace(_MFMA_32X32X8, sums="int32")
+_MFMA_16X16X16_INT8 = replace(_MFMA_16X16X16, sums="int32")
+_MFMA_32X32X16_INT8 = Documented(64, 32, 16, 8, _row_of_32, sums="int32")
+_MFMA_16X16X32_INT8 = Documented(64, 16, 32, 8, _row_of_16, sums="int32")
+_WMMA_INT8 = replace(_WMMA, sums="int32", signs=True)
 
 INSTRUCTIONS = {
     "llvm.amdgcn.mfma.f32.32x32x2f32": _MFMA_32X32X2,
@@ -82,6 +92,11 @@ INSTRUCTIONS = {
     "llvm.amdgcn.mfma.f32.16x16x16bf16.1k": _MFMA_16X16X16,
     "llvm.amdgcn.wmma.f32.16x16x16.f16": _WMMA,
     "llvm.amdgcn.wmma.f32.16x16x16.bf16": _WMMA,
+    "llvm.amdgcn.mfma.i32.32x32x8i8": _MFMA_32X32X8_INT8,
+    "llvm.amdgcn.mfma.i32.16x16x16i8": _MFMA_16X16X16_INT8,
+    "llvm.amdgcn.mfma.i32.32x32x16.i8": _MFMA_32X32X16_INT8,
+    "llvm.amdgcn.mfma.i32.16x16x32.i8": _MFMA_16X16X32_INT8,
+    "llvm.amdgcn.wmma.i32.16x16x16.iu8": _WMMA_INT8,
 }
 
 
@@ -128,8 +143,7 @@ class _Waves:
             return statement
         self.replaced += 1
         how = INSTRUCTIONS[name]
-        a, b, c = call.args[1:4]
-        assert all(int(flag) == 0 for flag in call.args[4:])
+        a, b, c = _operands(call.args[1:], how)
         assert c.source.same_as(statement.buffer)
         lay_down = [self._lay_down(self._place(which, how), value, how) for which, value in (("a", a), ("b", b))]
         first = _first(statement.indices[0])
@@ -139,14 +153,15 @@ class _Waves:
 
     def _place(self, which: str, how: Documented) -> tirx.Buffer:
         size = self.threads * how.held
-        return self.shared.setdefault(which, tirx.decl_buffer((size,), "float32", f"lanes_{which}", scope="shared"))
+        return self.shared.setdefault(which, tirx.decl_buffer((size,), how.sums, f"lanes_{which}", scope="shared"))
 
     def _lay_down(self, place: tirx.Buffer, value: tirx.Expr, how: Documented) -> tirx.Stmt:
+        value = _elements(value, how)
         first = _first(value.indices[0])
 
         def element(e: Any) -> tirx.Stmt:
             return tirx.BufferStore(
-                place, _number(tirx.BufferLoad(value.source, [first + e])), [self.thread * how.held + e]
+                place, _number(how, tirx.BufferLoad(value.source, [first + e])), [self.thread * how.held + e]
             )
 
         return _loop(how.held, element)
@@ -175,13 +190,30 @@ class _Waves:
         if not how.twice:
             return value
         twin = tirx.BufferLoad(place, [(lane + how.side) * how.held + _mod(k, how.held)])
-        return tirx.Select(value == twin, value, tirx.const(float("nan"), "float32"))
+        wrong = float("nan") if how.sums == "float32" else 1 << 20
+        return tirx.Select(value == twin, value, tirx.const(wrong, how.sums))
 
 
-def _number(value: tirx.Expr) -> tirx.Expr:
-    """float32 of an element; int16 holds the bits of bfloat16."""
+def _operands(args: Any, how: Documented) -> list[Any]:
+    """A, B and C of a call, whose flags must say what the tests expect: nothing exchanged, signed, not saturated."""
+    flags = [args[0], args[2], args[5]] if how.signs else args[3:]
+    assert [int(flag) for flag in flags] == ([1, 1, 0] if how.signs else [0] * len(flags))
+    return [args[1], args[3], args[4]] if how.signs else list(args[:3])
+
+
+def _elements(value: tirx.Expr, how: Documented) -> tirx.BufferLoad:
+    """A load of the elements that an operand is made of: bytes pass as the bits of wider integers."""
+    if how.sums == "float32":
+        return value
+    assert value.op.name == "tirx.reinterpret"
+    assert str(value.args[0].ty.dtype) == f"int8x{how.held}"
+    return value.args[0]
+
+
+def _number(how: Documented, value: tirx.Expr) -> tirx.Expr:
+    """An element as the sums' type; int16 holds the bits of bfloat16."""
     if str(value.ty.dtype) != "int16":
-        return value.astype("float32")
+        return value.astype(how.sums)
     return tirx.reinterpret("float32", tirx.shift_left(value.astype("int32"), _i32(16)))
 
 

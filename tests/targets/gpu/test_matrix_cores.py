@@ -29,6 +29,8 @@ from gpu_support import matmul, relative_error
 
 # Rounding of the operands, and of results of that type, relative to the largest result.
 ROUNDING = {"float32": 3e-6, "float16": 2e-3, "bfloat16": 1.6e-2}
+# An int32 that no test expects.
+UNWRITTEN = -(1 << 30)
 BIAS_RELU = (Step("add", ("anchor", "i2"), "float32"), Step("nn.relu", ("s0",), "float32"))
 
 
@@ -56,12 +58,13 @@ def read(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def emulate(template, op, inputs, shape, arch, config=None, options=None) -> np.ndarray:
-    """What the template's kernel makes of `inputs` (float32) by documented instructions; NaN where it wrote nothing."""
+    """What the kernel makes of `inputs` by documented instructions; NaN or UNWRITTEN where it wrote nothing."""
     target = RocmTarget.from_preset(arch)
     candidate = template.build(op, target.spec, config or template.match(op, target.spec).default)
     arrays = [candidate.packers.get(k, lambda a: a)(a) for k, a in enumerate(inputs)]
     arrays = [stored(a, t.dtype) for a, t in zip(arrays, op.inputs, strict=True)]
-    out = stored(np.full(tuple(shape), np.nan, "float32"), op.output.dtype)
+    blank = np.nan if op.output.dtype in ROUNDING else UNWRITTEN
+    out = stored(np.full(tuple(shape), blank, "float64"), op.output.dtype)
     func = emulated(candidate.standalone).with_attr("tirx.is_scheduled", True)
     with lowering_context():
         done = run_cuda(gpu_module(tvm.IRModule({"main": func}), target), [*arrays, out], options=options)
@@ -117,9 +120,9 @@ KINDS = [
 ]
 
 
-def small(side: int, wm: int = 1, wn: int = 2, split: int = 1) -> Config:
+def small(side: int, wm: int = 1, wn: int = 2, split: int = 1, bk: int = 32) -> Config:
     """Two waves, or four, that each multiply two fragments by one, of `split` parts of K."""
-    return Config.of(bm=2 * side * wm, bn=side * wn, bk=32, wm=wm, wn=wn, side=side, split=split)
+    return Config.of(bm=2 * side * wm, bn=side * wn, bk=bk, wm=wm, wn=wn, side=side, split=split)
 
 
 def check_matmul(name, arch, dtype, config=None, result="float32", options=None) -> None:
@@ -177,6 +180,68 @@ def test_convolutions(name, arch, side):
     assert relative_error(found, expected) < 3e-6
 
 
+# Architecture and side -> the instruction.
+INT8_KINDS = {
+    ("gfx90a", 32): "v_mfma_i32_32x32x8i8",
+    ("gfx90a", 16): "v_mfma_i32_16x16x16i8",
+    ("gfx942", 32): "v_mfma_i32_32x32x16_i8",
+    ("gfx942", 16): "v_mfma_i32_16x16x32_i8",
+    ("gfx1100", 16): "v_wmma_i32_16x16x16_iu8",
+}
+
+
+def check_int8(template, op, compute, arch, config=None, options=None) -> None:
+    """The kernel against exact integers, operands of all 8-bit numbers."""
+    op = typed(op, "int8", "int32")
+    rng = np.random.default_rng(1)
+    shapes = [[SIZES[d] if isinstance(d, str) else d for d in t.shape] for t in op.inputs]
+    inputs = [rng.integers(-128, 128, s).astype(t.dtype) for s, t in zip(shapes, op.inputs, strict=True)]
+    inputs[0].flat[::7] = -128
+    want = compute(*(x.astype("int64") for x in inputs))
+    found = emulate(template, op, inputs, want.shape, arch, config, options)
+    assert found.dtype == "int32"
+    np.testing.assert_array_equal(found, want)
+
+
+@needs_shim
+@pytest.mark.parametrize(("arch", "side"), INT8_KINDS)
+def test_every_instruction_of_int8(arch, side):
+    check_int8(MatrixCoreMatmul(), *MATMULS["odd"], arch, small(side, bk=64))
+    check_int8(MatrixCoreMatmul(), *MATMULS["packed"], arch, small(side, 2, 2, bk=64), Options(order="shuffled"))
+
+
+@needs_shim
+@pytest.mark.parametrize("name", ["context", "transposed", "symbolic"])
+def test_int8_of_other_layouts(name):
+    check_int8(MatrixCoreMatmul(), *MATMULS[name], "gfx942", small(32), Options(races=True))
+
+
+@needs_shim
+@pytest.mark.parametrize("arch", ["gfx90a", "gfx1100"])
+def test_parts_of_k_of_int8_are_added_up(arch):
+    op = matmul((50, 139), (139, 36), (50, 36), True)
+    check_int8(MatrixCoreMatmul(), op, lambda a, b: a @ b, arch, small(16, split=2, bk=64), Options(races=True))
+
+
+INT8_CONVS = {
+    "3x3": conv2d((1, 9, 10, 16), (24, 16, 3, 3), padding=(1, 1, 1, 1), epilogue=()),
+    "rgb": conv2d((1, 13, 15, 3), (18, 3, 5, 5), strides=(2, 2), padding=(2, 2, 2, 2), epilogue=()),
+    "grouped": conv2d((1, 8, 8, 24), (36, 6, 3, 3), groups=4, padding=(1, 1, 1, 1), epilogue=()),
+}
+
+
+@needs_shim
+@pytest.mark.parametrize("arch", ["gfx942", "gfx1100"])
+@pytest.mark.parametrize("name", INT8_CONVS)
+def test_convolutions_of_int8(name, arch):
+    op = INT8_CONVS[name]
+
+    def exact(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        return np.rint(reference(op, [x.astype("float64"), w.astype("float64")])).astype("int64")
+
+    check_int8(MatrixCoreConv2D(), op, exact, arch, small(16, bk=64))
+
+
 LARGE = {
     "matmul": typed(matmul((512, 512), (512, 1024), (512, 1024)), "float16"),
     "packed": typed(matmul((1000, 768), (768, 1000), (1000, 1000), True, steps=BIAS_RELU, extra=((1000,),)), "float16"),
@@ -185,6 +250,8 @@ LARGE = {
     "symbolic": typed(conv2d(("n", "h", "w", 64), (64, 64, 3, 3), padding=(1, 1, 1, 1), out=("h", "w")), "float16"),
     "float32": conv2d((1, 56, 56, 64), (64, 64, 3, 3), padding=(1, 1, 1, 1), epilogue=("bias", "residual", "relu")),
     "bfloat16": typed(matmul((256, 512), (512, 512), (256, 512), True), "bfloat16"),
+    "int8": typed(matmul((1000, 768), (768, 1000), (1000, 1000), True), "int8", "int32"),
+    "int8_3x3": typed(conv2d((8, 28, 28, 128), (128, 128, 3, 3), padding=(1, 1, 1, 1), epilogue=()), "int8", "int32"),
 }
 
 
@@ -198,16 +265,31 @@ def test_instructions_and_no_spills(name, arch):
     template = MatrixCoreConv2D() if op.kind == "conv2d" else MatrixCoreMatmul()
     code = compile_op(template, op, arch)
     text = gcn_of(code)
-    assert count(text, "v_wmma_f32_16x16x16" if arch == "gfx1100" else "v_mfma_f32_") > 0
+    sums = op.anchor_type.dtype.replace("float", "f").replace("int", "i")
+    assert count(text, f"v_wmma_{sums}_16x16x16" if arch == "gfx1100" else f"v_mfma_{sums}_") > 0
     assert not any(used.spills_bytes for used in resources_of_code_object(code).values())
     config = template.match(op, RocmTarget.from_preset(arch).spec).default
     assert count(text, "ds_read_b128" if arch != "gfx1100" else "ds_load_b128") > 0, config
+
+
+@needs_lld
+@pytest.mark.parametrize(("arch", "side"), INT8_KINDS)
+def test_instructions_on_int8(arch, side):
+    op = typed(matmul((128, 256), (256, 128), (128, 128), True), "int8", "int32")
+    code = compile_op(MatrixCoreMatmul(), op, arch, small(side, bk=64))
+    text = gcn_of(code)
+    assert count(text, INT8_KINDS[arch, side]) > 0
+    if arch == "gfx1100":
+        assert text.count("neg_lo:[1,1,0]") == count(text, "v_wmma_")  # both operands are signed
+        assert "clamp" not in text
+    assert not any(used.spills_bytes for used in resources_of_code_object(code).values())
 
 
 def test_what_matrix_units_do_not_multiply():
     spec = RocmTarget.from_preset("gfx1100").spec
     op = matmul((64, 64), (64, 64), (64, 64))
     assert MatrixCoreMatmul().match(op, spec) is None  # WMMA has no float32
-    assert MatrixCoreMatmul().match(typed(op, "int8", "int32"), spec) is None
+    assert MatrixCoreMatmul().match(typed(op, "int8", "float32"), spec) is None  # sums are int32
+    assert MatrixCoreMatmul().match(typed(op, "uint8", "int32"), spec) is None
     assert MatrixCoreMatmul().match(typed(matmul((1, 64), (64, 64), (1, 64)), "float16"), spec) is None
     assert MatrixCoreConv2D().match(typed(conv2d((1, 8, 8, 16), (16, 1, 3, 3), groups=16), "float16"), spec) is None

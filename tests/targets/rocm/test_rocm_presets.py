@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kompilo.compiler.errors import TargetError
+from kompilo.targets.gpu.templates.matrix_core import INSTRUCTIONS, instructions_for
 from kompilo.targets.rocm.presets import local_spec, preset_names, rocm_spec
 
 # FLOP per compute unit and clock of matrix units (float32, float16) in the ISA guides and whitepapers.
@@ -17,6 +18,13 @@ def test_rates_follow_from_sizes_and_clocks(name):
     for dtype, flops in zip(("float32", "float16"), RATES[spec.arch], strict=True):
         assert spec.peak_flops(dtype) == pytest.approx(flops * spec.cores * spec.clock_hz, rel=0.05), dtype
     assert set(spec.matrix_dtypes) <= set(dict(spec.peak))
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_matrix_units_multiply_what_is_said_of_them(name):
+    spec = rocm_spec(name)
+    assert {i.dtype for i in INSTRUCTIONS[spec.matrix]} == set(spec.matrix_dtypes)
+    assert all(instructions_for(spec, dtype, dtype) for dtype in spec.matrix_dtypes)
 
 
 @pytest.mark.parametrize("arch", RATES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import math
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,23 +22,9 @@ from ..element_types import array_dtype, carrier
 from ..errors import ArtifactError, InputError, KompiloError
 from ..knobs import Knobs
 from .devices import Kind, kind_of, load_runtime
+from .gpu_failures import failure_of
 
 _CPU, _POOLED = 1, 2  # kDLCPU, and TVM's allocator that keeps freed buffers for the next call
-_NO_MEMORY = "the GPU has not enough memory for inputs of these sizes."
-# By the driver's words. After all but the first, the GPU does nothing more for this process.
-_FAILURES = {
-    "out of memory": _NO_MEMORY,
-    "out_of_memory": _NO_MEMORY,
-    "launch timed out": "a kernel ran longer than this machine allows its GPU, and was ended.",
-    "launch_timeout": "a kernel ran longer than this machine allows its GPU, and was ended.",
-    "illegal memory access": "a kernel read or wrote memory that is not its own; the process must be started again.",
-    "illegal_address": "a kernel read or wrote memory that is not its own; the process must be started again.",
-    "unspecified launch failure": "a kernel failed on the GPU; the process must be started again.",
-    "launch_failed": "a kernel failed on the GPU; the process must be started again.",
-    "uncorrectable ecc": "the GPU's memory is damaged (an uncorrectable error).",
-    "ecc_uncorrectable": "the GPU's memory is damaged (an uncorrectable error).",
-}
-
 # Larger arrays are copied from and to pageable memory, by the driver's own way.
 _MOST_PINNED = 256 << 20
 
@@ -50,6 +37,10 @@ class Pinned:
         size = math.prod(shape) * dtype.itemsize
         memory = (ctypes.c_ubyte * size).from_address(tensor.data_ptr())
         self.array = np.ctypeslib.as_array(memory).view(dtype).reshape(tuple(shape))
+
+
+class Forked(KompiloError):
+    """The process was forked since it used the GPU."""
 
 
 class Accelerator:
@@ -67,6 +58,7 @@ class Accelerator:
 
     def __init__(self, tvm_ffi: Any, kind: Kind, number: int = 0, hint: str | None = None) -> None:
         self.kind, self.number, self.hint = kind, number, hint
+        self._process = os.getpid()
         self.device = tvm_ffi.device(kind.name, number)
         self._shape, self._dtype = tvm_ffi.Shape, tvm_ffi.dtype
         lookup = tvm_ffi.get_global_func
@@ -81,6 +73,12 @@ class Accelerator:
         self._host = tvm_ffi.device(kind.host_type, number) if kind.host_type else None
         # Whether graphs of kernels are used where an artifact has them.
         self.captures = kind.name == "cuda" and Knobs.from_environment().cuda_graphs
+
+    def check_process(self) -> None:
+        """Raises Forked in a child of the process that the GPU was made ready in."""
+        if os.getpid() != self._process:
+            found = "a GPU does not survive a fork of the process, and this one was forked since the model was loaded."
+            raise Forked(found, self.hint)
 
     @property
     def devices(self) -> tuple[int, ...]:
@@ -158,12 +156,7 @@ class Accelerator:
 
     def failure(self, error: Exception) -> KompiloError | None:
         """What to raise for an `error` that the GPU's driver tells; None if it is of another kind."""
-        text = str(error).lower()
-        for words, meaning in _FAILURES.items():
-            if words in text:
-                kind = InputError if meaning is _NO_MEMORY else KompiloError
-                return kind(meaning, self.hint)
-        return None
+        return failure_of(error, self.hint)
 
     def download(self, tensor: Any) -> np.ndarray:
         """What `tensor` holds, in an array of its own."""
@@ -171,6 +164,14 @@ class Accelerator:
         if array.nbytes:
             self._download(tensor, array.ctypes.data_as(ctypes.c_void_p), array.nbytes)
         return array
+
+
+def _after_fork() -> None:
+    """The thread that had the turn does not go on in the child."""
+    Accelerator.turn = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def attach(executable: Any, target: TargetCode, number: int = 0, hint: str | None = None) -> Accelerator | None:

@@ -30,6 +30,7 @@ class DeviceExecution:
     """A VM and the device memory of its inputs; not re-entrant, like Execution."""
 
     def __init__(self, program: Program, accelerator: Accelerator) -> None:
+        accelerator.check_process()
         self._program, self._accelerator = program, accelerator
         self._functions = program.functions()
         self._slots = [_Slot(spec, accelerator) for spec in program.inputs]
@@ -45,6 +46,7 @@ class DeviceExecution:
 
     def _call(self, values: Sequence[Any], stream: int | None = None) -> Any:
         program, accelerator = self._program, self._accelerator
+        accelerator.check_process()
         given = [self._take(x, slot, stream) for x, slot in zip(values, self._slots, strict=True)]
         shaped: list[Any] = [g if isinstance(g, np.ndarray) else _Shaped(g) for g in given]
         check_shapes(program.inputs, shaped)

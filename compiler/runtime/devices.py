@@ -6,6 +6,7 @@ Written after the interfaces of CUDA and of TVM's runtime, and not yet run on a 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,8 @@ KINDS = {
     "hsaco": Kind("rocm", 10, "hsaco", "libtvm_runtime_rocm.so", "libamdhip64.so"),
 }
 _SUPPORT_FOLDERS = ("nvidia/cu13/lib", "nvidia/cuda_runtime/lib")
+# Processes that made a driver ready: this one, and those it was forked from.
+_users: set[int] = set()
 # Attributes of TVM's devices.
 _EXISTS, _VERSION, _NAME = 0, 4, 5
 
@@ -68,11 +71,20 @@ def kind_of(target: TargetCode) -> Kind | None:
 
 
 def find_device(kind: Kind, number: int = 0) -> Device:
-    """GPU number `number` of `kind`. Raises Missing where there is no runtime, driver or device."""
+    """GPU number `number` of `kind`. Raises Missing where there is no runtime, driver or device, or behind a fork."""
+    if is_forked():
+        raise Missing("a GPU does not survive a fork, and this process was forked from one that had found its GPU")
     path = find_runtime().with_name(kind.runtime)
     if not path.is_file() and not _loaded(ensure_runtime(), kind):
         raise Missing(f"TVM's {kind.name} runtime, {kind.runtime}, is not installed")
-    return _PROBES[kind.name](kind, number)
+    device = _PROBES[kind.name](kind, number)
+    _users.add(os.getpid())
+    return device
+
+
+def is_forked() -> bool:
+    """Whether this process was forked from one that had made a GPU's driver ready: here it does nothing more."""
+    return any(process != os.getpid() for process in _users)
 
 
 def best_for(device: Device, targets: Sequence[TargetCode]) -> TargetCode | None:

@@ -13,10 +13,11 @@ from ..artifact.artifact import Artifact, read_artifact
 from ..artifact.records import TargetCode
 from ..errors import ArtifactError, InputError, UsageError
 from ..tensor_spec import TensorSpec
-from .accelerator import Accelerator, attach
+from .accelerator import Accelerator, Forked, attach
 from .call import Call, Execution, Program
 from .choice import choose_target, is_design, way_out
 from .device_call import DeviceExecution
+from .devices import is_forked
 from .library import ensure_runtime, load_executable
 from .tensors import ALIGNMENT, aligned_empty
 from .threads import current, resolve_threads, use_threads
@@ -80,7 +81,7 @@ class Module:
             call = self._execution()
         try:
             result = call(values)
-        except InputError:
+        except (InputError, Forked):
             self._make_idle(call)  # after any other error the virtual machine is not used again
             raise
         self._make_idle(call)
@@ -111,7 +112,7 @@ class Module:
             call = self._execution()
         try:
             result = call(ordered, stream)
-        except InputError:
+        except (InputError, Forked):
             self._make_idle(call)
             raise
         self._make_idle(call)
@@ -200,7 +201,8 @@ def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto"
         if is_design(target):
             return _simulated(artifact, target, count, checking)
         tvm_ffi = ensure_runtime()
-        tvm_ffi.get_global_func("vm.builtin.memory_manager.clear")()  # what models unloaded since have left
+        if not is_forked():  # a child has no use of what its parent left on the GPU, and cannot give it back
+            tvm_ffi.get_global_func("vm.builtin.memory_manager.clear")()  # what models unloaded since have left
         executable = load_executable(target.library)
         accelerator = attach(executable, target, number, way_out(artifact))
     finally:

@@ -329,10 +329,17 @@ except KompiloError as error:
          "CUDA 12.4 where TVM's runtime needs one for 13.0 or later."),
         ({"memory": 1000}, "ArtifactError the GPU has not enough memory for the model's N bytes of weights."),
         ({"memory": 6300}, "InputError the GPU has not enough memory for inputs of these sizes."),
-        ({"fault": "kernel:702"}, "KompiloError a kernel ran longer than this machine allows its GPU, and was ended."),
+        ({"fault": "kernel:702"}, "KompiloError a kernel ran longer than this machine allows its GPU, and was ended; "
+         "the process must be started again."),
+        ({"fault": "kernel:716"}, "KompiloError a kernel read or wrote the GPU's memory at an address that is not "
+         "aligned; the process must be started again."),
+        ({"fault": "launch:701"}, "KompiloError a kernel needs more registers or threads than this GPU has."),
+        ({"fault": "load:209"}, "KompiloError the artifact's code is not for this GPU."),
+        ({"fault": "launch:500"}, "KompiloError the GPU's driver failed (CUDA_ERROR_NOT_FOUND)."),
         ({"fault": "kernel:719"}, "KompiloError a kernel failed on the GPU; the process must be started again."),
     ],
-    ids=["no device", "architecture", "driver", "weights", "memory", "time-out", "failure"],
+    ids=["no device", "architecture", "driver", "weights", "memory", "time-out", "failure",
+         "alignment", "resources", "code", "another"],
 )  # fmt: skip
 def test_what_can_go_wrong_is_a_sentence_that_offers_the_cpu(files, tmp_path, settings, said):
     found = on_gpu(files["fixed"], LOAD, tmp_path, **settings)
@@ -346,10 +353,11 @@ def test_what_can_go_wrong_is_a_sentence_that_offers_the_cpu(files, tmp_path, se
     [
         (None, "the artifact was built for cuda-a100, but this machine has no cuda driver (libcuda.so.1)."),
         ({"devices": 0}, "the artifact was built for cuda-a100, but this machine has no cuda device."),
-        ({"fault": "kernel:702"}, "a kernel ran longer than this machine allows its GPU, and was ended."),
+        ({"fault": "kernel:702"}, "a kernel ran longer than this machine allows its GPU, and was ended; the process "
+         "must be started again."),
     ],
     ids=["no driver", "no device", "time-out"],
-)
+)  # fmt: skip
 def test_the_command_line_says_the_same_and_names_its_option(files, tmp_path, verb, settings, said):
     model = tmp_path / "m.onnx"
     model.write_bytes(model_of(5))
@@ -385,11 +393,49 @@ def test_bench_measures_on_the_device_that_is_asked_for(files, tmp_path):
     assert json.loads(bench("cuda", devices=0).stdout) == {"error": error}
 
 
-def test_code_that_the_gpu_does_not_take(files, tmp_path):
-    """TVM loads code at the first launch: then the run says so."""
-    said = on_gpu(files["fixed"], LOAD, tmp_path, fault="load:209")
-    assert said.startswith("KompiloError ")
-    assert "CUDA_ERROR_NO_BINARY_FOR_GPU" in said
+FORK = """
+import threading
+from kompilo.compiler.runtime.accelerator import Accelerator
+model, values = kompilo.load(path), x()
+wanted = model(values)
+held, done = threading.Event(), threading.Event()
+def hold():
+    with Accelerator.turn:
+        held.set()
+        done.wait()
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+child = os.fork()
+if not child:
+    try:
+        for attempt in (lambda: model(values), lambda: model.enqueue(values), lambda: kompilo.load(path, "cuda")):
+            try:
+                attempt()
+            except KompiloError as error:
+                say(error)
+        for device in ("cpu", "auto"):
+            again = kompilo.load(path, device)
+            say(again.target.name, np.allclose(again(values), wanted, atol=1e-4))
+    finally:
+        os._exit(0)
+os.waitpid(child, 0)
+done.set()
+thread.join()
+say(np.array_equal(model(values), wanted))
+"""
+
+
+def test_a_gpu_does_not_survive_a_fork(files, tmp_path):
+    """The child says so, at once although the turn was taken at the fork, and the CPU serves it."""
+    forked = "a GPU does not survive a fork of the process, and this one was forked since the model was loaded."
+    found = "a GPU does not survive a fork, and this process was forked from one that had found its GPU"
+    said = on_gpu(files["fixed"], FORK, tmp_path).splitlines()
+    assert said[:2] == [f"{forked} Hint: load it with device='cpu'."] * 2
+    assert said[2] == f"the artifact was built for cuda-a100, but {found}. Hint: load it with device='cpu'."
+    assert [line.split()[1] for line in said[3:5]] == ["True"] * 2
+    assert all(line.startswith("cpu") for line in said[3:5])
+    assert said[5:] == ["True"]
 
 
 def test_threads_take_turns(files, tmp_path):

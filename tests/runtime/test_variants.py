@@ -13,8 +13,9 @@ from kompilo.compiler.device_code import DeviceCode, Kernel
 from kompilo.compiler.errors import ArtifactError, KompiloError, UsageError
 from kompilo.compiler.runtime import choice, devices, library
 from kompilo.compiler.runtime.accelerator import Accelerator
-from kompilo.compiler.runtime.cuda_driver import CudaError
+from kompilo.compiler.runtime.cuda_driver import LOST, UNLOADABLE, CudaError
 from kompilo.compiler.runtime.devices import Device, Missing
+from kompilo.compiler.runtime.gpu_failures import failure_of
 
 CPU = affine().targets[0]
 
@@ -170,6 +171,10 @@ def test_the_runtime_for_amd_is_not_in_the_wheel(monkeypatch):
         ("CUDALaunch Error: CUDA_ERROR_LAUNCH_TIMEOUT", "a kernel ran longer than this machine allows its GPU"),
         ("CUDA: an illegal memory access was encountered", "a kernel read or wrote memory that is not its own"),
         ("CUDA: unspecified launch failure", "a kernel failed on the GPU; the process must be started again."),
+        ("CUDA Runtime Error: cudaErrorUnknown (717)", "a kernel used an address of another kind of the GPU's memory"),
+        ("CUDA: device-side assert triggered", "a check in a kernel failed on the GPU; the process must be started"),
+        ("ROCM HIP Error: hipErrorLaunchTimeOut", "allows its GPU, and was ended; the process must be started again."),
+        ("CUDA: context is destroyed", "the GPU's driver failed (CUDA: context is destroyed)."),
     ],
 )
 def test_what_fails_on_the_gpu_is_said_and_the_cpu_offered(text, said):
@@ -179,6 +184,16 @@ def test_what_fails_on_the_gpu_is_said_and_the_cpu_offered(text, said):
     assert said in failure.message
     assert failure.hint == "use the CPU."
     assert accelerator.failure(RuntimeError("something else")) is None
+
+
+@pytest.mark.parametrize("code", sorted(LOST | UNLOADABLE))
+def test_errors_that_end_a_process_say_so(code):
+    """Those after which a driver does nothing more are the ones that ask for a new process."""
+    failure = failure_of(RuntimeError(f"CUDA Runtime Error: cudaErrorUnknown ({code})"), "use the CPU.")
+    assert failure is not None
+    assert failure.hint == "use the CPU."
+    assert failure.message.endswith("; the process must be started again.") == (code in LOST)
+    assert "driver failed" not in failure.message
 
 
 def test_weights_that_the_gpu_has_no_room_for():

@@ -426,9 +426,12 @@ EXPORT cuGetErrorName(int code, const char** text) {
         {100, "CUDA_ERROR_NO_DEVICE"}, {200, "CUDA_ERROR_INVALID_IMAGE"}, {209, "CUDA_ERROR_NO_BINARY_FOR_GPU"},
         {400, "CUDA_ERROR_INVALID_HANDLE"}, {500, "CUDA_ERROR_NOT_FOUND"}, {700, "CUDA_ERROR_ILLEGAL_ADDRESS"}, {701, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"},
         {702, "CUDA_ERROR_LAUNCH_TIMEOUT"}, {719, "CUDA_ERROR_LAUNCH_FAILED"}, {801, "CUDA_ERROR_NOT_SUPPORTED"},
-        {900, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"}};
+        {900, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"},
+        {214, "CUDA_ERROR_ECC_UNCORRECTABLE"}, {218, "CUDA_ERROR_INVALID_PTX"}, {222, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"},
+        {710, "CUDA_ERROR_ASSERT"}, {714, "CUDA_ERROR_HARDWARE_STACK_ERROR"}, {715, "CUDA_ERROR_ILLEGAL_INSTRUCTION"},
+        {716, "CUDA_ERROR_MISALIGNED_ADDRESS"}, {717, "CUDA_ERROR_INVALID_ADDRESS_SPACE"}, {718, "CUDA_ERROR_INVALID_PC"}};
     const auto found = names.find(code);
-    return found == names.end() ? 1 : (*text = found->second, 0);
+    return *text = found == names.end() ? nullptr : found->second, found == names.end();
 }
 EXPORT cuGetErrorString(int code, const char** text) {
     static const std::map<int, const char*> texts = {{2, "out of memory"}, {100, "no CUDA-capable device is detected"},

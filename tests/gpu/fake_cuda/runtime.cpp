@@ -84,9 +84,8 @@ EXPORT cudaGetLastError() {
 }
 EXPORT cudaPeekAtLastError() { return last; }
 extern "C" __attribute__((visibility("default"))) const char* cudaGetErrorName(int code) {
-    const char* text = "cudaErrorUnknown";
-    cuGetErrorName(code, &text);
-    return text;
+    const char* text;
+    return cuGetErrorName(code, &text) ? "cudaErrorUnknown" : text;
 }
 extern "C" __attribute__((visibility("default"))) const char* cudaGetErrorString(int code) {
     const char* text = "unknown error";

@@ -16,8 +16,10 @@ from tvm.tirx import Stmt
 from ...shared.access import analyzer_for, stride
 from ...shared.loops import Index, ceildiv, i64, product, static, unravel, unrolled, when
 from ...shared.program import is_conditional, loads, map_loads, substitute
+from ..estimates import STATIC_SHARED_BYTES
 from ..launch import allocated, barrier, launch_rows, shared
 from ..spec import GpuSpec
+from ..templates.vectors import dtype_bytes
 
 if TYPE_CHECKING:
     from .maps import MapNest
@@ -36,7 +38,8 @@ def emit_transposed(nest: MapNest, spec: GpuSpec) -> Stmt | None:
         return None
     row, reads = found
     pitch = TILE + 1
-    if len(reads) * TILE * pitch * 4 > spec.shared_bytes:
+    tile_bytes = sum(TILE * pitch * dtype_bytes(str(r.ty.dtype)) for r in reads)
+    if tile_bytes > min(STATIC_SHARED_BYTES, spec.shared_bytes):
         return None
     axes = nest.stage.axes
     column = len(axes) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import numpy as np
@@ -255,3 +256,16 @@ def test_rows_of_written_loops_are_shared_out(name):
         found = run_opencl(mod, [*given, *outs])
     for got, want in zip(found[len(given) :], wanted, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_tiles_of_a_kernel_fit_static_shared_memory():
+    """48 KiB, which is all that code may ask for by declaring it: 11 tiles of float32, or 5 of float64."""
+
+    def sums(*x):
+        return functools.reduce(topi.add, [topi.transpose(v, (1, 0)) for v in x])
+
+    for dtype, most in (("float32", 11), ("float64", 5), ("float16", 23)):
+        for inputs, tiles in ((most, most), (most + 1, 0)):
+            source, count = kernels(sums, *[(64, 96)] * inputs, dtype=dtype)
+            assert count == 1
+            assert len(re.findall(r"__shared__ .*tile\d+\w*\[1056\]", source)) == tiles

@@ -72,7 +72,7 @@ def wait_barrier(barrier: Any, parity: Any) -> Stmt:
 {_INLINE} void {name}(void* b, int parity) {{
   asm volatile("{{\\n.reg .pred ended;\\nAGAIN:\\n"
                "mbarrier.try_wait.parity.shared::cta.b64 ended, [%0], %1;\\n"
-               "@ended bra.uni ENDED;\\nbra.uni AGAIN;\\nENDED:\\n}}\\n"
+               "@!ended bra AGAIN;\\n}}\\n"
                :: "r"({_SHARED.format("b")}), "r"(parity) : "memory");
 }}
 """

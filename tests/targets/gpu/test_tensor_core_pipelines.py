@@ -7,6 +7,7 @@ import pytest
 from conv_cases import conv2d, reference
 from disassemble import count, sass_of
 from tensor_core_cases import Typed, cubin, random_operands, run, small_gpu
+from tvm import tirx
 
 from kompilo.compiler.schedule.op_spec import Step
 from kompilo.targets.cuda.compilers import find_compilers
@@ -15,6 +16,7 @@ from kompilo.targets.gpu.resources import resources_of_cubin
 from kompilo.targets.gpu.templates.tensor_core_conv2d import PipelineConv2D
 from kompilo.targets.gpu.templates.tensor_core_matmul import PipelineMatmul
 from kompilo.targets.gpu.templates.tensor_core_pipeline_tile import PipelineTile, config_of, tile_of
+from kompilo.targets.gpu.templates.tensor_core_tma import wait_barrier
 
 from gpu.shim_support import needs_shim
 from gpu_support import matmul, relative_error
@@ -146,3 +148,10 @@ def test_configs_fit_the_gpu():
         assert tile.sums <= 128
     columns = PipelineMatmul().traits(LARGE.spec, H200.spec, space.configs)
     assert all(len(column) == len(space.configs) and np.isfinite(column).all() for column in columns.values())
+
+
+def test_threads_leave_a_barrier_one_by_one():
+    """`bra.uni` promises that all threads of a warp go the same way, and each looks at the barrier for itself."""
+    text = str(wait_barrier(tirx.Var("barrier", "handle"), 0))
+    assert "mbarrier.try_wait" in text
+    assert ".uni" not in text

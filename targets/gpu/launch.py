@@ -8,15 +8,34 @@ from typing import Any
 from tvm import ir, tirx
 from tvm.tirx import Stmt
 
-from ..shared.loops import Index, i64, seq
+from ..shared.loops import Index, as_int, i64, seq, static, when
 
 Body = Callable[[Index], Stmt]
 
 
 def bound_to(tag: str, extent: Index, body: Body) -> Stmt:
-    """`body(v)` run by `extent` blocks or threads along `tag` ("blockIdx.x", "threadIdx.y", ...); v is their number."""
+    """`body(v)` run by `extent` blocks or threads along `tag` ("blockIdx.x", "threadIdx.y", ...); v is their number.
+
+    Of no blocks nothing is launched.
+    """
+    if tag.startswith("block"):
+        return if_any(extent, lambda: _bound_to(tag, "int64", extent, body))
+    return _bound_to(tag, "int32", extent, body)
+
+
+def if_any(blocks: Index, launches: Callable[[], Stmt]) -> Stmt:
+    """`launches()`, which the host does only where there are `blocks` to launch.
+
+    TVM's runtime launches one block where asked for none, and that would compute an element of an empty tensor.
+    """
+    blocks = as_int(blocks)
+    if static(blocks):
+        return launches() if blocks > 0 else tirx.Evaluate(tirx.const(0, "int32"))
+    return when(blocks > 0, launches())
+
+
+def _bound_to(tag: str, dtype: str, extent: Index, body: Body) -> Stmt:
     # Blocks may be counted by symbolic sizes, which are int64; code generators want threads to be int32.
-    dtype = "int64" if tag.startswith("block") else "int32"
     var = tirx.Var(tag.replace(".", "_"), dtype)
     count = i64(extent) if dtype == "int64" else tirx.const(extent, dtype)
     thread = tirx.IterVar(ir.Range.from_min_extent(tirx.const(0, dtype), count), var, tirx.IterVar.ThreadIndex, tag)

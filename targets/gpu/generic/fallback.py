@@ -110,6 +110,8 @@ def _bind(schedule: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> None:
         spatial.append(loop)
     if not spatial:
         raise RuntimeError("no loop that threads may share out")
+    if any(as_int(schedule.get(loop).extent) == 0 for loop in spatial):
+        raise RuntimeError("no iteration for threads to run")
     fused = schedule.fuse(*spatial) if len(spatial) > 1 else spatial[0]
     outer, inner = schedule.split(fused, [None, _BLOCK])
     schedule.bind(outer, "blockIdx.x")

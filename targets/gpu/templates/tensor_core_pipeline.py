@@ -21,7 +21,7 @@ from tvm.tirx import DeclBuffer, For, ForKind, Stmt
 
 from ...shared.index_math import unrolled, when
 from ...shared.tir_loops import Index, seq, store
-from ..launch import allocated, barrier, bound_to, narrow, registers
+from ..launch import allocated, barrier, bound_to, if_any, narrow, registers
 from . import tensor_core_ptx as ptx
 from . import tensor_core_tma as tma
 from . import tensor_core_wgmma as wgmma
@@ -66,8 +66,10 @@ class PipelineNest:
             body = bound_to("threadIdx.x", tile.threads, lambda thread: block(number, narrow(thread)))
             return bound_to("clusterCtaIdx.x", tile.cluster, lambda _: body) if tile.cluster > 1 else body
 
-        blocks = bound_to("blockIdx.x", grid.sharing.blocks, threads)
-        return Kernel(seq(*host, blocks, grid.added_up(operands)), grid.workspace)
+        # A descriptor of tiles of an empty tensor is refused.
+        count = grid.sharing.blocks
+        blocks = if_any(count, lambda: seq(*host, bound_to("blockIdx.x", count, threads)))
+        return Kernel(seq(blocks, grid.added_up(operands)), grid.workspace)
 
 
 class _Block:

@@ -144,7 +144,8 @@ class Accelerator:
     def upload_weights(self, weights: Sequence[np.ndarray]) -> list[Any]:
         """Tensors of a model's weights; ArtifactError if the GPU has no room for them."""
         try:
-            return [self.upload(weight) for weight in weights]
+            with self.turn:
+                return [self.upload(weight) for weight in weights]
         except Exception as error:  # tvm_ffi raises the type that the C++ side names
             size = sum(weight.nbytes for weight in weights)
             what = f"the model's {f'{size / 2**20:.0f} MiB' if size >= 2**20 else f'{size} bytes'} of weights"

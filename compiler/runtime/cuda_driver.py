@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -57,11 +58,21 @@ class Driver:
     """The driver's library, initialised. OSError if it is not there, CudaError if it cannot be used."""
 
     library_name = LIBRARY
+    other_names: tuple[str, ...] = ()  # tried in turn where the first is not there
     maker = "NVIDIA"
 
     def __init__(self, load: Load = ctypes.CDLL):
-        self.library = load(self.library_name)
+        self.library = self._load(load)
         self.call("cuInit", 0)
+
+    def _load(self, load: Load) -> Any:
+        try:
+            return load(self.library_name)
+        except OSError:
+            for name in self.other_names:
+                with suppress(OSError):
+                    return load(name)
+            raise
 
     def function(self, name: str) -> Any:
         """The library's function of that name."""

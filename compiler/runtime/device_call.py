@@ -19,8 +19,6 @@ from .accelerator import Accelerator, Pinned
 from .call import Call, Program, runtime_error
 from .tensors import check_shapes, to_array
 
-# CUDA's default stream as the DLPack protocol calls it.
-_DEFAULT_STREAM = 1
 _ALIGNMENT = 64
 # Sizes of results whose pinned memory is kept.
 _KEPT = 64
@@ -32,7 +30,8 @@ class DeviceExecution:
     def __init__(self, program: Program, accelerator: Accelerator) -> None:
         accelerator.check_process()
         self._program, self._accelerator = program, accelerator
-        self._functions = program.functions()
+        with accelerator.turn:
+            self._functions = program.functions()
         self._slots = [_Slot(spec, accelerator) for spec in program.inputs]
         self._landing: dict[tuple[int, tuple[int, ...], str], Pinned] = {}
 
@@ -95,7 +94,7 @@ class DeviceExecution:
         if number != self._accelerator.number:
             place = f"{kind.name}:{number}, but the model is on {kind.name}:{self._accelerator.number}"
             raise InputError(f"input {slot.spec.name!r} lies on {place}.")
-        tensor = _tensor_of(self._program, value, slot.spec, stream or _DEFAULT_STREAM)
+        tensor = _tensor_of(self._program, value, slot.spec, stream or kind.default_stream)
         if str(tensor.dtype) != carrier(slot.spec.dtype):
             raise InputError(f"input {slot.spec.name!r}: expected {slot.spec.dtype}, found {tensor.dtype}.")
         return tensor

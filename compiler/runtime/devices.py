@@ -16,6 +16,7 @@ from ..artifact.records import TargetCode
 from ..device_code import arch_order, gpu_words, runs_on
 from ..errors import ArtifactError, KompiloError
 from .cuda_driver import NO_DEVICE, CudaError, Driver, cuda_version
+from .hip_driver import HipDriver
 from .library import ensure_runtime, find_runtime
 
 
@@ -35,9 +36,11 @@ class Device:
 class Kind:
     """A maker's GPUs as TVM sees them; `device_type` is DLPack's number, `driver` the library that comes with it.
 
+    `drivers` are further names of that library, which are tried behind the first.
     `host_type` is DLPack's number of host memory that its copies need no detour for, 0 where there is none.
     `support` are libraries that TVM's own one needs besides, which may lie in wheels; `least_driver` is the oldest
-    version of CUDA whose driver those work with (13000 for 13.0).
+    version of CUDA whose driver those work with (13000 for 13.0). `default_stream` is what the DLPack protocol calls
+    the stream that TVM's work goes to unless it is told another: for CUDA 1, for ROCm 0 (1 and 2 are not allowed).
     """
 
     name: str
@@ -48,11 +51,25 @@ class Kind:
     support: tuple[str, ...] = ()
     least_driver: int = 0
     host_type: int = 0
+    drivers: tuple[str, ...] = ()
+    default_stream: int = 1
+
+    def load_driver(self) -> bool:
+        """Loads the first of the driver's names that is there, for all; False if none is."""
+        return any(_is_loaded(name) for name in (self.driver, *self.drivers))
 
 
 KINDS = {
     "cubin": Kind("cuda", 2, "cubin", "libtvm_runtime_cuda.so", "libcuda.so.1", ("libcudart.so.13",), 13000, 3),
-    "hsaco": Kind("rocm", 10, "hsaco", "libtvm_runtime_rocm.so", "libamdhip64.so"),
+    "hsaco": Kind(
+        "rocm",
+        10,
+        "hsaco",
+        "libtvm_runtime_rocm.so",
+        HipDriver.library_name,
+        drivers=HipDriver.other_names,
+        default_stream=0,
+    ),
 }
 _SUPPORT_FOLDERS = ("nvidia/cu13/lib", "nvidia/cuda_runtime/lib")
 # Processes that made a driver ready: this one, and those it was forked from.
@@ -109,7 +126,8 @@ def load_runtime(kind: Kind) -> Any:
     if _loaded(tvm_ffi, kind):
         return tvm_ffi
     path = find_runtime().with_name(kind.runtime)
-    for library in (kind.driver, *kind.support):
+    kind.load_driver()  # TVM's own library says what it misses
+    for library in kind.support:
         _load_beside(library, path)
     try:
         ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
@@ -141,10 +159,8 @@ def _probe_cuda(kind: Kind, number: int) -> Device:
 
 
 def _probe_by_tvm(kind: Kind, number: int) -> Device:
-    try:
-        ctypes.CDLL(kind.driver, ctypes.RTLD_GLOBAL)
-    except OSError:
-        raise Missing(f"this machine has no {kind.name} driver ({kind.driver})") from None
+    if not kind.load_driver():
+        raise Missing(f"this machine has no {kind.name} driver ({kind.driver})")
     attribute = load_runtime(kind).get_global_func("runtime.GetDeviceAttr")
     count = 0
     while attribute(kind.device_type, count, _EXISTS):
@@ -171,9 +187,13 @@ def _loaded(tvm_ffi: Any, kind: Kind) -> bool:
 def _load_beside(library: str, runtime: Path) -> None:
     """Loads `library` from the system or from a wheel beside TVM's; TVM's own library says what it misses."""
     packages = runtime.parent.parent.parent
-    for name in (library, *(str(packages / folder / library) for folder in _SUPPORT_FOLDERS)):
-        try:
-            ctypes.CDLL(name, ctypes.RTLD_GLOBAL)
-            return
-        except OSError:
-            continue
+    any(_is_loaded(name) for name in (library, *(str(packages / folder / library) for folder in _SUPPORT_FOLDERS)))
+
+
+def _is_loaded(library: str) -> bool:
+    """Loads a library whose symbols all others then see; False if it is not there."""
+    try:
+        ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
+    except OSError:
+        return False
+    return True

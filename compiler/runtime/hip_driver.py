@@ -41,6 +41,8 @@ class HipDriver(Driver):
     """AMD's driver, initialised. OSError if it is not there, CudaError (with HIP's words) if it cannot be used."""
 
     library_name = "libamdhip64.so"
+    # Distributions leave the plain name to a package for developers.
+    other_names = ("libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5")
     maker = "AMD"
 
     def function(self, name: str) -> Any:

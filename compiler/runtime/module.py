@@ -202,7 +202,8 @@ def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto"
             return _simulated(artifact, target, count, checking)
         tvm_ffi = ensure_runtime()
         if not is_forked():  # a child has no use of what its parent left on the GPU, and cannot give it back
-            tvm_ffi.get_global_func("vm.builtin.memory_manager.clear")()  # what models unloaded since have left
+            with Accelerator.turn:  # for the CPU's code too: memory of all devices is given back
+                tvm_ffi.get_global_func("vm.builtin.memory_manager.clear")()  # what models unloaded since have left
         executable = load_executable(target.library)
         accelerator = attach(executable, target, number, way_out(artifact))
     finally:

@@ -164,6 +164,8 @@ for rows in (5, 1, 7, 5):
 
 
 DLPACK = """
+import dataclasses
+from kompilo.compiler.runtime.devices import KINDS
 model = kompilo.load(path)
 accelerator = model._accelerator
 class Producer:
@@ -199,6 +201,10 @@ try:
 except KompiloError as error:
     say(error)
 say(np.array_equal(model(x()), wanted))
+given.streams.clear()
+accelerator.kind = dataclasses.replace(accelerator.kind, default_stream=KINDS["hsaco"].default_stream)
+model(given)
+say(given.streams)
 """
 
 
@@ -214,6 +220,7 @@ def test_tensors_on_the_gpu_are_used_where_they_lie(files, tmp_path):
         "input 'x': the tensor on the GPU cannot be used as it lies (it is strided). Hint: make it contiguous, and "
         "aligned to 64 bytes.",
         "True",
+        "[0]",  # what ROCm's default stream is called; CUDA's is 1
     ]
 
 
@@ -451,6 +458,51 @@ alone = kompilo.load(path)
 say(all(np.array_equal(y, alone(x(seed=seed))) for seed, ys in found.items() for y in ys), len(found))
 """
     assert on_gpu(files["fixed"], script, tmp_path) == "True 3\n"
+
+
+TURNS = """
+import threading
+from kompilo.compiler.runtime.accelerator import Accelerator
+from kompilo.compiler.runtime.call import Program
+class Turn:
+    "The lock, which notes in the log when it is taken and given back."
+    lock = threading.Lock()
+    def note(self, word):
+        with open(os.environ["FAKE_CUDA_LOG"], "a") as file: file.write(f"{word}\\n")
+    def __enter__(self):
+        assert self.lock.acquire(timeout=20)
+        self.note("turn")
+    def __exit__(self, *_):
+        self.note("over")
+        self.lock.release()
+Accelerator.turn = turn = Turn()
+functions = Program.functions
+def noted(program):
+    turn.note("machine")
+    return functions(program)
+Program.functions = noted
+model = kompilo.load(path)
+wanted = model(x(3))
+del model
+before = len(log())
+again = kompilo.load(path)
+again._execution()
+held = False
+for line in log()[before:]:
+    word = line.split()[0]
+    held = word == "turn" or held and word != "over"
+    if word in ("allocate", "free", "pin", "copy", "machine"):
+        say(word, held)
+say(np.array_equal(again(x(3)), wanted))
+"""
+
+
+def test_loading_waits_for_its_turn(files, tmp_path):
+    """No memory is taken, filled or given back while another thread may capture a graph."""
+    said = on_gpu(files["open"], TURNS, tmp_path).splitlines()
+    assert {line.split()[0] for line in said[:-1]} == {"allocate", "free", "copy", "machine"}
+    assert [line for line in said if line.endswith("False")] == []
+    assert said.count("machine True") == 2
 
 
 def test_a_capture_that_fails_is_done_without(files, tmp_path):

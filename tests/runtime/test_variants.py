@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 from tiny_programs import affine
@@ -16,6 +17,7 @@ from kompilo.compiler.runtime.accelerator import Accelerator
 from kompilo.compiler.runtime.cuda_driver import LOST, UNLOADABLE, CudaError
 from kompilo.compiler.runtime.devices import Device, Missing
 from kompilo.compiler.runtime.gpu_failures import failure_of
+from kompilo.compiler.runtime.hip_driver import HipDriver
 
 CPU = affine().targets[0]
 
@@ -184,6 +186,41 @@ def test_what_fails_on_the_gpu_is_said_and_the_cpu_offered(text, said):
     assert said in failure.message
     assert failure.hint == "use the CPU."
     assert accelerator.failure(RuntimeError("something else")) is None
+
+
+class Loader:
+    """A system that has one library of AMD's driver, or none."""
+
+    def __init__(self, name: str | None) -> None:
+        self.name, self.asked = name, []
+
+    def __call__(self, name, mode=0):
+        self.asked.append(name)
+        if name != self.name:
+            raise OSError(f"{name}: cannot open shared object file")
+        return SimpleNamespace(hipInit=lambda _: 0)
+
+
+AMD_NAMES = ["libamdhip64.so", "libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5"]
+
+
+@pytest.mark.parametrize("name", AMD_NAMES)
+def test_the_driver_of_amd_by_any_of_its_names(monkeypatch, name):
+    load, wanted = Loader(name), AMD_NAMES[: AMD_NAMES.index(name) + 1]
+    assert hasattr(HipDriver(load).library, "hipInit")
+    assert load.asked == wanted
+    load = Loader(name)
+    monkeypatch.setattr(devices.ctypes, "CDLL", load)
+    assert devices.KINDS["hsaco"].load_driver()
+    assert load.asked == wanted
+
+
+def test_no_driver_of_amd(monkeypatch):
+    with pytest.raises(OSError, match="libamdhip64.so: cannot open"):
+        HipDriver(Loader(None))
+    monkeypatch.setattr(devices.ctypes, "CDLL", Loader(None))
+    with pytest.raises(Missing, match=r"this machine has no rocm driver \(libamdhip64.so\)"):
+        devices._probe_by_tvm(devices.KINDS["hsaco"], 0)
 
 
 @pytest.mark.parametrize("code", sorted(LOST | UNLOADABLE))

@@ -5,20 +5,22 @@ A folder that travels has the artifacts without their weights, which are drawn h
 
 from __future__ import annotations
 
-import io
 import json
 import statistics
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rivals
 
 FILE = "models.zip"
 RUNTIME = "runtime"
+# Behind the name of a network that could not be compiled: its entry tells why.
+_FAILED = ", failed"
 _TOKENS = ("input_ids", "attention_mask")
 # Name -> the zoo's name, and shapes of inputs by batch.
 NETWORKS: dict[str, tuple[str, Callable[[int], dict[str, tuple[int, ...]]]]] = {
@@ -31,32 +33,46 @@ NETWORKS: dict[str, tuple[str, Callable[[int], dict[str, tuple[int, ...]]]]] = {
 BATCHES = (1, 32)
 _ROUNDS = 21
 _SAMPLE_S = 20e-3
+_BATCH = ", batch "
 
 
-def serve(here: Path, say: Callable[[str], None]) -> None:
-    """Answer a line of JSON for each network and batch that the folder has."""
+def names(here: Path) -> list[str]:
+    """The networks with their batches that the folder has, in the order in which `serve` answers."""
+    if not (here / FILE).is_file():
+        return []
+    with zipfile.ZipFile(here / FILE) as files:
+        return [entry.removesuffix(_FAILED) for entry in files.namelist()]
+
+
+def serve(here: Path, kind: str, device: int, first: int, say: Callable[[str], None]) -> None:
+    """Answer a line of JSON for each of `names` from number `first` on, on GPU number `device` of `kind`."""
     if (here / RUNTIME).is_dir():
         sys.path.insert(0, str(here / RUNTIME))
-    if not (here / FILE).is_file():
-        return
-    rival = _torch()  # its libraries of CUDA come first, so that both use the same
+    torch = rivals.torch_on(device)  # its libraries of CUDA come first, so that both use the same
     with zipfile.ZipFile(here / FILE) as files:
-        for name in NETWORKS:
-            for batch in BATCHES:
-                if f"{name} {batch}" not in files.namelist():
-                    continue
-                answer: dict[str, Any] = {"name": f"{name}, batch {batch}"}
-                try:
-                    ours = _ours(files.read(f"{name} {batch}"))
-                    theirs = {"torch.compile": rival(name, batch)} if rival is not None else {}
-                    answer["seconds"] = _in_turns({"ours": ours, **theirs})
-                except Exception as error:  # whatever any of the libraries raises is this line's problem alone
-                    answer["problems"] = [f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:300]}"]
-                say(json.dumps(answer))
+        for entry in files.namelist()[first:]:
+            data = files.read(entry)
+            if entry.endswith(_FAILED):
+                say(json.dumps({"name": entry.removesuffix(_FAILED), "problems": [f"not compiled: {data.decode()}"]}))
+                continue
+            name, _, batch = entry.rpartition(_BATCH)
+            answer: dict[str, Any] = {"name": entry}
+            try:
+                ours = _ours(data, f"{kind}:{device}", torch)
+                theirs = {"torch.compile": _compiled(torch, name, int(batch))} if torch is not None else {}
+                answer["seconds"] = _in_turns({"ours": ours, **theirs})
+            except Exception as error:  # whatever any of the libraries raises is this line's problem alone
+                answer["problems"] = [_words(error)]
+            say(json.dumps(answer))
 
 
-def _ours(data: bytes) -> Callable[[], float]:
-    """Seconds of a call whose inputs and results stay on the GPU, as torch's do."""
+def _words(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1][:300]}"
+
+
+def _ours(data: bytes, device: str, torch: Any) -> Callable[[], float]:
+    """Seconds of a call whose inputs and results stay on the GPU, as torch's do; without torch, inputs come there."""
     import kompilo
     from kompilo.compiler.artifact.artifact import Artifact, read_artifact
 
@@ -69,9 +85,9 @@ def _ours(data: bytes) -> Callable[[], float]:
         return (rng.standard_normal(weight.shape, np.float32) * 0.02).astype(weight.dtype)
 
     weights = [drawn(w) for w in found.weights]
-    model = kompilo.load(Artifact(found.inputs, found.outputs, found.targets, weights, found.provenance), device="cuda")
+    model = kompilo.load(Artifact(found.inputs, found.outputs, found.targets, weights, found.provenance), device=device)
     values = [_values(spec, rng) for spec in found.inputs]
-    resident = _on_the_gpu(values)
+    resident = values if torch is None else [torch.from_numpy(v).cuda() for v in values]
     model(*resident)
 
     def once() -> float:
@@ -89,51 +105,36 @@ def _values(spec: Any, rng: np.random.Generator) -> np.ndarray:
     return rng.standard_normal(shape, np.float32).astype(spec.dtype)
 
 
-def _on_the_gpu(values: list[np.ndarray]) -> list[Any]:
-    """Tensors of torch where it is there; else arrays, whose way to the GPU is then in the times."""
-    try:
-        import torch
-    except ImportError:
-        return values
-    return [torch.from_numpy(v).cuda() for v in values]
+def _network(torch: Any, name: str, batch: int) -> tuple[Any, list[Any]]:
+    """torch's network of that name on the GPU in float16, and inputs for it."""
+    if name == "ResNet-50":
+        from torchvision.models import resnet50
+
+        x = torch.randn(batch, 3, 224, 224, device="cuda", dtype=torch.float16)
+        made = resnet50().half().cuda().eval().to(memory_format=torch.channels_last)
+        return made, [x.to(memory_format=torch.channels_last)]
+    from transformers import BertConfig, BertModel
+
+    layers = BertConfig(hidden_size=384, num_hidden_layers=3, num_attention_heads=12, intermediate_size=1536)
+    ids = torch.ones(batch, 128, device="cuda", dtype=torch.int64)
+    return BertModel(layers).half().cuda().eval(), [ids, ids]
 
 
-def _torch() -> Callable[[str, int], Callable[[], float]] | None:
-    """Makes a network's call by torch.compile, waited for; None without torch."""
-    try:
-        import torch
-    except ImportError:
-        return None
+def _compiled(torch: Any, name: str, batch: int) -> Callable[[], float]:
+    """Seconds of a call of the network by torch.compile, waited for."""
+    made, inputs = _network(torch, name, batch)
+    compiled = torch.compile(made, mode="max-autotune")
 
-    def network(name: str, batch: int) -> tuple[Any, list[Any]]:
-        if name == "ResNet-50":
-            from torchvision.models import resnet50
+    def once() -> float:
+        began = time.perf_counter()
+        with torch.no_grad():
+            compiled(*inputs)
+        torch.cuda.synchronize()
+        return time.perf_counter() - began
 
-            x = torch.randn(batch, 3, 224, 224, device="cuda", dtype=torch.float16)
-            made = resnet50().half().cuda().eval().to(memory_format=torch.channels_last)
-            return made, [x.to(memory_format=torch.channels_last)]
-        from transformers import BertConfig, BertModel
-
-        layers = BertConfig(hidden_size=384, num_hidden_layers=3, num_attention_heads=12, intermediate_size=1536)
-        ids = torch.ones(batch, 128, device="cuda", dtype=torch.int64)
-        return BertModel(layers).half().cuda().eval(), [ids, ids]
-
-    def make(name: str, batch: int) -> Callable[[], float]:
-        made, inputs = network(name, batch)
-        compiled = torch.compile(made, mode="max-autotune")
-
-        def once() -> float:
-            began = time.perf_counter()
-            with torch.no_grad():
-                compiled(*inputs)
-            torch.cuda.synchronize()
-            return time.perf_counter() - began
-
-        for _ in range(5):
-            once()
-        return once
-
-    return make
+    for _ in range(5):
+        once()
+    return once
 
 
 def _in_turns(calls: dict[str, Callable[[], float]]) -> dict[str, float]:
@@ -149,19 +150,42 @@ def _in_turns(calls: dict[str, Callable[[], float]]) -> dict[str, float]:
     return {name: statistics.median(own) for name, own in times.items()}
 
 
-def write(folder: Path, target: str, say: Callable[[str], None]) -> None:
-    """Compile the networks for `target` into `folder`; their weights become zeros, which compress."""
-    import kompilo
-    from kompilo.compiler.artifact.artifact import Artifact
+def write(folder: Path, target: str, say: Callable[[str], None]) -> bool:
+    """Compile the networks for `target` into `folder`; their weights become zeros, which compress.
 
+    One that cannot be compiled leaves the reason in its place, which `serve` answers; returns whether all could.
+    """
+    whole = True
     with zipfile.ZipFile(folder / FILE, "w", zipfile.ZIP_DEFLATED) as files:
         for name, (zoo_name, shapes) in NETWORKS.items():
             for batch in BATCHES:
                 began = time.monotonic()
-                made = kompilo.compile(f"zoo:{zoo_name}", target=target, inputs=shapes(batch), precision="fp16")
-                empty = [np.zeros_like(w) if w.dtype.kind == "f" else w for w in made.weights]
-                path = folder / "model.kpo"
-                Artifact(made.inputs, made.outputs, made.targets, empty, made.provenance).save(path)
-                files.writestr(f"{name} {batch}", io.BytesIO(path.read_bytes()).getvalue())
-                path.unlink()
-                say(f"{name}, batch {batch}: compiled in {time.monotonic() - began:.0f} s")
+                entry = f"{name}{_BATCH}{batch}"
+                try:
+                    data = _artifact(zoo_name, batch, shapes(batch), target, folder / "model.kpo")
+                except Exception as error:  # a defect of the compiler's too costs this network alone
+                    whole = False
+                    files.writestr(entry + _FAILED, _words(error))
+                    say(f"{entry}: not compiled: {_words(error)}")
+                    continue
+                files.writestr(entry, data)
+                say(f"{entry}: compiled in {time.monotonic() - began:.0f} s")
+    return whole
+
+
+def _artifact(zoo_name: str, batch: int, shapes: Mapping[str, tuple[int, ...]], target: str, scratch: Path) -> bytes:
+    """The bytes of an artifact without weights of a network of the zoo; `scratch` is where it is written meanwhile."""
+    import onnx
+    from batch import with_batch
+
+    import kompilo
+    from kompilo.compiler.artifact.artifact import Artifact
+    from kompilo.compiler.model_source import zoo
+
+    model = with_batch(onnx.load(zoo().find(zoo_name).path()), batch)
+    made = kompilo.compile(model, target=target, inputs=shapes, precision="fp16")
+    empty = [np.zeros_like(w) if w.dtype.kind == "f" else w for w in made.weights]
+    Artifact(made.inputs, made.outputs, made.targets, empty, made.provenance).save(scratch)
+    data = scratch.read_bytes()
+    scratch.unlink()
+    return data

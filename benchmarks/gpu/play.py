@@ -126,9 +126,10 @@ def speed_table(answers: list[dict[str, Any]]) -> list[str]:
 def _measured(part: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """What the process that measures answers; where it ends or hangs, the next one goes on behind that case."""
     facts = json.loads((HERE / "gpu_check.json").read_text())
-    cases = [*facts["timed"], *facts["memory"]] if part == "speed" else []
+    networks = [{"name": name} for name in models.names(HERE)]
+    cases = [*facts["timed"], *facts["memory"]] if part == "speed" else networks
     found: list[dict[str, Any]] = []
-    while True:
+    while len(found) < len(cases):
         number = len(found)
         command = [sys.executable, str(HERE / "play.py"), "--serve", part, "--first", str(number)]
         command += ["--rounds", str(options.rounds), "--sample", str(options.sample)]
@@ -136,11 +137,8 @@ def _measured(part: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             [*command, "--device", str(options.device)], stdout=subprocess.PIPE, start_new_session=True
         )
         why = _listen(child, found, 10 * options.timeout if part == "models" else options.timeout)
-        if part == "models" or len(found) >= len(cases):
-            if why and part == "models":
-                found.append({"name": "networks", "problems": [why]})
-            break
-        found.append({"name": cases[len(found)]["name"], "problems": [why or "the process that measures ended."]})
+        if len(found) < len(cases):
+            found.append({"name": cases[len(found)]["name"], "problems": [why or "the process that measures ended."]})
     for answer in found:
         if "number" in answer:
             answer["flops"] = cases[answer["number"]].get("flops")
@@ -179,7 +177,8 @@ def _serve(options: argparse.Namespace) -> int:
         print(line, file=replies, flush=True)
 
     if options.serve == "models":
-        models.serve(HERE, say)
+        kind = json.loads((HERE / player.MANIFEST).read_text())["kind"]
+        models.serve(HERE, kind, options.device, options.first, say)
     else:
         timed.serve(HERE, options.device, options.first, options.rounds, options.sample, say)
     return 0

@@ -21,17 +21,27 @@ _WHEELS = ("nvidia/cu13/lib", "nvidia/cublas/lib")
 _NO_TRANSPOSE, _HALF, _COMPUTE_FLOAT32, _DEFAULT_ALGORITHM = 0, 2, 68, -1
 
 
-def find(context: Any, sample_s: float) -> dict[str, Rival]:
-    """The rivals of this machine by name; cuBLAS itself only where torch, which calls it, is missing.
+def find(context: Any, kind: str, device: int, sample_s: float) -> dict[str, Rival]:
+    """The rivals by name on GPU number `device`; cuBLAS itself only where torch, which calls it, is missing.
 
-    Their functions execute as often as takes `sample_s` and return the mean.
+    `context` is Kompilo's on the same GPU, `kind` its target's ("cuda", "rocm"): cuBLAS is for the first. Their
+    functions execute as often as takes `sample_s` and return the mean.
     """
+    torch = torch_on(device)
+    if torch is not None:
+        return {"torch": lambda op, arrays: _torch(torch, op, arrays, sample_s)}
+    library = _cublas() if kind == "cuda" else None
+    return {} if library is None else {"cuBLAS": lambda op, arrays: _gemm(library, context, op, arrays, sample_s)}
+
+
+def torch_on(device: int) -> Any:
+    """torch, with GPU number `device` as the one that "cuda" means in this process; None without a torch for GPUs."""
     with suppress(ImportError):
         torch = importlib.import_module("torch")
         if torch.cuda.is_available():
-            return {"torch": lambda op, arrays: _torch(torch, op, arrays, sample_s)}
-    library = _cublas()
-    return {} if library is None else {"cuBLAS": lambda op, arrays: _gemm(library, context, op, arrays, sample_s)}
+            torch.cuda.set_device(device)
+            return torch
+    return None
 
 
 def versions() -> str:

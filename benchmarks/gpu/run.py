@@ -8,7 +8,7 @@ torch is compared with if it is there (torchvision and transformers for whole ne
 --models adds ResNet-50 and MiniLM, for which the other machine needs Kompilo's loader, or --runtime, a wheel of
 apache-tvm-ffi for its Python, from which the folder gets one.
 
-Exit status: 0 all right, 1 something wrong or failed, 2 no GPU to tell.
+Exit status: 0 all right, 1 something wrong or failed (a network that cannot be compiled too), 2 no GPU to tell.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from pathlib import Path
 import make
 
 import models
-from kompilo.compiler.errors import KompiloError
+from kompilo.compiler.errors import KompiloError, TargetError, UsageError
 from kompilo.compiler.schedule.target import find_target
 from kompilo.compiler.tune.device.local import check_local
 
+_KINDS = ("cuda", "rocm")
+_ELSEWHERE = "run.py --bundle DIR --target cuda:h200 makes a folder for a machine that has that GPU."
 _LIBRARIES = ("libtvm_runtime.so", "libtvm_runtime_extra.so", "libtvm_runtime_cuda.so")
 _RUNTIME_LIBRARY = "nvidia/cu13/lib/libcudart.so.13"
 
@@ -37,25 +39,41 @@ def main() -> int:
     """Make the folder; without --bundle, run it here and throw it away."""
     options = _options()
     try:
-        hardware = find_target(options.target)
-        if options.bundle is None:
-            check_local(hardware)
+        _check_target(options.target, local=options.bundle is None)
+    except KompiloError as error:
+        print(f"gpu-check: {error}", file=sys.stderr)
+        return 2
+    try:
         with tempfile.TemporaryDirectory(prefix="kompilo-gpu-") as scratch:
             folder = options.bundle or Path(scratch) / "bundle"
             make.make(folder, options.target, options.small, say=_say)
-            if options.models:
-                models.write(folder, options.target, _say)
+            whole = not options.models or models.write(folder, options.target, _say)
             if options.runtime is not None:
                 carry_runtime(folder, options.runtime)
             if options.bundle is not None:
                 size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
                 _say(f"{folder}: {size / 1e6:.1f} MB; on the machine with the GPU: python3 play.py")
-                return 0
+                return int(not whole)
             out = ["--out", str(options.out.resolve())]
             return subprocess.run([sys.executable, str(folder / "play.py"), *out], check=False).returncode
     except KompiloError as error:
         print(f"gpu-check: {error}", file=sys.stderr)
-        return 2
+        return 1
+
+
+def _check_target(name: str, local: bool) -> None:
+    """Raises KompiloError unless `name` is a target for GPUs and, if `local`, for this machine's."""
+    try:
+        found = find_target(name)
+    except TargetError as error:
+        raise TargetError(error.message, error.hint if ":" in name else _ELSEWHERE) from None
+    if getattr(found.spec, "kind", None) not in _KINDS:
+        raise UsageError(f"--target {name}: expected one for GPUs, {' or '.join(_KINDS)}.")
+    if local:
+        try:
+            check_local(found)
+        except TargetError as error:
+            raise TargetError(error.message.removeprefix("tuning for "), _ELSEWHERE) from None
 
 
 def carry_runtime(folder: Path, wheel: Path) -> None:

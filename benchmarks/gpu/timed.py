@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import rivals
 from kompilo_measure.compiler.launches import DeviceProgram
-from kompilo_measure.compiler.runtime.cuda_driver import Context, Driver
+from kompilo_measure.compiler.runtime.cuda_driver import Context
+from kompilo_measure.compiler.runtime.hip_driver import driver_class
 from kompilo_measure.compiler.schedule.op_spec import OpSpec
 from kompilo_measure.compiler.tune.bands import truth
 from kompilo_measure.compiler.tune.device.parts import pack, read_program
+from kompilo_measure.compiler.tune.device.player import MANIFEST
 from kompilo_measure.compiler.tune.device.runner import DeviceRun, RunFailure
 from kompilo_measure.compiler.tune.measure.operands import random_operands
 from kompilo_measure.compiler.tune.op_json import op_from_json
@@ -30,9 +32,10 @@ class Bench:
     def __init__(self, here: Path, device: int, rounds: int, sample_s: float):
         self._rounds, self._sample_s = rounds, sample_s
         self._files = zipfile.ZipFile(here / "candidates.zip")
-        driver = Driver()
+        kind = json.loads((here / MANIFEST).read_text())["kind"]
+        driver = driver_class(kind)()
         self._l2, self.context = driver.l2_bytes(device), driver.context(device)
-        self.rivals = rivals.find(self.context, sample_s)
+        self.rivals = rivals.find(self.context, kind, device, sample_s)
 
     def operator(self, case: dict[str, Any]) -> dict[str, Any]:
         """Times of an operator: with its default config, with the fastest right one, and of the rivals."""

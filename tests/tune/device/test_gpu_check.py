@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import kompilo
+from kompilo.compiler.artifact.artifact import Artifact
 
 from gpu.fake_cuda import environment
 from gpu.shim_support import needs_shim
@@ -59,6 +66,52 @@ def test_everything_is_right_on_the_stand_in(folder, tmp_path):
     assert re.search(r"^\| matmul_simt \| float32 \| (\d+) \| \1 \| \d\.\de-\d+ \|$", table, re.MULTILINE), table
 
 
+def test_networks_run_and_one_that_cannot_be_compiled_costs_its_own_line(folder, tmp_path, monkeypatch):
+    install_shim_targets(tmp_path / "path", monkeypatch)
+    monkeypatch.syspath_prepend(str(BENCHMARK))
+    models = importlib.import_module("models")
+    networks = {
+        "broken": ("mnist", lambda batch: {"no such input": (batch,)}),
+        "digits": ("mnist", lambda batch: {"image": (batch, 1, 28, 28)}),
+    }
+    monkeypatch.setattr(models, "NETWORKS", networks)
+    monkeypatch.setattr(models, "BATCHES", (3,))
+    compile_for = kompilo.compile
+
+    def named_as_nvidias(*arguments: Any, **options: Any) -> Artifact:
+        made = compile_for(*arguments, **options)
+        return replace(made, targets=tuple(replace(t, name="cuda:sm_80") for t in made.targets))
+
+    monkeypatch.setattr(kompilo, "compile", named_as_nvidias)  # the loader drives no targets of tests
+    bundle = tmp_path / "b"
+    shutil.copytree(folder, bundle)
+    said: list[str] = []
+    assert not models.write(bundle, "shim:a100", said.append)
+    assert said[0].startswith("broken, batch 3: not compiled: ")
+    done = play(bundle, tmp_path, "--only", "models", "--device", "1", devices=2)
+    assert done.returncode == 1, done.stdout + done.stderr
+    broken, digits = (json.loads(line) for line in (tmp_path / "timed.jsonl").read_text().splitlines())
+    assert (broken["name"], digits["name"]) == ("broken, batch 3", "digits, batch 3")
+    assert broken["problems"][0].startswith("not compiled: ")
+    assert not digits.get("problems")
+    assert digits["seconds"]["ours"] > 0
+    assert "| digits, batch 3 |" in (tmp_path / "results.md").read_text()
+
+
+def test_a_gpu_of_amd_is_driven_by_its_own_driver(tmp_path, monkeypatch):
+    install_shim_targets(tmp_path / "path", monkeypatch)
+    bundle = tmp_path / "b"
+    command = [sys.executable, str(BENCHMARK / "run.py"), "--bundle", str(bundle), "--target", "rocmshim:gfx1100"]
+    made = subprocess.run([*command, "--small"], capture_output=True, text=True, timeout=200, cwd="/")
+    assert made.returncode == 0, made.stderr
+    play(bundle, tmp_path, "--only", "speed")
+    assert "driver for HIP " in (tmp_path / "results.md").read_text()
+    answers = [json.loads(line) for line in (tmp_path / "timed.jsonl").read_text().splitlines()]
+    # Instructions of AMD's matrix units, which products take, are nothing that the stand-in runs.
+    assert {a["name"] for a in answers if a["problems"]} <= {"matmul 64", "odd"}
+    assert len([a for a in answers if a.get("seconds", {}).get("ours", 0) > 0]) >= 6
+
+
 def test_a_kernel_that_fails_costs_its_own_line(folder, tmp_path):
     done = play(folder, tmp_path, "--only", "speed", fault="kernel:719")
     assert done.returncode == 1
@@ -93,3 +146,10 @@ def test_without_a_gpu_one_sentence():
     done = subprocess.run([sys.executable, str(BENCHMARK / "run.py")], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("gpu-check: cuda: NVIDIA's driver (libcuda.so.1) is not installed.")
+    assert "Hint: run.py --bundle DIR --target cuda:h200 makes a folder" in done.stderr
+
+
+def test_a_target_without_kernels_for_gpus_is_refused():
+    command = [sys.executable, str(BENCHMARK / "run.py"), "--target", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (2, "gpu-check: --target cpu: expected one for GPUs, cuda or rocm.\n")

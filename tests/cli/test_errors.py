@@ -57,7 +57,7 @@ def test_an_unsupported_operator_is_named_with_its_node(fails, tmp_path):
         (("--input", "x:1x4x8x8"), "'x'"),
         (("--input", "x:1x3x8x8", "--input", "x:1x3x8x8"), "given twice"),
         (("--precision", "fp12"), "'fp12'"),
-        (("--precision", "fp16"), "computes in fp32, found 'fp16'"),
+        (("--precision", "fp16"), "computes in fp32 or int8, found 'fp16'"),
         (("--target", "abacus"), "'abacus'"),
         (("--target", "cpu:abacus"), "'abacus'"),
         (("--output", "no/such/folder/o.kpo"), "does not exist"),

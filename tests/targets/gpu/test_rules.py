@@ -15,6 +15,7 @@ from tvm.script import tirx as T
 from kompilo.compiler.frontend.importer import import_model
 from kompilo.compiler.passes.pipeline import run_phases
 from kompilo.compiler.schedule.selection import Selector
+from kompilo.targets.gpu.generic.fallback import schedule_anything
 from kompilo.targets.gpu.legalize import first_position
 from kompilo.targets.gpu.lowering import lowering_context, split
 from kompilo.targets.gpu.target import gpu_module
@@ -269,3 +270,10 @@ def test_tiles_of_a_kernel_fit_static_shared_memory():
             source, count = kernels(sums, *[(64, 96)] * inputs, dtype=dtype)
             assert count == 1
             assert len(re.findall(r"__shared__ .*tile\d+\w*\[1056\]", source)) == tiles
+
+
+def test_nothing_is_launched_for_tensors_of_no_elements():
+    func = compute(topi.exp, (0, 30)).with_attr("global_symbol", "main")
+    for scheduled in (TARGET.schedule(func)[0], schedule_anything(func, TARGET.spec)):
+        parts = split(gpu_module(tvm.IRModule({"main": scheduled}), TARGET), TARGET.tvm_target())
+        assert parts.kernels == ()

@@ -93,6 +93,7 @@ class Module:
         Args:
             values, named: as for a call, all of them tensors that lie on the GPU, where they must stay meanwhile.
             stream: handle of a CUDA stream, such as torch.cuda.current_stream().cuda_stream; 0 for the default one.
+                It may be ended once its work is queued.
 
         Returns:
             The result, or a tuple of them: tensors on the GPU, which hold their values once the stream has got there.

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from kompilo.compiler.schedule.op_spec import OpSpec, TensorType
 
 Shape = tuple[int, ...]
-_ELEMENTS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
+_ELEMENTS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+_OPSET, _ATTENTION_OPSET = 17, 23
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Case:
     output: tuple[str, int]
     weights: Mapping[str, np.ndarray] = field(default_factory=dict)
     precision: str = "fp32"
+    opset: int = _OPSET
 
     def model(self) -> bytes:
         """The graph as a file's bytes."""
@@ -33,7 +35,7 @@ class Case:
         result = helper.make_tensor_value_info("y", *self._output_type())
         weights = [numpy_helper.from_array(array, name) for name, array in self.weights.items()]
         graph = helper.make_graph(list(self.nodes), "g", tensors, [result], weights)
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=11)
         onnx.checker.check_model(made)
         return bytes(made.SerializeToString())
 
@@ -49,7 +51,8 @@ def check_cases() -> list[Case]:
         found += _products(dtype, precision)
         found += _convolutions(dtype, precision)
         found += _attentions(dtype, precision)
-    return [*found, *_pools("float32"), *_pools("float16")]
+    found += [*_pools("float32"), *_pools("float16"), *_products("bfloat16", "fp32")]
+    return [*found, *(case for dtype in ("float32", "float16") for case in _special_attentions(dtype))]
 
 
 def _products(dtype: str, precision: str) -> list[Case]:
@@ -125,6 +128,23 @@ def _attentions(dtype: str, precision: str) -> list[Case]:
     shapes = [(1, 2, 50, 50, 32), (2, 3, 130, 77, 64), (1, 4, 256, 256, 128)]
     return [attention(f"attention {rows} x {keys}, depth {depth}", dtype, (batch, heads, rows, keys, depth), precision)
             for batch, heads, rows, keys, depth in shapes]  # fmt: skip
+
+
+def _special_attentions(dtype: str) -> list[Case]:
+    """ONNX's Attention: later keys hidden, numbers added to the products, six heads of queries on two of keys."""
+
+    def case(name: str, heads: int, rows: int, keys: int, mask: Shape = (), **attributes: int) -> Case:
+        inputs = {"q": (dtype, (2, heads, rows, 32)), "k": (dtype, (2, 2, keys, 32)), "v": (dtype, (2, 2, keys, 32))}
+        inputs |= {"mask": (dtype, mask)} if mask else {}
+        node = helper.make_node("Attention", list(inputs), ["y"], **attributes)
+        return Case(name, (node,), inputs, (dtype, 4), opset=_ATTENTION_OPSET)
+
+    return [
+        case("attention, causal", 2, 75, 75, is_causal=1),
+        case("attention, mask", 2, 50, 77, mask=(50, 77)),
+        case("attention, grouped queries", 6, 50, 43),
+        case("attention, grouped queries, causal, mask", 6, 66, 66, mask=(2, 1, 66, 66), is_causal=1),
+    ]
 
 
 def attention(name: str, dtype: str, sizes: Shape, precision: str = "fp32") -> Case:

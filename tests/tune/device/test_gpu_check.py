@@ -98,6 +98,31 @@ def test_networks_run_and_one_that_cannot_be_compiled_costs_its_own_line(folder,
     assert "| digits, batch 3 |" in (tmp_path / "results.md").read_text()
 
 
+def test_bfloat16_and_attention_of_all_kinds_are_checked(tmp_path, monkeypatch):
+    install_shim_targets(tmp_path / "path", monkeypatch)
+    monkeypatch.syspath_prepend(str(BENCHMARK))
+    make = importlib.import_module("make")
+    wanted = {
+        ("bfloat16", "matmul of two inputs, odd"),
+        ("float16", "attention, causal"),
+        ("float32", "attention, grouped queries, causal, mask"),
+    }
+    chosen = [c for c in make.check_cases() if (next(iter(c.inputs.values()))[0], c.name) in wanted]
+    assert len(chosen) == len(wanted)
+    for name, value in {"check_cases": lambda: chosen, "timed_cases": lambda small: [], "CHECKED": 1}.items():
+        monkeypatch.setattr(make, name, value)
+    monkeypatch.setattr(make, "_MEMORY", (24, 64))
+    make.make(tmp_path / "b", "shim:a100", workers=1, say=lambda line: None)
+    operators = {json.dumps(c["op"]) for c in json.loads((tmp_path / "b" / "bundle.json").read_text())["candidates"]}
+    assert len(operators) == len(wanted)
+    done = play(tmp_path / "b", tmp_path, "--only", "check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = (tmp_path / "results.md").read_text()
+    assert {"bfloat16", "float16", "float32"} == set(re.findall(r"^\| \w+ \| (\w+) \| [1-9]", table, re.MULTILINE))
+    wrong = play(tmp_path / "b", tmp_path / "wrong", "--only", "check", fault="wrong")
+    assert wrong.returncode == 1
+
+
 def test_a_gpu_of_amd_is_driven_by_its_own_driver(tmp_path, monkeypatch):
     install_shim_targets(tmp_path / "path", monkeypatch)
     bundle = tmp_path / "b"

@@ -110,8 +110,10 @@ def _artifact_work(path: Path, cluster: Cluster, records: Path | None) -> TimedW
     from ..artifact.artifact import Artifact
     from ..plan.work import TimedWork
     from ..predict.artifact import work_of_artifact
+    from ..predict.sizes import check_no_host
 
     artifact = Artifact.open(path)
+    check_no_host(artifact.segments)
     graph = work_of_artifact(artifact, artifact.targets[0])
     if not any(d.target for d in cluster.devices):
         return TimedWork.predict(graph, cluster)

@@ -16,8 +16,8 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from math import isfinite
 from pathlib import Path
+from sys import float_info
 from typing import Any
 
 from ..errors import UsageError
@@ -59,7 +59,8 @@ _TOP = {"entry": (_TEXT, False), "device": ("tables", True), "node": ("tables", 
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    """Whether it is finite as a float, which integers need not be."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= float_info.max
 
 
 _IS = {

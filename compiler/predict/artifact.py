@@ -10,10 +10,12 @@ from ..errors import ArtifactError, UsageError
 from ..plan.work import INPUT, Value, WorkGraph, WorkNode
 from ..runtime.library import load_executable
 from ..schedule.flops import tensor_bytes
+from ..schedule.whole_design import DESIGN
 from .sizes import moved, types_in
 
 _CALL = re.compile(r"\s*call\s+(\S+)\s+in:\s*(.*?)\s*dst:\s*(\S+)\s*")
 _RETURN = re.compile(r"\s*ret\s+(%\d+)\s*")
+_OTHER = "plan the model, or an artifact for another target"
 _ALLOCATE = "vm.builtin.alloc_tensor"
 _TUPLE = "vm.builtin.make_tuple"
 _ELEMENT = "vm.builtin.tuple_getitem"
@@ -35,8 +37,11 @@ class _Tensor:
 def work_of_artifact(artifact: Artifact, code: TargetCode) -> WorkGraph:
     """The work of `code`, one of the artifact's targets: each kernel call of its program is a node.
 
-    Raises UsageError for sizes that only runs tell, ArtifactError if the program cannot be read here.
+    Raises UsageError for sizes that only runs tell, and for designs, which are no program;
+    ArtifactError if the program cannot be read here.
     """
+    if any(device.format == DESIGN for device in code.device):
+        raise UsageError(f"expected an artifact with a program to plan, found the design of {code.name!r}.", _OTHER)
     text = str(load_executable(code.library)["as_text"]())
     return _Program(artifact, code).read(_main_of(text, code.entry))
 

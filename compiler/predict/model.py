@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import tvm
 from tvm import relax, tirx
 
-from ..frontend.importer import import_model
+from ..frontend.host_import import import_program
 from ..model_source import resolve, stem
 from ..passes.graph import Graph, Node, variables
 from ..passes.pipeline import run_phases
@@ -20,7 +20,7 @@ from ..schedule.selection import Selector
 from ..schedule.target import Target
 from ..tune.advisors import default_advisors
 from ..tune.library import Records
-from .sizes import moved, unsized
+from .sizes import check_no_host, moved, unsized
 
 if TYPE_CHECKING:
     from ..driver import Model
@@ -46,10 +46,12 @@ def work_of_model(
 ) -> ModelWork:
     """The operators of `model` as `target` fuses them; arguments as for `kompilo.compile`.
 
-    Raises ModelError and InputError as that does, UsageError for sizes that only runs tell.
+    Raises ModelError and InputError as that does, UsageError for sizes that only runs tell and operators on the host.
     """
     selector = Selector(target, default_advisors(target, records), precision)
-    mod = run_phases(import_model(resolve(model), inputs).mod, target, stop_after="legalize", selector=selector)
+    program = import_program(resolve(model), inputs)
+    check_no_host(program.segments)
+    mod = run_phases(program.compiled[0].mod, target, stop_after="legalize", selector=selector)
     ops = {str(op): op for op in selector.considered}
     name = stem(model) if isinstance(model, str) else "the model"
     return ModelWork(_Reader(mod, ops, name).graph(), ops)
@@ -139,7 +141,8 @@ class _Reader:
 
 def _bytes_of(ty: Any, name: str) -> float:
     if ty.shape is None or not all(isinstance(d, tirx.IntImm | int) for d in ty.shape):
-        raise unsized(name, str(ty))
+        dims = "?" if ty.shape is None else ", ".join(str(d) for d in ty.shape)
+        raise unsized(name, f"{ty.dtype}[{dims}]")
     return float(tensor_bytes(TensorType(tuple(int(d) for d in ty.shape), str(ty.dtype))))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ..errors import UsageError
 from ..schedule.op_spec import TensorType
+from ..segments import Segment
 
 _TYPE = re.compile(r"([a-z]\w*)\[([^\]]*)\]")
 _SIZE = re.compile(r"(?:T\.int64\()?(\d+)\)?")
@@ -34,6 +35,12 @@ def unsized(name: str, found: str) -> UsageError:
         f"{name}: expected sizes that are known before a run, found {found}.",
         "compile, or plan, with --input NAME:1x3x224x224.",
     )
+
+
+def check_no_host(segments: Sequence[Segment]) -> None:
+    """UsageError if a part of a model stays on the host, whose time nothing here predicts."""
+    for operator in (o for segment in segments for o in segment.operators):
+        raise UsageError(f"expected a model to plan of which nothing stays on the host, found {operator}.")
 
 
 def moved(name: str, operands: Sequence[float], weights: Sequence[float], results: Sequence[float]) -> float:

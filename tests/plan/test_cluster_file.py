@@ -95,6 +95,7 @@ bytes_per_s = 5e9
         (TWO + "watts_idle = '3'", r"expected watts_idle to be a number, found '3'."),
         (TWO + "watts_idle = true", r"expected watts_idle to be a number, found True."),
         (TWO + "overhead_s = nan", r"expected overhead_s to be a number, found nan."),
+        (TWO + "overhead_s = 1" + "0" * 400, r"expected overhead_s to be a number, found 10+\."),
         (TWO + "cores = 1.5", r"expected cores to be a whole number, found 1.5."),
         (TWO + "cores = 0", r"here: device 'two': expected cores to be a number above 0, found 0."),
         (TWO + "watts_idle = 9", r"device 'two': expected watts_active to be at least watts_idle, found 0.0."),

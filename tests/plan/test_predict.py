@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import kompilo
 from kompilo.compiler.artifact.artifact import Artifact
 from kompilo.compiler.cli.main import run_command
+from kompilo.compiler.device_code import DeviceCode
 from kompilo.compiler.errors import UsageError
 from kompilo.compiler.plan.cluster import Cluster, Device
 from kompilo.compiler.plan.work import COST_MODEL, INPUT, RECORD, ROOFLINE, TimedWork, WorkNode
@@ -135,6 +136,28 @@ def test_sizes_that_only_runs_tell_are_refused(tmp_path, run, described):
     code, _, err = run("plan", model, "--cluster", described)
     assert code == 2
     assert "hint: compile, or plan, with --input NAME:1x3x224x224." in err
+
+
+def test_what_stays_on_the_host_is_not_planned(tmp_path, run, described):
+    """Alone, and ahead of what is compiled; of models and of artifacts."""
+    same, cast = helper.make_node("Equal", ["s", "t"], ["b"]), helper.make_node("Cast", ["b"], ["y"], to=1)
+    for nodes, name, kind in (((same,), "b", TensorProto.BOOL), ((same, cast), "y", TensorProto.FLOAT)):
+        inputs = [helper.make_tensor_value_info(n, TensorProto.STRING, [3]) for n in "st"]
+        graph = helper.make_graph(list(nodes), "strings", inputs, [helper.make_tensor_value_info(name, kind, [3])])
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), path)
+        kompilo.compile(path).save(path.with_suffix(".kpo"))
+        for planned in (path, path.with_suffix(".kpo")):
+            code, _, error = run("plan", planned, "--cluster", described)
+            assert code == 2
+            assert "expected a model to plan of which nothing stays on the host, found Equal node" in error
+
+
+def test_designs_are_not_planned(artifact):
+    whole = Artifact.open(artifact)
+    code = replace(whole.targets[0], name="fpga:u280", device=(DeviceCode("design", "u280", b"", ()),))
+    with pytest.raises(UsageError, match="with a program to plan, found the design of 'fpga:u280'"):
+        work_of_artifact(whole, code)
 
 
 def test_sizes_are_read_from_texts():

@@ -360,6 +360,8 @@ def _constant(e: Const) -> str:
         return (
             f"{t}({int(e.value)}{'LL' if e.dtype.bits > 32 else ''})" if e.dtype != BOOL else str(bool(e.value)).lower()
         )
+    if math.isnan(e.value):
+        return f'{t}(__builtin_nanf(""))'
     if math.isinf(e.value):
         return f"{t}({'-' if e.value < 0 else ''}__builtin_inff())"
     return f"{t}({float(e.value)!r}f)"

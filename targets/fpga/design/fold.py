@@ -57,7 +57,8 @@ class Plan:
 
     def __init__(self, model: Model, folds: Mapping[str, Fold]):
         self.model, self.folds = model, dict(folds)
-        self.users: dict[str, list[Body]] = {}
+        # An input that nothing reads is a port nevertheless.
+        self.users: dict[str, list[Body]] = {name: [] for name in model.inputs}
         for body in model.bodies:
             for array, _ in accesses(body):
                 if model.tensors[array.name].role != "weight":
@@ -77,7 +78,7 @@ class Plan:
     def _banks(self, name: str) -> int:
         """As many banks as the widest user has lanes, if all can live with that; else the half of it, and so on."""
         sites = [(b, i) for b in self.users[name] for a, i in accesses(b) if a.name == name]
-        banks = max(_wanted(b, self.folds[b.name], i) for b, i in sites)
+        banks = max((_wanted(b, self.folds[b.name], i) for b, i in sites), default=1)
         while banks > 1 and not all(self._suits(b, name, banks) for b in self.users[name]):
             banks //= 2
         return banks

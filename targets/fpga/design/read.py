@@ -17,10 +17,10 @@ from ...shared.access import Views, flat_index
 from ...shared.inline import inline_maps
 from ...shared.loops import as_int, i64
 from ...shared.program import Axis, Stage, loads, map_loads, read_program, substitute, uses, with_value
-from ..kernel.affine import var
+from ..kernel.affine import Affine, var
 from ..kernel.ir import Array, Expr, Load, Loop, Op, Ref
 from ..kernel.types import Scalar, scalar
-from .body import TOTAL, Body, Function, Model, Tensor, rewrite, with_arrays
+from .body import TOTAL, Body, Function, Model, Tensor, Value, rewrite, with_arrays
 from .expressions import Translator
 
 _COMBINERS = {"Add": "add", "Max": "max", "Min": "min"}
@@ -60,12 +60,32 @@ class _Reader:
                 self.names[binding.var] = self._value(binding.value)
         result = self.main.body.body
         fields = list(result.fields) if isinstance(result, relax.Tuple) else [result]
-        outputs = tuple(name for field in fields for name in self._value(field))
+        outputs = self._apart([name for field in fields for name in self._value(field)])
         for name in outputs:
             self.tensors[name] = replace(self.tensors[name], role="out")
         roles = {name: t.role for name, t in self.tensors.items()}
         bodies = tuple(with_arrays(b, lambda a: replace(a, role=_kernel_role(roles[a.name]))) for b in self.bodies)
         return Model(self.tensors, bodies, self.inputs, outputs)
+
+    def _apart(self, outputs: Sequence[str]) -> tuple[str, ...]:
+        """`outputs` with copies of those that no operator computes (inputs, constants) and of repeated ones."""
+        made: list[str] = []
+        for name in outputs:
+            if name in made or self.tensors[name].role != "local":
+                name = self._copy(self.tensors[name])
+            made.append(name)
+        return tuple(made)
+
+    def _copy(self, tensor: Tensor) -> str:
+        """The name of a new tensor that an operator of its own fills with `tensor`."""
+        name = f"t{len(self.tensors)}"
+        self.tensors[name] = Tensor(name, tensor.shape, tensor.dtype, "local")
+        source, target = (Array(n, (tensor.size,), tensor.dtype, "bram", (1,)) for n in (tensor.name, name))
+        axes = (Loop("a0", tensor.size),) if tensor.size > 1 else ()
+        index = var("a0") if axes else Affine()
+        value = Value(Load(source, (index,)))
+        self.bodies.append(Body(f"s{len(self.bodies)}_copy", "copy", axes, (), target, index, value))
+        return name
 
     def _tensor(self, ty: relax.TensorType, role: str, data: np.ndarray | None = None) -> str:
         name = f"{ {'in': 'x', 'weight': 'w'}.get(role, 't') }{len(self.tensors)}"

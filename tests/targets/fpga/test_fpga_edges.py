@@ -1,7 +1,8 @@
-"""Models at the edges of what designs are made for: constants that are no numbers."""
+"""Models at the edges of what designs are made for: constants that are no numbers, ports that no operator has."""
 
 import numpy as np
 import onnx.parser
+import pytest
 
 import kompilo
 
@@ -24,3 +25,20 @@ def agree(signature: str, body: str, *inputs: np.ndarray) -> None:
 
 def test_a_constant_may_be_no_number():
     agree("(float[5] x) => (float[5] y)", "y = Log(x)", np.array([1, 0.5, -1, 0, np.nan], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "body"),
+    [
+        ("float[2, 3] y", "y = Relu(x)"),
+        ("float[2, 3] y, float[2] c", "y = Relu(x) c = Constant<value_floats = [1.5, -2.0]>()"),
+        ("float[2, 3] y, float[2, 3] z", "y = Relu(x) z = Identity(y)"),
+        ("float[2, 3] y, float[2, 3] z", "y = MatMul(x, w) z = Identity(x)"),
+        ("float[2, 3] y, float[2, 3] z", "y = Relu(x) z = Sqrt(y)"),
+        ("float[2, 3] y", "y = Identity(x)"),
+    ],
+)
+def test_ports_that_no_operator_has_or_that_are_the_same(outputs, body):
+    rng = np.random.default_rng(3)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3), (3, 3)))
+    agree(f"(float[2, 3] x, float[3, 3] w) => ({outputs})", body, x, w)

@@ -57,6 +57,8 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
             return {name: members[name] for name in members.files}
     except FileNotFoundError:
         raise InputError(f"calibration: there is no file {str(path)!r}.") from None
+    except MemoryError:
+        raise InputError(f"calibration: expected arrays that fit into memory, {str(path)!r} has larger ones.") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         raise InputError(f"calibration: expected a .npz file of arrays, found that {str(path)!r} is none.") from None
 

@@ -1,5 +1,7 @@
 """Calibration data: what is taken, and what is refused in one sentence."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -49,3 +51,12 @@ def test_files_that_are_none(tmp_path):
     for name, message in expected.items():
         with pytest.raises(InputError, match=message):
             read_samples(tmp_path / name, SPECS)
+
+
+def test_arrays_that_claim_more_than_there_is(tmp_path):
+    """A header may say anything: a petabyte, which nothing can hold."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 50, 3)}
+    with zipfile.ZipFile(tmp_path / "vast.npz", "w") as file, file.open("x.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, header)
+    with pytest.raises(InputError, match=r"expected arrays that fit into memory, '.*vast.npz' has larger ones"):
+        read_samples(tmp_path / "vast.npz", SPECS)

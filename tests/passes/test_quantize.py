@@ -193,6 +193,15 @@ def test_values_that_are_always_zero():
     assert not y.any()
 
 
+@pytest.mark.filterwarnings("error")
+def test_calibrated_by_subnormal_numbers():
+    """Their scale has no inverse in float32: they count as zeros, and larger inputs saturate."""
+    mod = build([f32(2, 4)], lambda x: op.matmul(x, random(1, 4, 2)))
+    found = quantized(mod, [{"p0": np.full((2, 4), 1e-40, "f4")}]).mod
+    (y,) = evaluate(found, [np.full((2, 4), 0.5, "f4")])
+    np.testing.assert_allclose(y, np.full((2, 4), 0.5) @ random(1, 4, 2).value.numpy(), atol=0.05)
+
+
 def test_a_planted_error_is_seen():
     """The comparison of the CPU with numpy can fail: a bias that is off by one shows."""
     mod = build([f32(3, 8)], lambda x: op.add(op.matmul(x, random(1, 8, 4)), random(2, 4)))

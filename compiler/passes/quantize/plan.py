@@ -67,8 +67,9 @@ class Plan:
         most: dict[relax.Var, float] = {}
         for value in self.measured:
             most[self.groups[value]] = max(most.get(self.groups[value], 0.0), ranges[value])
-        # A value that was 0 throughout stays 0 in any scale.
-        return {v: (most[group] or 1.0) / largest for v, group in self.groups.items()}
+        # A value that was 0 throughout stays 0 in any scale; float32 has no inverse of the scale of subnormal numbers.
+        sizes = {group: size if size > _LEAST else 1.0 for group, size in most.items()}
+        return {v: sizes[group] / largest for v, group in self.groups.items()}
 
 
 def make_plan(graph: Graph) -> Plan:
@@ -94,6 +95,8 @@ def make_plan(graph: Graph) -> Plan:
 
 
 Users = dict[relax.Var, list[Node]]
+# Values that are no larger count as 0.
+_LEAST = 1e-30
 
 
 def _able_units(graph: Graph, users: Users, reasons: dict[relax.Var, str]) -> dict[relax.Var, Unit]:

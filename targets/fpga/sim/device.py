@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ....compiler.artifact.atomic import replace_contents
 from ....compiler.errors import TargetError
 from ....compiler.knobs import Knobs
 from ..design.pack import PackedDesign
@@ -73,11 +74,11 @@ def problem() -> str | None:
 
 
 def compiled(source: str) -> Path:
-    """The library made from `source`, in the cache."""
+    """The library made from `source`, in the cache; made anew unless it is whole, as the file beside it tells."""
     key = hashlib.sha256(" ".join((*_FLAGS, source)).encode()).hexdigest()[:24]
     folder = Knobs.from_environment().cache / "fpga-sim"
     path = folder / f"{key}.so"
-    if path.is_file():
+    if _is_whole(path):
         return path
     compiler, headers = tool("g++", "g++"), header_folder()
     try:
@@ -92,7 +93,24 @@ def compiled(source: str) -> Path:
                 raise TargetError(
                     f"fpga:sim: g++ refused the design: {next((x for x in lines if 'error' in x), lines[0])}"
                 )
+            seal = _seal(made)
             os.replace(made, path)
+            with replace_contents(path.with_suffix(".sum")) as file:
+                file.write(seal)
     except OSError as error:
         raise TargetError(f"fpga:sim: the cache {folder} cannot be written ({error.strerror}).") from error
     return path
+
+
+def _seal(library: Path) -> bytes:
+    """Size and SHA-256 of a file."""
+    data = library.read_bytes()
+    return f"{len(data)} {hashlib.sha256(data).hexdigest()}\n".encode()
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether `library` is what was once put there: a damaged one would end the process."""
+    try:
+        return library.with_suffix(".sum").read_bytes() == _seal(library)
+    except OSError:
+        return False

@@ -1,10 +1,13 @@
-"""Models at the edges of what designs are made for: constants that are no numbers, ports that no operator has."""
+"""Models at the edges of what designs are made for, and damaged caches of their simulation."""
+
+import shutil
 
 import numpy as np
 import onnx.parser
 import pytest
 
 import kompilo
+from kompilo.targets.fpga.sim import device
 
 from fpga_cases import need_headers
 
@@ -16,7 +19,7 @@ def agree(signature: str, body: str, *inputs: np.ndarray) -> None:
     made = kompilo.compile(onnx.parser.parse_model(text), target=["cpu", "fpga:u280"])
     cpu, fpga = (
         list(module.run(dict(zip((s.name for s in made.inputs), inputs, strict=True))).values())
-        for module in (kompilo.load(made, device=device) for device in ("cpu", "fpga:sim"))
+        for module in (kompilo.load(made, device=name) for name in ("cpu", "fpga:sim"))
     )
     assert len(cpu) == len(fpga)
     for expected, found in zip(cpu, fpga, strict=True):
@@ -42,3 +45,19 @@ def test_ports_that_no_operator_has_or_that_are_the_same(outputs, body):
     rng = np.random.default_rng(3)
     x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3), (3, 3)))
     agree(f"(float[2, 3] x, float[3, 3] w) => ({outputs})", body, x, w)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no library", None])
+def test_a_damaged_library_in_the_cache_is_made_anew(damage, tmp_path, monkeypatch):
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    monkeypatch.setenv("KOMPILO_CACHE", str(tmp_path))
+    monkeypatch.setattr(device, "header_folder", lambda: tmp_path)
+    source = 'extern "C" int seven() { return 7; }\n'
+    path = device.compiled(source)
+    right, made = path.read_bytes(), path.stat().st_ino
+    assert device.compiled(source).stat().st_ino == made
+    path.write_bytes(bytes(len(right)) if damage is None else damage)
+    assert device.compiled(source) == path
+    assert path.read_bytes()[:4] == right[:4] == b"\x7fELF"
+    assert len(path.read_bytes()) == len(right)

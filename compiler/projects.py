@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Of random integers, which may be indices of something small.
 _LARGEST_INTEGER = 100
 
+# What tells an earlier project from a folder with other files.
+_MARKS = ("report.json", "run_hls.tcl")
+
 Run = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]
 
 
@@ -31,6 +34,11 @@ def check_project(project: str | os.PathLike[str] | None, targets: Mapping[str, 
         raise UsageError(f"project: expected one target that builds hardware (fpga:PART), found {found}.")
     if Path(project).exists() and not Path(project).is_dir():
         raise UsageError(f"project: expected a folder, found the file {str(project)!r}.")
+    if not os.fspath(project):
+        raise UsageError("project: expected a folder, found an empty name.")
+    folder = Path(project)
+    if folder.is_dir() and any(folder.iterdir()) and not all((folder / name).is_file() for name in _MARKS):
+        raise UsageError(f"project: expected a new folder or an earlier project, found files in {str(project)!r}.")
 
 
 def write_project(

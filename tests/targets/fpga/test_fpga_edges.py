@@ -7,6 +7,9 @@ import onnx.parser
 import pytest
 
 import kompilo
+from kompilo.compiler.errors import UsageError
+from kompilo.compiler.projects import check_project
+from kompilo.compiler.schedule.target import find_target
 from kompilo.targets.fpga.sim import device
 
 from fpga_cases import need_headers
@@ -61,3 +64,15 @@ def test_a_damaged_library_in_the_cache_is_made_anew(damage, tmp_path, monkeypat
     assert device.compiled(source) == path
     assert path.read_bytes()[:4] == right[:4] == b"\x7fELF"
     assert len(path.read_bytes()) == len(right)
+
+
+def test_a_project_takes_no_folder_of_other_files(tmp_path):
+    targets = {"fpga:u280": find_target("fpga:u280")}
+    check_project(tmp_path, targets)
+    (tmp_path / "report.json").touch()
+    with pytest.raises(UsageError, match="expected a new folder or an earlier project, found files in"):
+        check_project(tmp_path, targets)
+    (tmp_path / "run_hls.tcl").touch()
+    check_project(tmp_path, targets)
+    with pytest.raises(UsageError, match="found an empty name"):
+        check_project("", targets)

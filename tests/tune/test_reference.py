@@ -40,7 +40,8 @@ def test_tables_are_complete() -> None:
     kinds = {"conv2d", "conv2d_transpose", "pool2d", "matmul", "attention"}
     assert set(reference.ANCHORS) == kinds
     assert {name.split(".")[-1].replace("max_", "").replace("avg_", "") for name in ANCHORS} == kinds
-    assert set(reference.STEPS) == set(STEP_OPS)
+    # Integers are scaled in int64, which has numbers that float64 has not: such operators are not tuned.
+    assert set(reference.STEPS) == set(STEP_OPS) - {"right_shift"}
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class Simulator:
     def __init__(self, code: bytes, weights: Sequence[np.ndarray]):
         self.design = PackedDesign.from_json(code)
         self.seconds = self.design.seconds
-        self._library = ctypes.CDLL(str(compiled(self.design.source)))
+        self._library = _own_copy(compiled(self.design.source))
         for name, count in (("kp_set", 2), ("kp_get", 2)):
             getattr(self._library, name).argtypes = [ctypes.c_int, ctypes.c_void_p][:count]
         self._lock = threading.Lock()
@@ -71,6 +71,14 @@ def open_design(code: bytes, weights: Sequence[np.ndarray]) -> Simulator:
 def problem() -> str | None:
     """Why this machine cannot simulate, as a sentence; None if it can, as far as is known without trying."""
     return None if shutil.which("g++") else "fpga:sim: g++ is not installed."
+
+
+def _own_copy(library: Path) -> ctypes.CDLL:
+    """`library`, loaded apart from all other times that it is: its arrays are global, and hold one design's weights."""
+    with tempfile.NamedTemporaryFile(dir=library.parent, suffix=".so") as copy:
+        copy.write(library.read_bytes())
+        copy.flush()
+        return ctypes.CDLL(copy.name)
 
 
 def compiled(source: str) -> Path:

@@ -50,6 +50,20 @@ def test_ports_that_no_operator_has_or_that_are_the_same(outputs, body):
     agree(f"(float[2, 3] x, float[3, 3] w) => ({outputs})", body, x, w)
 
 
+def test_designs_of_one_source_have_weights_of_their_own():
+    """The same model with other weights, both loaded, and called in turn."""
+    need_headers()
+    x, modules = np.arange(6, dtype=np.float32).reshape(2, 3), []
+    for factor in (1.0, 2.0):
+        text = (
+            '<ir_version: 8, opset_import: ["" : 18]> g (float[2, 3] x) => (float[2, 3] y) '
+            f"<float[3] w = {{{factor}, {2 * factor}, {3 * factor}}}> {{ y = Mul(x, w) }}"
+        )
+        modules.append(kompilo.load(kompilo.compile(onnx.parser.parse_model(text), target="fpga:u280")))
+    for factor, module in ((1.0, modules[0]), (2.0, modules[1]), (1.0, modules[0])):
+        np.testing.assert_allclose(module(x), x * np.array([1, 2, 3]) * factor, rtol=1e-6)
+
+
 @pytest.mark.parametrize("damage", [b"", b"no library", None])
 def test_a_damaged_library_in_the_cache_is_made_anew(damage, tmp_path, monkeypatch):
     if shutil.which("g++") is None:

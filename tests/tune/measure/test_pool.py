@@ -149,8 +149,7 @@ def _runs(pid: int) -> bool:
 
 OWNER = """
     import sys, misbehaving
-    from kompilo.compiler.tune.measure import keeper
-from kompilo.compiler.tune.measure.pool import Job, MeasurePool
+    from kompilo.compiler.tune.measure.pool import Job, MeasurePool
 
     with MeasurePool("misbehaving", timeout_s=600.0) as pool:
         pool.submit(Job(misbehaving.matmul(), misbehaving.point("good")))

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ....compiler.artifact.atomic import replace_contents
 from ....compiler.errors import TargetError
 from ....compiler.knobs import Knobs
 from ..design.pack import PackedDesign
@@ -101,10 +100,10 @@ def compiled(source: str) -> Path:
                 raise TargetError(
                     f"fpga:sim: g++ refused the design: {next((x for x in lines if 'error' in x), lines[0])}"
                 )
-            seal = _seal(made)
+            seal = Path(work) / "design.sum"
+            seal.write_bytes(_seal(made))
             os.replace(made, path)
-            with replace_contents(path.with_suffix(".sum")) as file:
-                file.write(seal)
+            os.replace(seal, path.with_suffix(".sum"))
     except OSError as error:
         raise TargetError(f"fpga:sim: the cache {folder} cannot be written ({error.strerror}).") from error
     return path

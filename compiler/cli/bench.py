@@ -18,6 +18,7 @@ from . import console
 from .arguments import parse_threads
 from .feeds import Feeds, sample_feeds
 from .host_view import check_tensors
+from .options import EitherArgument, InputValues, Sizes
 from .outputs import check_output, write_text
 
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ class Subject:
 
 
 def bench(
-    model: Annotated[
-        str, typer.Argument(metavar="OUT.kpo|MODEL.onnx", help="An artifact, a model, or zoo:NAME.", show_default=False)
-    ],
+    model: EitherArgument,
     against: Annotated[
         str | None,
         typer.Option(metavar="RUNTIME,...", help="onnxruntime, openvino, or none; default those installed."),
@@ -47,16 +46,8 @@ def bench(
         str, typer.Option(help="Where Kompilo runs: auto, cpu, cuda, cuda:1, ...; a model is compiled for it.")
     ] = "auto",
     threads: Annotated[str, typer.Option(metavar="N[,M]", help="Numbers of threads to measure with.")] = "1",
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input", "-i", metavar="NAME=VALUE", help="A .npy or .npz file, random, zeros, a number; default random."
-        ),
-    ] = None,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(metavar="DIM=SIZE", help="Size of a dynamic dimension, or NAME:1x3x224x224. May be repeated."),
-    ] = None,
+    inputs: InputValues = None,
+    shape: Sizes = None,
     onnx_model: Annotated[
         str | None, typer.Option("--model", metavar="MODEL.onnx", help="The model of an artifact, for the peers.")
     ] = None,

@@ -15,8 +15,9 @@ from ..errors import UsageError
 from ..model_source import resolve, stem
 from ..number_words import count, size_text
 from . import console
-from .arguments import a_folder, parse_shapes
+from .arguments import parse_shapes
 from .host_view import host_facts, print_host
+from .options import AsJson, Calibration, InputShapes, ModelArgument, MoreRecords, Precision
 from .outputs import check_output
 from .quantization import print_quantization
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def compile_model(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file, or zoo:NAME.", show_default=False)],
+    model: ModelArgument,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="OUT.kpo", help="The artifact; default MODEL.kpo, here.")
     ] = None,
@@ -33,38 +34,13 @@ def compile_model(
         list[str] | None,
         typer.Option("--target", "-t", help="cpu, or cpu:PRESET (see kompilo targets); may be repeated. Default cpu."),
     ] = None,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="NAME:1x3x224x224",
-            help="Fix the shape of an input; a name in place of a size keeps that dimension dynamic. May be repeated.",
-        ),
-    ] = None,
-    precision: Annotated[
-        str, typer.Option(help="fp32, or where the target multiplies so: tf32, fp16 (float32 sums), int8.")
-    ] = "fp32",
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.npz",
-            help="For int8: samples of each input, stacked along a new first axis.",
-            show_default=False,
-        ),
-    ] = None,
+    inputs: InputShapes = None,
+    precision: Precision = "fp32",
+    calibration: Calibration = None,
     calibration_method: Annotated[
         str, typer.Option(help="minmax, or percentile: cuts off the largest 0.01% of each value's magnitudes.")
     ] = "minmax",
-    records: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--records",
-            metavar="DIR",
-            parser=a_folder,
-            help="Tuning records to ask before yours; may be repeated.",
-        ),
-    ] = None,
+    records: MoreRecords = None,
     no_records: Annotated[
         bool, typer.Option("--no-records", help="Use no tuning records, and nothing learnt from them.")
     ] = False,
@@ -75,7 +51,7 @@ def compile_model(
         Path | None,
         typer.Option(metavar="DIR", help="For fpga:PART: write its Vitis HLS project here.", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compile an ONNX model into one .kpo file."""
     shapes = parse_shapes(inputs or ())
@@ -103,10 +79,7 @@ def compile_model(
         )
         artifact.save(output)
     summary = _summary(artifact, output, time.perf_counter() - start)
-    if as_json:
-        console.print_json(summary)
-        return
-    _print_summary(summary)
+    (console.print_json if as_json else _print_summary)(summary)
 
 
 def _check_targets(names: Sequence[str]) -> None:

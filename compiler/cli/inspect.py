@@ -16,6 +16,7 @@ from ..number_words import size_text
 from . import console
 from .arguments import parse_shapes
 from .host_view import host_facts, print_host
+from .options import AsJson, EitherArgument, InputShapes
 from .quantization import print_quantization
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    file: Annotated[
-        str, typer.Argument(metavar="OUT.kpo|MODEL.onnx", help="An artifact, a model, or zoo:NAME.", show_default=False)
-    ],
+    file: EitherArgument,
     ir: Annotated[
         str | None,
         typer.Option(
@@ -37,11 +36,8 @@ def inspect(
         ),
     ] = None,
     target: Annotated[str, typer.Option("--target", "-t", help="The target that --ir compiles for.")] = "cpu",
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option("--input", "-i", metavar="NAME:1x3x224x224", help="Fix the shape of an input of a model."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    inputs: InputShapes = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show inputs, outputs, operators, memory and origin of an artifact, or the operators of a model."""
     if is_artifact(file):

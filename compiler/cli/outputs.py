@@ -30,6 +30,15 @@ def check_output(path: Path, what: str = "output") -> None:
         raise UsageError(f"{where} cannot be written: no permission for its directory.")
 
 
+def check_html(path: Path | None, what: str) -> None:
+    """As `check_output` for a page that will be asked to hold plots; KompiloError without what draws them."""
+    if path is not None:
+        from ..html_page import check_matplotlib
+
+        check_output(path, what)
+        check_matplotlib()
+
+
 def write_text(path: Path, text: str) -> None:
     """`text` in UTF-8 as the file `path`. Raises ArtifactError if it cannot be written; an old file then stays."""
     from ..artifact.atomic import replace_file

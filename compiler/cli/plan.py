@@ -11,7 +11,8 @@ from ..errors import UsageError
 from ..model_source import is_artifact, resolve
 from . import console
 from .arguments import a_folder, parse_shapes
-from .outputs import check_output, write_text
+from .options import AsJson, EitherArgument, InputShapes, Precision
+from .outputs import check_html, write_text
 
 if TYPE_CHECKING:
     from ..plan.cluster import Cluster
@@ -23,9 +24,7 @@ _LATE = 1
 
 
 def plan(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL|OUT.kpo", help="A model, zoo:NAME, or an artifact.", show_default=False)
-    ],
+    model: EitherArgument,
     cluster: Annotated[
         Path, typer.Option(metavar="FILE.toml", help="The devices and links to plan for.", show_default=False)
     ],
@@ -40,19 +39,16 @@ def plan(
     micro_batches: Annotated[
         str, typer.Option(metavar="N,M", help="Divide a request into so many parts; the best number is taken.")
     ] = "1",
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option("--input", "-i", metavar="NAME:1x3x224x224", help="Fix the shape of an input of a model."),
-    ] = None,
+    inputs: InputShapes = None,
     target: Annotated[str, typer.Option("--target", "-t", help="The target that a model is fused for.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="As for compile: fp32, tf32 or fp16.")] = "fp32",
+    precision: Precision = "fp32",
     records: Annotated[
         Path | None, typer.Option(metavar="DIR", parser=a_folder, help="A folder of tuning records to ask first.")
     ] = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page with the graph by device and a Gantt chart.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Plan a model over several devices, by simulation; plans are not executed yet.
 
@@ -64,11 +60,7 @@ def plan(
     wish = Wish(objective, _seconds(deadline), max_error, _counts(micro_batches))
     described = read_cluster(cluster)
     shapes = parse_shapes(inputs or ())
-    if html is not None:
-        from ..html_page import check_matplotlib
-
-        check_output(html, "HTML page")
-        check_matplotlib()
+    check_html(html, "HTML page")
     if is_artifact(model):
         if shapes:
             raise UsageError("expected --input for a model, found an artifact, whose sizes are fixed.")

@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..number_words import count, size_text, time_text
 from . import console
 from .arguments import a_folder
+from .options import AsJson, MoreRecords
 
 if TYPE_CHECKING:
     from ..schedule.op_spec import OpSpec
@@ -25,10 +26,6 @@ app = typer.Typer(help="List, show, merge, prune, export or import tuning record
 
 _SHOWN_PROBLEMS = 10
 
-Added = Annotated[
-    list[Path] | None,
-    typer.Option("--records", metavar="DIR", parser=a_folder, help="Further records, before yours; may be repeated."),
-]
 Folder = Annotated[
     Path | None,
     typer.Option("--records", metavar="DIR", parser=a_folder, help="Work on this folder of records instead of yours."),
@@ -36,11 +33,10 @@ Folder = Annotated[
 Wanted = Annotated[
     str | None, typer.Option("--target", "-t", help="A target, or the key of one (see kompilo targets).")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
-def list_records(records: Added = None, target: Wanted = None, as_json: AsJson = False) -> None:
+def list_records(records: MoreRecords = None, target: Wanted = None, as_json: AsJson = False) -> None:
     """List all files of records: yours, those installed with Kompilo, and of the folders named."""
     library = _library(records)
     key = _key(target, library.stores)
@@ -86,7 +82,7 @@ def show(
             help="Only operators whose text, or words in a session, contain this.",
         ),
     ] = "",
-    records: Added = None,
+    records: MoreRecords = None,
     target: Wanted = "cpu",
     as_json: AsJson = False,
 ) -> None:

@@ -16,6 +16,7 @@ from . import console
 from .arguments import parse_threads
 from .feeds import make_feeds
 from .host_view import absent, flat
+from .options import ArtifactArgument, AsJson, InputValues, Seed, Sizes
 from .outputs import check_output, write_arrays
 
 if TYPE_CHECKING:
@@ -23,28 +24,17 @@ if TYPE_CHECKING:
 
 
 def run_artifact(
-    artifact: Annotated[Path, typer.Argument(metavar="OUT.kpo", help="A compiled artifact.", show_default=False)],
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="NAME=VALUE",
-            help="A .npy or .npz file, random, zeros, ones, a number, or [1,2,3]; default random. May be repeated.",
-        ),
-    ] = None,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(metavar="DIM=SIZE", help="Size of a dynamic dimension, or NAME:1x3x224x224. May be repeated."),
-    ] = None,
+    artifact: ArtifactArgument,
+    inputs: InputValues = None,
+    shape: Sizes = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE.npz", help="Store the outputs here.")
     ] = None,
     device: Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda, cuda:1, fpga:sim, ...")] = "auto",
     threads: Annotated[str | None, typer.Option(metavar="N", help="Number of threads; default all cores.")] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Run this often and show the times.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of random inputs.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the outputs' facts as JSON.")] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Run a compiled artifact and print each output's shape and statistics."""
     if artifact.suffix == ".onnx":

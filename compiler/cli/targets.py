@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ..errors import TargetError
 from ..scratch import scratch_folder
 from . import console
+from .options import AsJson
 
 if TYPE_CHECKING:
     from ..schedule.target import Target
 
 
-def targets(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def targets(as_json: AsJson = False) -> None:
     """List the installed targets, their presets, and the facts of this machine."""
     from ..schedule.target import available
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import console
-from .arguments import a_folder
+from .options import AsJson, MoreRecords
 
 if TYPE_CHECKING:
     from ..schedule.target import Target
@@ -19,15 +19,7 @@ if TYPE_CHECKING:
 
 def train_cost_model(
     target: Annotated[str, typer.Option("--target", help="Whose records to learn from.")] = "cpu",
-    records: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--records",
-            metavar="DIR",
-            parser=a_folder,
-            help="Further records, before yours; may be repeated.",
-        ),
-    ] = None,
+    records: MoreRecords = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -37,7 +29,7 @@ def train_cost_model(
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Judge it on the zoo's models, each left out of the training.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train the cost model that chooses configs where nothing was measured, and report how well it chooses."""
     from ..schedule.target import find_target

@@ -12,7 +12,8 @@ from ..errors import InputError, UsageError
 from ..model_source import resolve
 from . import console
 from .arguments import a_folder, parse_shapes
-from .outputs import check_output, write_text
+from .options import AsJson, InputShapes, ModelArgument, Precision
+from .outputs import check_html, write_text
 
 if TYPE_CHECKING:
     from ..schedule.roofline import Roofline
@@ -26,7 +27,7 @@ _EXIT_INTERRUPTED = 130
 
 
 def tune(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file, or zoo:NAME.", show_default=False)],
+    model: ModelArgument,
     target: Annotated[
         str, typer.Option("--target", "-t", help="The target; without a cluster or a bundle, this machine's.")
     ] = "cpu",
@@ -35,10 +36,7 @@ def tune(
         typer.Option(metavar="TIME", help="90s, 5m, 1h30m. Default 5m; with --trials or --exhaustive no limit."),
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, metavar="N", help="Most candidates to measure.")] = None,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option("--input", "-i", metavar="NAME:1x3x224x224", help="Fix the shape of an input. May be repeated."),
-    ] = None,
+    inputs: InputShapes = None,
     records: Annotated[
         Path | None, typer.Option(metavar="DIR", parser=a_folder, help="Folder of the records; default the user's own.")
     ] = None,
@@ -50,7 +48,7 @@ def tune(
             help="Processes that build and run candidates, default all cores; or the nodes of a Ray cluster.",
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="As for compile: fp32, tf32 or fp16.")] = "fp32",
+    precision: Precision = "fp32",
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Measure every config of every operator.")] = False,
     bundle: Annotated[
         Path | None,
@@ -59,7 +57,7 @@ def tune(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a report with tuning curves and a roofline plot.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find faster configs for a model's operators; compile then uses them.
 
@@ -73,7 +71,7 @@ def tune(
     shapes = parse_shapes(inputs or ())
     places = _workers(workers)
     resolve(model)
-    _check_html(html)
+    check_html(html, "HTML report")
     hardware = _find_target(target)
     if bundle is not None:
         if html is not None or isinstance(places, str):
@@ -114,15 +112,6 @@ def _workers(text: str | None) -> int | str | None:
     address_of(text)
     import_ray()
     return text
-
-
-def _check_html(html: Path | None) -> None:
-    """What would make the report fail is told before the session."""
-    if html is not None:
-        from ..html_page import check_matplotlib
-
-        check_output(html, "HTML report")
-        check_matplotlib()
 
 
 def _find_target(name: str) -> Target:

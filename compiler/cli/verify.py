@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from ..tensor_spec import TensorSpec
 from . import console
 from .feeds import Feeds, fits, sample_feeds
 from .host_view import check_tensors
+from .options import ArtifactArgument, AsJson, InputValues, Seed, Sizes
 from .quantization import calibration_feeds, finish, measure, read_labels
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ _REFERENCES = ("onnxruntime", "reference")
 
 
 def verify(
-    artifact: Annotated[Path, typer.Argument(metavar="OUT.kpo", help="A compiled artifact.", show_default=False)],
+    artifact: ArtifactArgument,
     model: Annotated[
         str,
         typer.Argument(metavar="MODEL.onnx", help="The model it was compiled from, or zoo:NAME.", show_default=False),
@@ -43,14 +45,8 @@ def verify(
     against: Annotated[
         str | None, typer.Option(metavar="RUNTIME", help="onnxruntime (default) or reference, the onnx package's own.")
     ] = None,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option("--input", "-i", metavar="NAME=VALUE", help="A .npy or .npz file or a value; default random."),
-    ] = None,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(metavar="DIM=SIZE", help="Size of a dynamic dimension, or NAME:1x3x224x224. May be repeated."),
-    ] = None,
+    inputs: InputValues = None,
+    shape: Sizes = None,
     calibration: Annotated[
         Path | None,
         typer.Option(metavar="FILE.npz", help="Take the samples of such a file as inputs.", show_default=False),
@@ -62,8 +58,8 @@ def verify(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="Where to run the artifact: auto, cpu, cuda, ...")] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first input set.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Compare an artifact with a reference runtime on the same inputs; exit code 1 if the tolerance is exceeded."""
     if not is_artifact(artifact) and is_artifact(model):
@@ -72,10 +68,6 @@ def verify(
     assert isinstance(source, Path)
     if calibration is not None and (inputs or shape):
         raise UsageError("expected either --calibration or --input and --shape, found both.")
-    given = tolerance
-    if tolerance is None:
-        entry = find_zoo_model(model)
-        tolerance = entry.tolerance if entry is not None else _DEFAULT_TOLERANCE
     from ..runtime.module import load
 
     module = load(artifact, device=device)
@@ -85,18 +77,21 @@ def verify(
     check_tensors((*module.inputs, *module.outputs), "verify", strings=True)
     with scratch_folder("verify") as folder, console.progress() as report:
         reference = _reference(against, source, module.inputs, folder)
-        if calibration is not None:
-            feeds = calibration_feeds(calibration, module.inputs)
-        else:
-            feeds = list(_input_sets(model, source, module.inputs, inputs or (), shape or (), seed, samples))
+        sampled = _input_sets(model, source, module.inputs, inputs or (), shape or (), seed, samples)
+        feeds = list(sampled if calibration is None else calibration_feeds(calibration, module.inputs))
         if integer:
             found = measure(module, reference, feeds, None if labels is None else read_labels(labels), report)
+            verdict = partial(finish, artifact, reference.name, found, tolerance, len(feeds), as_json)
         else:
+            bound = _default_tolerance(model) if tolerance is None else tolerance
             errors = _compare(module, reference, feeds, report)
-    if integer:
-        finish(artifact, reference.name, found, given, len(feeds), as_json)
-    else:
-        _finish(artifact, reference.name, errors, tolerance, feeds, as_json)
+            verdict = partial(_finish, artifact, reference.name, errors, bound, feeds, as_json)
+    verdict()  # once the line of progress is gone
+
+
+def _default_tolerance(model: str) -> float:
+    entry = find_zoo_model(model)
+    return entry.tolerance if entry is not None else _DEFAULT_TOLERANCE
 
 
 def _reference(against: str | None, source: Path, specs: Sequence[TensorSpec], folder: Path) -> Peer:

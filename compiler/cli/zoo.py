@@ -9,13 +9,14 @@ import typer
 
 from .. import model_source
 from . import console
+from .options import AsJson
 from .outputs import check_output, copy_file
 
 app = typer.Typer(help="List the models of the zoo, or get one.", no_args_is_help=True)
 
 
 @app.command("list")
-def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_models(as_json: AsJson = False) -> None:
     """List all models of the zoo."""
     zoo = model_source.zoo()
     entries = [zoo.find(name) for name in zoo.names()]

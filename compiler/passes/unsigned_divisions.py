@@ -11,6 +11,7 @@ from tvm import ir, sym, tirx
 from tvm.ir import prim
 from tvm.s_tir import SBlock
 
+from ..schedule.rewrite import rewrite_functions
 from .base import Pass
 
 _INFINITE = sym.ConstIntBound.POS_INF
@@ -32,18 +33,7 @@ class UnsignedDivisions(Pass):
 
     def run(self, mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
         """The module with such functions rewritten."""
-        changed = {}
-        for gvar, func in mod.functions_items():
-            if isinstance(func, tirx.PrimFunc):
-                after = unsigned_divisions(func)
-                if after is not func:
-                    changed[gvar] = after
-        if not changed:
-            return mod
-        result = tvm.IRModule(mod.functions, attrs=mod.attrs, global_infos=mod.global_infos)
-        for gvar, func in changed.items():
-            result.update_func(gvar, func)
-        return result
+        return rewrite_functions(mod, unsigned_divisions)
 
 
 def unsigned_divisions(func: tirx.PrimFunc) -> tirx.PrimFunc:

@@ -9,6 +9,7 @@ import tvm_ffi
 from tvm import ir, tirx
 from tvm.ir import prim
 
+from ..schedule.rewrite import rewrite_functions
 from .base import Pass
 
 
@@ -29,19 +30,15 @@ class WidenBfloat16(Pass):
 
     def run(self, mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
         """The module with such functions rewritten."""
-        changed = {}
-        for gvar, func in mod.functions_items():
-            if isinstance(func, tirx.PrimFunc) and _binds(func.body):
-                body = tvm_ffi.structural_map(func.body, [(prim.Cast, _rounded)], order="post")
-                body = tvm_ffi.structural_map(body, [(prim.Let, _without_casts)], order="post")
-                if not body.same_as(func.body):
-                    changed[gvar] = func.with_body(body)
-        if not changed:
-            return mod
-        result = tvm.IRModule(mod.functions, attrs=mod.attrs, global_infos=mod.global_infos)
-        for gvar, func in changed.items():
-            result.update_func(gvar, func)
-        return result
+        return rewrite_functions(mod, _widened_function)
+
+
+def _widened_function(func: tirx.PrimFunc) -> tirx.PrimFunc | None:
+    if not _binds(func.body):
+        return None
+    body = tvm_ffi.structural_map(func.body, [(prim.Cast, _rounded)], order="post")
+    body = tvm_ffi.structural_map(body, [(prim.Let, _without_casts)], order="post")
+    return None if body.same_as(func.body) else func.with_body(body)
 
 
 def _binds(node: ir.Expr | tirx.Stmt) -> bool:

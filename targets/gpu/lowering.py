@@ -13,6 +13,7 @@ from tvm.ir import prim
 from tvm.tirx.build import split_host_device_mods
 
 from ...compiler.device_code import TENSOR_MAP, Kernel
+from ...compiler.schedule.rewrite import rewrite_functions
 
 # TVM's StorageRewrite lets other values live in the register that a reduction over threads leaves its result in; then
 # LowerThreadAllreduce moves that register into memory that threads share, and the others overwrite each other.
@@ -93,15 +94,8 @@ def nan_keeping_extremes(mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
     Before:  max(a, b)
     After:   let x = a, y = b in select(x > y, x, y)          # y where either is NaN, as LLVM has it
     """
-    changed = {}
-    for gvar, func in mod.functions_items():
-        if isinstance(func, tirx.PrimFunc):
-            rules = [(prim.Max, _selection(tirx.GT)), (prim.Min, _selection(tirx.LT))]
-            changed[gvar] = func.with_body(tvm_ffi.structural_map(func.body, rules, order="post"))
-    result = tvm.IRModule(mod.functions, attrs=mod.attrs, global_infos=mod.global_infos)
-    for gvar, func in changed.items():
-        result.update_func(gvar, func)
-    return result
+    rules = [(prim.Max, _selection(tirx.GT)), (prim.Min, _selection(tirx.LT))]
+    return rewrite_functions(mod, lambda func: func.with_body(tvm_ffi.structural_map(func.body, rules, order="post")))
 
 
 def _selection(compare: type) -> object:

@@ -12,6 +12,7 @@ from tvm import tirx
 from tvm.ir import prim
 
 from ...compiler.schedule import vector_math
+from ...compiler.schedule.rewrite import rewrite_functions
 from ..gpu.templates.matrix_core import IN_ORDER, INSTRUCTIONS
 from . import math_functions as wide
 
@@ -117,15 +118,8 @@ def lower_math(mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
     Before:  y[i] = tanh(x[i])
     After:   v = max(-9.02, min(9.02, x[i]));  s = v * v;  y[i] = v * P(s) / Q(s)
     """
-    changed = {}
-    for gvar, func in mod.functions_items():
-        if isinstance(func, tirx.PrimFunc):
-            rules = [(tvm.ir.Call, _lowered), (tirx.BufferStore, _with_variables)]
-            changed[gvar] = func.with_body(tvm_ffi.structural_map(func.body, rules, order="post"))
-    result = tvm.IRModule(mod.functions, attrs=mod.attrs, global_infos=mod.global_infos)
-    for gvar, func in changed.items():
-        result.update_func(gvar, func)
-    return result
+    rules = [(tvm.ir.Call, _lowered), (tirx.BufferStore, _with_variables)]
+    return rewrite_functions(mod, lambda func: func.with_body(tvm_ffi.structural_map(func.body, rules, order="post")))
 
 
 def _lowered(call: Any) -> Any:

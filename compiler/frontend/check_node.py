@@ -1,4 +1,4 @@
-"""Checks a node against ONNX's own schema, so that converters meet only nodes that are made as ONNX asks."""
+"""Checks a node against its schema, so that converters meet only nodes that are made as ONNX asks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import onnx
 from onnx import AttributeProto, NodeProto
 
 from ..errors import ModelError
-from .converters.registry import canonical_domain
+from .converters.registry import load_converters
+from .converters.schemas import find_schema, is_registered
 from .dtypes import dtype_name
 from .graph_order import describe
 from .values import Value
@@ -26,18 +27,28 @@ _NUMPY_NAMES = {
 def check_node(node: NodeProto, values: Sequence[Value | None], opset: int) -> None:
     """ModelError where an input is missing, too many or of the wrong element type, or an attribute of the wrong kind.
 
-    Operators without a schema, or that `opset` has no longer, are not checked.
+    Operators without a schema are not checked. Those whose schema is written here may
+    have no other attributes, and no more outputs, than it names.
     """
-    try:
-        schema = onnx.defs.get_schema(node.op_type, opset, canonical_domain(node.domain))
-    except onnx.defs.SchemaError:
+    load_converters()
+    schema = find_schema(node.domain, node.op_type, opset)
+    if schema is None:
         return
-    if schema.deprecated:
-        return
+    if is_registered(schema):
+        _check_names(node, schema)
     _check_attributes(node, schema)
     if len(values) > schema.max_input:
         raise ModelError(f"{describe(node)} has {len(values)} inputs, expected at most {schema.max_input}.")
     _check_inputs(node, values, schema.inputs)
+
+
+def _check_names(node: NodeProto, schema: onnx.defs.OpSchema) -> None:
+    unknown = next((a.name for a in node.attribute if a.name not in schema.attributes), None)
+    if unknown is not None:
+        listed = ", ".join(sorted(schema.attributes)) or "none"
+        raise ModelError(f"{describe(node)} has an attribute {unknown!r}, expected one of these: {listed}.")
+    if len(node.output) > schema.max_output:
+        raise ModelError(f"{describe(node)} has {len(node.output)} outputs, expected at most {schema.max_output}.")
 
 
 def _check_attributes(node: NodeProto, schema: onnx.defs.OpSchema) -> None:

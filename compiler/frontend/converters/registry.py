@@ -72,10 +72,10 @@ def run_converter(op_type: str, inputs: tuple[int, ...], since: int = 1) -> Call
 
 @cache
 def load_converters() -> None:
-    """Import every module of converters (once)."""
+    """Import every module of converters, those of the folders too (once)."""
     package = importlib.import_module(__package__)
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{__package__}.{module.name}")
+    for module in pkgutil.walk_packages(package.__path__, f"{__package__}."):
+        importlib.import_module(module.name)
 
 
 def find_converter(

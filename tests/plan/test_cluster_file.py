@@ -19,9 +19,8 @@ TWO = DEVICE.format("one") + DEVICE.format("two")
 LINK = '[[link]]\nbetween = ["one", "two"]\nlatency_s = 1e-3\nbytes_per_s = 1e9\n'
 
 
-def test_everything_that_a_file_can_say(tmp_path):
-    path = tmp_path / "cluster.toml"
-    path.write_text("""
+FULL = (
+    """
 entry = "a0"
 [[node]]
 name = "a"
@@ -49,7 +48,9 @@ overhead_s = 1e-6
 speed = { conv2d = 0.5, default = 0.25 }
 target = "cpu"
 cores = 4
-""" + "".join(DEVICE.format(f"{n}{k}") + f'node = "{n}"\n' for n, k in (("a", 1), ("b", 0), ("c", 0))) + """
+"""
+    + "".join(DEVICE.format(f"{n}{k}") + f'node = "{n}"\n' for n, k in (("a", 1), ("b", 0), ("c", 0)))
+    + """
 [[link]]
 between = ["b", "a"]
 latency_s = 1e-5
@@ -62,7 +63,13 @@ bytes_per_s = 1e8
 between = ["a1", "b0"]
 latency_s = 0
 bytes_per_s = 5e9
-""")  # fmt: skip
+"""
+)
+
+
+def test_everything_that_a_file_can_say_of_devices(tmp_path):
+    path = tmp_path / "cluster.toml"
+    path.write_text(FULL)
     found = read_cluster(path)
     first = found.devices[0]
     assert (first.kind, first.cores, first.target, first.watts_active) == ("big", 4, "cpu", 60.5)
@@ -72,6 +79,10 @@ bytes_per_s = 5e9
     assert found.devices[1].kind == "a1"
     assert found.devices[1].part_of_roofline("matmul") == 1.0
     assert found.entry_index == 0
+
+
+def test_everything_that_a_file_can_say_of_links():
+    found = parse_cluster(FULL)
     names = {(a, b): found.joined(a, b).link.name for a in range(4) for b in range(4) if a != b}
     assert names[0, 1] == names[1, 0] == "a"  # the bus
     assert names[0, 2] == "b-a"

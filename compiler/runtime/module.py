@@ -16,9 +16,10 @@ from ..tensor_spec import TensorSpec
 from .accelerator import Accelerator, Forked, attach
 from .call import Call, Execution, Program
 from .choice import choose_target, is_design, way_out
+from .core_sets import parse_core_set
 from .device_call import DeviceExecution
 from .devices import is_forked
-from .library import ensure_runtime, load_executable
+from .library import clear_memory, ensure_runtime, load_executable
 from .tensors import ALIGNMENT, aligned_empty
 from .threads import current, resolve_threads, use_threads
 
@@ -174,14 +175,21 @@ def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto"
     Args:
         source: the path of a .kpo file, its bytes, or an Artifact.
         device: "auto" for the best of the artifact's targets that this machine can run, or a kind, name or key of one;
-            "cuda:1" is the second GPU, "fpga:sim" the simulation of an FPGA's design.
-        threads: CPU threads per call, or None for $KOMPILO_THREADS, else the physical cores this process may use.
+            "cuda:1" is the second GPU, "fpga:sim" the simulation of an FPGA's design; "cpu:0" and "cpu:0-1" are cores
+            that calls are bound to, "cpu:1=cpu:avx2" a core that runs the code of one of several targets.
+        threads: CPU threads per call, or None for $KOMPILO_THREADS, else the physical cores this process may use; for
+            a device that is a set of cores, as many as it has.
 
     Raises:
         ArtifactError: the artifact is missing, damaged, of a newer format, or not for this machine.
         UsageError: an impossible `device` or `threads`.
         KompiloError: TVM's runtime library is missing.
     """
+    cores = parse_core_set(device)
+    if cores is not None:
+        from .pinned import PinnedModule
+
+        return PinnedModule(load(source, cores.target or "cpu", threads or len(cores.cpus)), cores)
     count = resolve_threads(threads)
     if isinstance(source, Artifact):
         artifact, check = source, None
@@ -204,7 +212,7 @@ def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto"
         tvm_ffi = ensure_runtime()
         if not is_forked():  # a child has no use of what its parent left on the GPU, and cannot give it back
             with Accelerator.turn:  # for the CPU's code too: memory of all devices is given back
-                tvm_ffi.get_global_func("vm.builtin.memory_manager.clear")()  # what models unloaded since have left
+                clear_memory(tvm_ffi)  # what models unloaded since have left
         executable = load_executable(target.library)
         accelerator = attach(executable, target, number, way_out(artifact))
     finally:

@@ -18,7 +18,7 @@ import typer
 
 from ..errors import KompiloError
 from ..knobs import Knobs
-from . import bench, console, inspect, plan, records, run, targets, train_cost_model, tune, verify, zoo
+from . import bench, console, devices, inspect, plan, records, run, targets, train_cost_model, tune, verify, zoo
 from . import compile as compile_verb
 
 EXIT_USAGE = 2
@@ -46,6 +46,7 @@ app.command("verify")(verify.verify)
 app.command("inspect")(inspect.inspect)
 app.command("plan")(plan.plan)
 app.command("targets")(targets.targets)
+app.command("devices")(devices.devices)
 app.add_typer(records.app, name="records")
 app.command("train-cost-model")(train_cost_model.train_cost_model)
 app.add_typer(zoo.app, name="zoo")

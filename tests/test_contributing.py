@@ -17,7 +17,7 @@ from tvm import relax
 
 from kompilo.compiler.driver import compile as compile_model
 from kompilo.compiler.errors import TargetError
-from kompilo.compiler.frontend.converters import registry
+from kompilo.compiler.frontend.converters import registry, schemas
 from kompilo.compiler.passes.base import run_passes
 from kompilo.compiler.schedule import target as targets
 from kompilo.compiler.schedule.op_spec import OpSpec, Step, TensorType
@@ -49,9 +49,10 @@ def example(monkeypatch):
 def test_operator(example, monkeypatch):
     registry.load_converters()  # into the real table, ahead of the copy
     monkeypatch.setattr(registry, "_TABLE", dict(registry._TABLE))
-    example("compiler/frontend/converters/quick_gelu.py")
+    monkeypatch.setattr(schemas, "_SCHEMAS", dict(schemas._SCHEMAS))
+    example("compiler/frontend/converters/microsoft/scaled_silu.py")
     graph = helper.make_graph(
-        [helper.make_node("QuickGelu", ["x"], ["y"], domain="com.microsoft", alpha=1.5)],
+        [helper.make_node("ScaledSiLU", ["x"], ["y"], domain="com.microsoft", alpha=1.5)],
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3])],

@@ -27,6 +27,9 @@ from .values import Value
 
 # A function that calls itself, directly or not, is no function of ONNX.
 _DEEPEST_NESTING = 64
+# The opset in which converters of other domains' operators call ONNX's own, whatever the model's is.
+_CALLED_OPSET = 24
+_NO_FUNCTIONS = LocalFunctions(onnx.ModelProto())
 
 
 class Scope:
@@ -132,7 +135,7 @@ def _convert_node(
     check_node(proto, values, opset)
     if proto.op_type == "If" and not domain:
         return _take_branch(proto, values, scope, context)
-    node = Node(proto, opset, values, context.bb, context.symbols, context.decode)
+    node = Node(proto, opset, values, context.bb, context.symbols, context.decode, partial(_convert_called, context))
     if proto.op_type in _LOOPS and not domain:
         return _LOOPS[proto.op_type](node, partial(_convert_body, node, scope, context))
     folded = evaluate(node)
@@ -147,6 +150,12 @@ def _convert_node(
     if body is not None:
         return _expand(body, proto, values, context)
     raise _unsupported(proto, opset)
+
+
+def _convert_called(context: Context, proto: NodeProto, values: list[Value | None]) -> Sequence[Value | None]:
+    """The results of a node of ONNX's own domain that is part of another one."""
+    inside = replace(context, opsets={"": _CALLED_OPSET}, functions=_NO_FUNCTIONS, depth=context.depth + 1)
+    return _convert_node(proto, values, Scope(), inside)
 
 
 def _fold(proto: NodeProto, values: list[Value | None], opsets: Mapping[str, int]) -> list[Value] | None:
@@ -178,9 +187,9 @@ def _wrap(
     return [_wrap_one(r, name, proto, bb) for r, name in zip(results, names, strict=False)]
 
 
-def _wrap_one(result: Result, name: str, proto: NodeProto, bb: relax.BlockBuilder) -> Value | None:
-    if result is None:
-        return None
+def _wrap_one(result: Result | Value, name: str, proto: NodeProto, bb: relax.BlockBuilder) -> Value | None:
+    if result is None or isinstance(result, Value):
+        return result
     if isinstance(result, (np.ndarray, np.generic)):
         return Value(array=np.asarray(result))
     dtype = None

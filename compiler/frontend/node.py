@@ -55,6 +55,7 @@ class Node:
         op_type, name, domain: as in the model; an unnamed node has the name of its first output.
         opset: version of `domain` that the model asks for.
         num_outputs: outputs the node lists (trailing ones may have an empty name: not wanted).
+        convert: converts a further node on the given values; see `call`.
         inputs: Relax expressions; None for an omitted optional input and past the last one.
         symbols: simplifies and compares symbolic sizes.
     """
@@ -67,10 +68,13 @@ class Node:
         bb: relax.BlockBuilder,
         symbols: Symbols,
         decode: Callable[[onnx.TensorProto], np.ndarray],
+        convert: Callable[[onnx.NodeProto, list[Value | None]], Sequence[Value | None]] | None = None,
     ):
         self.op_type, self.domain, self.opset = proto.op_type, proto.domain, opset
         self.name = proto.name or next((o for o in proto.output if o), "")
         self.num_outputs = len(proto.output)
+        self.convert = convert
+        self._outputs = list(proto.output)
         self.values = values
         self.inputs = Inputs(values, bb)
         self.bb, self.symbols, self._decode = bb, symbols, decode
@@ -88,6 +92,30 @@ class Node:
 
     def _given(self, index: int) -> Value | None:
         return self.values[index] if index < len(self.values) else None
+
+    def wants(self, index: int) -> bool:
+        """Whether the node names output `index`."""
+        return index < len(self._outputs) and bool(self._outputs[index])
+
+    def call_all(
+        self, op_type: str, *operands: Value | np.ndarray | None, outputs: int = 1, **attributes: Any
+    ) -> list[Value]:
+        """The results of one of ONNX's own operators, in the opset of `convert`, as part of this node.
+
+        Args:
+            operands: None for an input that is left out.
+            outputs: how many results are wanted.
+        """
+        assert self.convert is not None
+        values = [Value(array=x) if isinstance(x, np.ndarray) else x for x in operands]
+        names = ["" if v is None else f"{i}" for i, v in enumerate(values)]
+        results = [f"{self.name}/{op_type}{i or ''}" for i in range(outputs)]
+        proto = onnx.helper.make_node(op_type, names, results, name=self.name, **attributes)
+        return [v for v in self.convert(proto, values) if v is not None][:outputs]
+
+    def call(self, op_type: str, *operands: Value | np.ndarray | None, **attributes: Any) -> Value:
+        """`call_all` for the first result."""
+        return self.call_all(op_type, *operands, **attributes)[0]
 
     def attr(self, name: str, default: Any = None) -> Any:
         """The decoded attribute: int, float, str, a list of these, or a numpy array; `default` when absent."""

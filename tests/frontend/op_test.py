@@ -140,7 +140,7 @@ def check_op(
     *,
     opset: int = DEFAULT_OPSET,
     domain: str = "",
-    outputs: int = 1,
+    outputs: int | Sequence[str] = 1,
     const: Sequence[int] = (),
     dynamic: bool | Sequence[int] = False,
     reference: str | Sequence[np.ndarray] = "ort",
@@ -153,17 +153,18 @@ def check_op(
         op: operator type, with its `domain`, at `opset`.
         inputs: arrays; None omits an optional input.
         attrs: attributes by name.
-        outputs: outputs to ask for.
+        outputs: outputs to ask for, or their names, "" for one that is not wanted.
         const: indices of the inputs that are initializers.
         dynamic: True or the indices of the inputs whose dimensions are left open at import.
         reference: "ort", "onnx", or the expected arrays.
     """
     named = {f"x{i}": np.asarray(x) for i, x in enumerate(inputs) if x is not None}
     names = [f"x{i}" if x is not None else "" for i, x in enumerate(inputs)]
-    results = [f"y{i}" for i in range(outputs)]
+    results = [f"y{i}" for i in range(outputs)] if isinstance(outputs, int) else list(outputs)
     node = helper.make_node(op, names, results, domain=domain, **(attrs or {}))
     fixed = [f"x{i}" for i in const]
     loose = dynamic if isinstance(dynamic, bool) else [f"x{i}" for i in dynamic]
-    model = make_model([node], named, results, const=fixed, dynamic=loose, opset=opset, domain=domain)
+    wanted = [name for name in results if name]
+    model = make_model([node], named, wanted, const=fixed, dynamic=loose, opset=opset, domain=domain)
     feeds = {n: x for n, x in named.items() if n not in fixed}
     return check_model(model, feeds, reference=reference, rtol=rtol, atol=atol)

@@ -143,7 +143,6 @@ _GELU: dict[str, Callable[[relax.Expr, str], relax.Expr]] = {"none": _gelu_erf, 
 
 
 @converter("Gelu", since=20)
-@converter("Gelu", domain="com.microsoft")
 def gelu(node: Node) -> relax.Expr:
     kind = node.attr("approximate", "none")
     if kind not in _GELU:

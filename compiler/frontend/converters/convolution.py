@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from tvm import relax, te, tirx
 
 from ..values import Dim, constant
-from .broadcast import broadcast_operands, scalar
 from .padding import all_fixed, auto_pad_mode, pad_spatial, read_window, spatial_list, split_same
 from .registry import converter
 from .runtime_checks import with_sizes
@@ -76,7 +75,6 @@ def check_operands(node: Node, table: dict[int, Callable], weight_index: int = 1
 
 
 @converter("Conv")
-@converter("FusedConv", domain="com.microsoft")
 def conv(node: Node) -> relax.Expr:
     """nn.conv{1,2,3}d with ONNX's padding in its attributes, then the bias as an add of (C, 1, ...)."""
     data_shape, weight_shape, group = check_operands(node, CONV)
@@ -89,30 +87,7 @@ def conv(node: Node) -> relax.Expr:
     def operator(x: relax.Expr, weight: relax.Expr) -> relax.Expr:
         return CONV[rank](x, weight, window.strides, tuple(window.padding), window.dilations, group)
 
-    out = _add_bias(node, accumulate_wide(node, operator, data, node.inputs[1]), weight_shape[0], rank)
-    return _fused_activation(node, out) if node.domain == "com.microsoft" else out
-
-
-def _fused_activation(node: Node, out: relax.Expr) -> relax.Expr:
-    """The residual input and the activation of ONNX Runtime's FusedConv."""
-    if node.has(3):
-        out = node.emit(relax.op.add(*broadcast_operands(node, [out, node.inputs[3]])))
-    name, params = node.attr("activation", ""), node.attr("activation_params") or []
-    dtype = node.dtype(0)
-    table: dict[str, Callable[[], relax.Expr]] = {
-        "": lambda: out,
-        "Relu": lambda: relax.op.nn.relu(out),
-        "Sigmoid": lambda: relax.op.sigmoid(out),
-        "Tanh": lambda: relax.op.tanh(out),
-        "LeakyRelu": lambda: relax.op.nn.leakyrelu(out, params[0]),
-        "Clip": lambda: relax.op.clip(out, *params),
-        "HardSigmoid": lambda: relax.op.clip(
-            relax.op.add(relax.op.multiply(out, scalar(params[0], dtype)), scalar(params[1], dtype)), 0, 1
-        ),
-    }
-    if name not in table:
-        raise node.error(f"attribute 'activation' must be one of {', '.join(filter(None, table))}, found {name!r}")
-    return node.emit(table[name]())
+    return _add_bias(node, accumulate_wide(node, operator, data, node.inputs[1]), weight_shape[0], rank)
 
 
 @converter("ConvTranspose")

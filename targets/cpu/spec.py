@@ -95,6 +95,7 @@ CORES: dict[str, Core] = {
     "cascadelake": Core("cascadelake", 2, 32 * KIB, 1 * MIB, 32 * MIB),
     "icelake-server": Core("icelake-server", 2, 48 * KIB, 1280 * KIB, 32 * MIB),
     "sapphirerapids": Core("sapphirerapids", 2, 48 * KIB, 2 * MIB, 64 * MIB),
+    "x86-64-v2": Core("x86-64-v2", 1, 32 * KIB, 256 * KIB, 8 * MIB),
     "x86-64-v3": Core("x86-64-v3", 2, 32 * KIB, 256 * KIB, 8 * MIB),
     "x86-64-v4": Core("x86-64-v4", 2, 32 * KIB, 1 * MIB, 24 * MIB),
     "aarch64": Core("generic", 2, 32 * KIB, 512 * KIB, 4 * MIB, "aarch64"),

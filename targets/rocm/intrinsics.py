@@ -13,7 +13,7 @@ from tvm.ir import prim
 
 from ...compiler.schedule import vector_math
 from ...compiler.schedule.rewrite import rewrite_functions
-from ..gpu.templates.matrix_core import IN_ORDER, INSTRUCTIONS
+from ..gpu.templates.matrix_core import BESIDES, INSTRUCTIONS
 from . import math_functions as wide
 
 Function = Callable[..., Any]
@@ -109,7 +109,7 @@ _MATRIX_UNITS = {"gfx90a": "mfma", "gfx94": "mfma_cdna3", "gfx11": "rdna_wmma"}
 def known_intrinsics(arch: str) -> frozenset[str]:
     """LLVM's names that compile for `arch` ("gfx942"), those of its matrix instructions among them."""
     units = {unit for start, unit in _MATRIX_UNITS.items() if arch.startswith(start)}
-    return SAFE | {i.name for unit in units for i in INSTRUCTIONS[unit]} | ({IN_ORDER} if units else set())
+    return SAFE | {i.name for unit in units for i in INSTRUCTIONS[unit]} | {name for unit in units for name in BESIDES[unit]}
 
 
 def lower_math(mod: tvm.ir.IRModule) -> tvm.ir.IRModule:

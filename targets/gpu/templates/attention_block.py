@@ -23,7 +23,7 @@ from tvm.tirx import DeclBuffer, Stmt
 
 from ...shared.index_math import ceil_div
 from ...shared.tir_loops import Index, i64, seq
-from ..launch import allocated, barrier, bound_to, narrow, registers
+from ..launch import allocated, barrier, registers
 from . import attention_ptx as flash
 from . import tensor_core_ptx as ptx
 from .attention_problem import AttentionMemory, AttentionProblem, Batch, masked_scores
@@ -91,30 +91,6 @@ class FlashNest:
     def natural(self) -> bool:
         """Whether scores are scaled before the largest is looked for: masks may be as large as float32 allows."""
         return bool(self.problem.masks) or self.problem.scale <= 0
-
-    def kernel(self, block_of: BlockOf) -> Stmt:
-        """All rows of all batches, those that see most keys first; `block_of` says what a block does."""
-        tiles = ceil_div(self.memory.rows, self.tile.bm)
-
-        def block(number: Index, thread: tirx.Expr) -> Stmt:
-            batch, tile = self.indices.quotient(number, tiles), self.indices.remainder(number, tiles)
-            if self.problem.causal:
-                tile = self.indices.const(tiles) - 1 - tile
-            naming, (row, batch) = self.named(row=tile * self.tile.bm, batch=batch)
-            return seq(*naming, block_of(self, thread, row, self.memory.batch(batch)).emit())
-
-        return bound_to(
-            "blockIdx.x",
-            self.memory.batches * tiles,
-            lambda number: bound_to(
-                "threadIdx.x", self.tile.threads, lambda thread: block(self.indices.const(number), narrow(thread))
-            ),
-        )
-
-    def named(self, **values: Index) -> tuple[list[Stmt], list[Index]]:
-        """Statements that compute `values`, and what stands for each."""
-        pairs = [self.indices.name(name, value) for name, value in values.items()]
-        return [s for statements, _ in pairs for s in statements], [value for _, value in pairs]
 
 
 class FlashBlock(ABC):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from ....compiler.schedule.traits import Traits
 from ..occupancy import resident_blocks, thread_traits
 from ..spec import GpuSpec
 from .attention_problem import AttentionProblem
+
+Tiled = TypeVar("Tiled")
 
 # Configs offered to the tuner.
 _OFFERED = 32
@@ -82,7 +85,7 @@ def cost(problem: AttentionProblem, spec: GpuSpec, work: Work) -> Cost:
     return Cost(blocks, steps, resident, rounds, rounds * (steps * step + _BLOCK_CYCLES))
 
 
-def offered(problem: AttentionProblem, spec: GpuSpec, tiles: Sequence[tuple[object, Work]]) -> list[object]:
+def offered(problem: AttentionProblem, spec: GpuSpec, tiles: Sequence[tuple[Tiled, Work]]) -> list[Tiled]:
     """The likeliest of `tiles`, best first."""
     ranked = sorted(tiles, key=lambda pair: (cost(problem, spec, pair[1]).total, pair[1].shared_bytes))
     return [tile for tile, _ in ranked[:_OFFERED]]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import cache
 
-from ....compiler.schedule.op_spec import OpSpec
-from ....compiler.schedule.target_spec import TargetSpec
-from ....compiler.schedule.template import Candidate, Config, Space, Template
-from ....compiler.schedule.traits import Traits
+from tvm.tirx import Stmt
+
+from ....compiler.schedule.template import Config
 from ..estimates import STATIC_SHARED_BYTES
 from ..occupancy import resident_blocks
 from ..spec import GpuSpec
-from .attention_costs import Work, attention_traits, offered
-from .attention_problem import AttentionMemory, AttentionProblem, read_attention
-from .attention_simt_nest import QUAD, SimtNest, SimtTile, config_of, tile_of
+from .attention_costs import Work
+from .attention_problem import AttentionMemory, AttentionProblem
+from .attention_simt_nest import QUAD, SimtNest, SimtTile
+from .attention_template import AttentionTemplate, Found, each_block
 from .gemm_index import Held
 from .vectors import dtype_bytes
 
@@ -25,36 +25,31 @@ _MOST_THREADS, _MOST_REGISTERS = 256, 176
 _FETCHES = 8
 
 
-class SimtAttention(Template):
-    """Attention by plain multiply-adds in float32."""
+class SimtAttention(AttentionTemplate):
+    """Attention by plain multiply-adds in float32, whose heads are not so deep that their rows do not fit."""
 
     name = "attention_simt"
 
-    def match(self, op: OpSpec, target: TargetSpec) -> Space | None:
-        """Any attention whose heads are not so deep that their rows do not fit shared memory."""
-        problem = read_attention(op)
-        if problem is None or not isinstance(target, GpuSpec) or problem.dtype not in _TYPES:
-            return None
-        tiles = [(t, _work(problem, target, t)) for t in _tiles(target, problem.depth, problem.columns)]
-        configs = tuple(config_of(t) for t in offered(problem, target, tiles) if isinstance(t, SimtTile))
-        return Space(configs[0], configs) if configs else None
+    def read(self, problem: AttentionProblem, spec: GpuSpec) -> Found | None:
+        """Types that are read as float32."""
+        return Found(problem, spec) if problem.dtype in _TYPES else None
 
-    def build(self, op: OpSpec, target: TargetSpec, config: Config) -> Candidate:
-        """The kernel."""
-        problem = read_attention(op)
-        assert problem is not None, "match accepts only such operators"
-        assert isinstance(target, GpuSpec), "match accepts only such targets"
-        indices = Held.of(op)
-        memory = AttentionMemory(problem, indices)
-        nest = SimtNest(tile_of(config), problem, memory, indices, target.writes_out_loops)
-        return Candidate(memory.function(nest.kernel()))
+    def tiles(self, found: Found) -> Iterable[SimtTile]:
+        """See AttentionTemplate."""
+        return _tiles(found.spec, found.problem.depth, found.problem.columns)
 
-    def traits(self, op: OpSpec, target: TargetSpec, configs: Sequence[Config]) -> Traits:
-        """Traits of `configs`."""
-        problem = read_attention(op)
-        assert problem is not None, "match accepts only such operators"
-        assert isinstance(target, GpuSpec), "match accepts only such targets"
-        return attention_traits(problem, target, [_work(problem, target, tile_of(c)) for c in configs])
+    def tile_of(self, found: Found, config: Config) -> SimtTile:
+        """See AttentionTemplate."""
+        return SimtTile.of(config)
+
+    def work(self, found: Found, tile: SimtTile) -> Work:
+        """See AttentionTemplate."""
+        return _work(found.problem, found.spec, tile)
+
+    def kernel(self, found: Found, tile: SimtTile, memory: AttentionMemory, indices: Held) -> Stmt:
+        """See AttentionTemplate."""
+        nest = SimtNest(tile, found.problem, memory, indices, found.spec.writes_out_loops)
+        return each_block(found.problem, memory, indices, tile, nest.block)
 
 
 @cache

@@ -21,14 +21,13 @@ from tvm import tirx
 from tvm.tirx import For, ForKind, Stmt
 
 from ....compiler.schedule import vector_math
-from ....compiler.schedule.template import Config
-from ...shared.index_math import ceil_div
 from ...shared.tir_loops import Index, i64, seq, store
-from ..launch import allocated, barrier, bound_to, registers, shared
+from ..launch import allocated, barrier, registers, shared
 from .attention_problem import AttentionMemory, AttentionProblem, Batch, masked_scores
 from .gemm_index import Held
 from .gemm_matmul import Matrix
 from .hidden_lengths import HiddenLengths
+from .knobs import Knobs
 from .vectors import load_vector, vector
 
 # Numbers that are read from shared memory at once.
@@ -40,11 +39,9 @@ _OTHER_REGISTERS, _PER_KEY = 48, 10
 # within a fifth; 45 for gfx1100, with 32, are as near without it.
 _OF_WAVES = {64: 4 / 3}
 
-_KNOBS = ("bm", "bn", "across", "down")
-
 
 @dataclass(frozen=True)
-class SimtTile:
+class SimtTile(Knobs):
     """A block of `across` x `down` threads has `bm` queries, and takes `bn` keys at a time."""
 
     bm: int
@@ -92,16 +89,6 @@ class SimtTile:
         return round(needed * _OF_WAVES.get(warp, 1.0))
 
 
-def config_of(tile: SimtTile) -> Config:
-    """`tile` as a config."""
-    return Config.of(**{name: getattr(tile, name) for name in _KNOBS})
-
-
-def tile_of(config: Config) -> SimtTile:
-    """The tile of a config."""
-    return SimtTile(*(config.int(name) for name in _KNOBS))
-
-
 @dataclass(frozen=True)
 class SimtNest:
     """The kernel for one tile size; `hide` says whether the compiler shall not know how short loops are."""
@@ -112,24 +99,9 @@ class SimtNest:
     indices: Held
     hide: bool = False
 
-    def kernel(self) -> Stmt:
-        """All rows of all batches, those that see most keys first."""
-        tiles = ceil_div(self.memory.rows, self.tile.bm)
-        const = self.indices.const
-
-        def block(number: Index, thread: Index) -> Stmt:
-            batch, tile = self.indices.quotient(number, tiles), self.indices.remainder(number, tiles)
-            if self.problem.causal:
-                tile = const(tiles) - 1 - tile
-            rowing, row = self.indices.name("row", tile * self.tile.bm)
-            batching, batch = self.indices.name("batch", batch)
-            return seq(*rowing, *batching, _Block(self, thread, row, self.memory.batch(batch)).emit())
-
-        return bound_to(
-            "blockIdx.x",
-            self.memory.batches * tiles,
-            lambda number: bound_to("threadIdx.x", self.tile.threads, lambda t: block(const(number), const(t))),
-        )
+    def block(self, thread: tirx.Expr, row: Index, batch: Batch) -> Stmt:
+        """What one block does, from the first load to the last store."""
+        return _Block(self, self.indices.const(thread), row, batch).emit()
 
 
 class _Block:

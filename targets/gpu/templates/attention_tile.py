@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ....compiler.schedule.template import Config
+from .knobs import Knobs
 from .tensor_core_ptx import COLUMNS, ROWS
 
 # Elements between the rows of a tile in shared memory beyond its own: 16 bytes more spread eight rows over all banks.
@@ -14,11 +14,9 @@ SEGMENT = 64
 # Registers for addresses, statistics, fragments on their way and counters.
 _OTHER_REGISTERS = 56
 
-_KNOBS = ("warps", "rows", "bn", "stages", "held")
-
 
 @dataclass(frozen=True)
-class FlashTile:
+class FlashTile(Knobs):
     """A block weighs values for `warps` x `rows` x 16 queries, `bn` keys at a time, `stages` times these in memory.
 
     `held`: queries stay in registers, rather than being read from shared memory for each step.
@@ -68,13 +66,3 @@ def rounded(width: int) -> int:
 def wide(columns: int) -> int:
     """Neighbouring fragments that are loaded at once: four where they come out even."""
     return 4 if columns % 4 == 0 else 2
-
-
-def config_of(tile: FlashTile) -> Config:
-    """`tile` as a config."""
-    return Config.of(**{name: getattr(tile, name) for name in _KNOBS})
-
-
-def tile_of(config: Config) -> FlashTile:
-    """The tile of a config."""
-    return FlashTile(*(config.int(name) for name in _KNOBS))

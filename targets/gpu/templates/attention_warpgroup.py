@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx import For, ForKind, Stmt
 
-from ....compiler.schedule.template import Config
 from ...shared.index_math import when
 from ...shared.tir_loops import Index, seq
 from ..launch import barrier
@@ -24,21 +23,25 @@ from .attention_problem import Batch
 from .attention_rows import Swizzled
 from .attention_tile import SEGMENT, SKEW
 from .gemm_index import Held, i32
+from .knobs import Knobs
 from .tensor_core_wgmma import ROWS, WARPS, fence_copies
 
 # Registers for addresses, statistics and counters.
 _OTHER_REGISTERS = 48
-_KNOBS = ("groups", "bn", "stages")
 
 
 @dataclass(frozen=True)
-class GroupTile:
+class GroupTile(Knobs):
     """A block weighs values for 64 queries of each of `groups` warpgroups, `bn` keys at a time, `stages` in memory."""
 
     groups: int
     bn: int
     stages: int
-    rows: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Fragments of 16 rows of a warp."""
+        return 1
 
     @property
     def warps(self) -> int:
@@ -73,16 +76,6 @@ class GroupTile:
 def segments(width: int) -> int:
     """Segments of 128 bytes that a row of `width` elements takes."""
     return -(-width // SEGMENT)
-
-
-def config_of(tile: GroupTile) -> Config:
-    """`tile` as a config."""
-    return Config.of(**{name: getattr(tile, name) for name in _KNOBS})
-
-
-def tile_of(config: Config) -> GroupTile:
-    """The tile of a config."""
-    return GroupTile(*(config.int(name) for name in _KNOBS))
 
 
 class GroupBlock(FlashBlock):

@@ -69,6 +69,16 @@ class MatrixInstruction:
         return self.depth // self.run
 
     @property
+    def parts(self) -> int:
+        """Lanes that have one column's sums between them."""
+        return self.wave // self.side
+
+    @property
+    def twice(self) -> bool:
+        """Whether lanes hold the same elements of A and B as those of another part."""
+        return self.groups < self.parts
+
+    @property
     def pack(self) -> int:
         """Neighbours along k that a lane reads together: as many as make up a whole read, for several instructions."""
         return max(self.run, READ_BYTES // dtype_bytes(self.dtype))
@@ -84,10 +94,14 @@ class MatrixInstruction:
 
     def row(self, lane: Any, number: int) -> Any:
         """The row of a lane's sum `number` (the column where the operands are exchanged)."""
-        per = self.rows * self.wave // self.side
-        return tirx.truncdiv(lane, tirx.const(self.side, "int32")) * self.rows + (
-            number // self.rows * per + number % self.rows
-        )
+        return tirx.truncdiv(lane, tirx.const(self.side, "int32")) * self.rows + self.below(number)
+
+    def below(self, number: Any) -> Any:
+        """How far the row of sum `number` is below that of the first."""
+        if isinstance(number, int):
+            return number // self.rows * (self.rows * self.parts) + number % self.rows
+        rows = tirx.const(self.rows, "int32")
+        return tirx.truncdiv(number, rows) * (self.rows * self.parts) + tirx.truncmod(number, rows)
 
     def multiply(self, a: tuple[tirx.Buffer, int], b: tuple[tirx.Buffer, int], c: tuple[tirx.Buffer, int]) -> tirx.Stmt:
         """c += a b, each a buffer of a thread's registers with the place of its first element."""
@@ -156,11 +170,45 @@ INSTRUCTIONS: Mapping[str, tuple[MatrixInstruction, ...]] = MappingProxyType(
 
 # LLVM's scheduler moves nothing across it.
 IN_ORDER = "llvm.amdgcn.sched.barrier"
+# 2 to the power of a float32, subnormal numbers being zero (V_EXP_F32).
+EXP2 = "llvm.amdgcn.exp2"
+# A 32-bit number of the lane whose number times four is told (DS_BPERMUTE_B32), and of the lane 16 further or before
+# (V_PERMLANEX16_B32, with selectors that leave the order within 16 lanes).
+OF_LANE, OF_OTHER_HALF = "llvm.amdgcn.ds.bpermute", "llvm.amdgcn.permlanex16"
+_EVERYWHERE = (IN_ORDER, EXP2)
+# Kind of matrix unit -> what else kernels around it ask LLVM for, by the names that LLVM gives back.
+BESIDES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "mfma": (*_EVERYWHERE, OF_LANE),
+        "mfma_cdna3": (*_EVERYWHERE, OF_LANE),
+        "rdna_wmma": (*_EVERYWHERE, OF_OTHER_HALF),
+    }
+)
+_SAME_ORDER = (0x76543210, 0xFEDCBA98 - (1 << 32))
 
 
 def in_order() -> tirx.Stmt:
     """What follows is not mixed with what came before, as LLVM does where registers seem to be left."""
     return tirx.Evaluate(tirx.call_llvm_intrin("void", IN_ORDER, tirx.const(0, "int32")))
+
+
+def exp2(value: tirx.Expr) -> tirx.Expr:
+    """2 to the power of a float32."""
+    return tirx.call_llvm_pure_intrin("float32", EXP2, value)
+
+
+def other_lanes(bits: tirx.Expr, lane: tirx.Expr, distance: int, wave: int) -> tirx.Expr:
+    """The int32 `bits` as they are in the lane whose number differs by the bit `distance`.
+
+    All lanes of the wave must come by. Where waves have 32 lanes `distance` is 16.
+    """
+    if wave == 32:
+        assert distance == wave // 2
+        low, high = (tirx.const(number, "int32") for number in _SAME_ORDER)
+        no = tirx.const(0, "bool")
+        return tirx.call_llvm_pure_intrin("int32", OF_OTHER_HALF, bits, bits, low, high, no, no)
+    place = tirx.bitwise_xor(lane, tirx.const(distance, "int32")) * 4
+    return tirx.call_llvm_pure_intrin("int32", OF_LANE, place, bits)
 
 
 def instructions_for(spec: GpuSpec, a: str, b: str) -> tuple[MatrixInstruction, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ....compiler.schedule.template import Template
+from .attention_matrix_core import MatrixCoreAttention
 from .attention_simt import SimtAttention
 from .attention_tensor_core import TensorCoreAttention, WarpgroupAttention
 from .conv2d_depthwise import DepthwiseConv2D
@@ -33,6 +34,7 @@ TEMPLATES: tuple[Template, ...] = (
     MatmulSimt(),
     WarpgroupAttention(),
     TensorCoreAttention(),
+    MatrixCoreAttention(),
     SimtAttention(),
 )
 

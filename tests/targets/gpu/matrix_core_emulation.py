@@ -107,7 +107,11 @@ def emulated(func: tirx.PrimFunc) -> tirx.PrimFunc:
         if node.attr_key != "thread_extent" or node.node.thread_tag != "threadIdx.x":
             return node
         waves = _Waves(node.node.var, int(node.value))
-        rules = [(tirx.BufferStore, waves.product), (tirx.Evaluate, _without_order)]
+        rules = [
+            (tirx.BufferStore, waves.carried_out),
+            (tvm.ir.Call, _power),
+            (tirx.Evaluate, _without_order),
+        ]
         body = tvm_ffi.structural_map(node.body, rules, order="post")
         if not waves.replaced:
             return node
@@ -126,6 +130,37 @@ def _without_order(statement: tirx.Evaluate) -> tirx.Stmt:
     return tirx.Evaluate(_i32(0))
 
 
+def _power(call: tvm.ir.Call) -> Any:
+    """V_EXP_F32: 2 to the power of a float32."""
+    return tirx.exp2(call.args[1]) if _intrinsic(call) == "llvm.amdgcn.exp2" else call
+
+
+def _intrinsic(value: Any) -> str:
+    """LLVM's name of the intrinsic that a call is of; nothing where it is none of a value."""
+    if not isinstance(value, tvm.ir.Call) or getattr(value.op, "name", "") != "tirx.call_llvm_pure_intrin":
+        return ""
+    return str(codegen.llvm_get_intrinsic_name(int(value.args[0])))
+
+
+def _lane_64(args: Any) -> tuple[tirx.Expr, tirx.Expr, int]:
+    """DS_BPERMUTE_B32: the value of the lane whose number is a fourth of the first operand, in waves of 64."""
+    return args[1], _mod(_div(args[0], 4), 64), 64
+
+
+def _other_half(args: Any) -> tuple[tirx.Expr, tirx.Expr | None, int]:
+    """V_PERMLANEX16_B32: lane selectors of four bits, for the other 16 lanes; those of a test leave the order."""
+    assert [int(a) & 0xFFFFFFFF for a in args[2:4]] == [0x76543210, 0xFEDCBA98]
+    assert not any(int(a) for a in args[4:])
+    return args[1], None, 32
+
+
+# Intrinsic -> what is told, the lane that tells it (None: the one 16 further or before), and lanes of a wave.
+OTHER_LANES: dict[str, Callable[[Any], tuple[tirx.Expr, tirx.Expr | None, int]]] = {
+    "llvm.amdgcn.ds.bpermute": _lane_64,
+    "llvm.amdgcn.permlanex16": _other_half,
+}
+
+
 class _Waves:
     """Replaces the instructions of one kernel of `threads` threads."""
 
@@ -134,21 +169,39 @@ class _Waves:
         self.shared: dict[str, tirx.Buffer] = {}
         self.replaced = 0
 
-    def product(self, statement: tirx.BufferStore) -> tirx.Stmt:
-        call = statement.value
-        if not isinstance(call, tvm.ir.Call) or getattr(call.op, "name", "") != "tirx.call_llvm_pure_intrin":
-            return statement
-        name = codegen.llvm_get_intrinsic_name(int(call.args[0]))
-        if name not in INSTRUCTIONS:
+    def carried_out(self, statement: tirx.BufferStore) -> tirx.Stmt:
+        """`statement`, or what its instruction does."""
+        name = _intrinsic(statement.value)
+        if name not in INSTRUCTIONS and name not in OTHER_LANES:
             return statement
         self.replaced += 1
-        how = INSTRUCTIONS[name]
+        carry_out = self._product if name in INSTRUCTIONS else self._of_other_lanes
+        return carry_out(statement, name)
+
+    def _product(self, statement: tirx.BufferStore, name: str) -> tirx.Stmt:
+        call, how = statement.value, INSTRUCTIONS[name]
         a, b, c = _operands(call.args[1:], how)
         assert c.source.same_as(statement.buffer)
         lay_down = [self._lay_down(self._place(which, how), value, how) for which, value in (("a", a), ("b", b))]
         first = _first(statement.indices[0])
         return tirx.SeqStmt(
-            [*lay_down, self._barrier(how), self._sums(statement.buffer, first, how), self._barrier(how)]
+            [*lay_down, self._barrier(how.lanes), self._sums(statement.buffer, first, how), self._barrier(how.lanes)]
+        )
+
+    def _of_other_lanes(self, statement: tirx.BufferStore, name: str) -> tirx.Stmt:
+        """A number out of another lane: all lay theirs down, wait for each other, and read."""
+        value, lane, lanes = OTHER_LANES[name](statement.value.args[1:])
+        told = self.shared.setdefault("t", tirx.decl_buffer((self.threads,), "int32", "lanes_t", scope="shared"))
+        own = _mod(self.thread, lanes)
+        from_lane = tirx.bitwise_xor(own, _i32(16)) if lane is None else lane
+        read = tirx.BufferLoad(told, [self.thread - own + from_lane])
+        return tirx.SeqStmt(
+            [
+                tirx.BufferStore(told, value, [self.thread]),
+                self._barrier(lanes),
+                tirx.BufferStore(statement.buffer, read, statement.indices),
+                self._barrier(lanes),
+            ]
         )
 
     def _place(self, which: str, how: Documented) -> tirx.Buffer:
@@ -166,10 +219,10 @@ class _Waves:
 
         return _loop(how.held, element)
 
-    def _barrier(self, how: Documented) -> tirx.Stmt:
-        wave = _div(self.thread, how.lanes)
+    def _barrier(self, lanes: int) -> tirx.Stmt:
+        wave = _div(self.thread, lanes)
         return tirx.Evaluate(
-            tirx.call_intrin("void", "tirx.cuda.func_call", "kompilo_wave_barrier", wave, _i32(how.lanes), _BARRIER)
+            tirx.call_intrin("void", "tirx.cuda.func_call", "kompilo_wave_barrier", wave, _i32(lanes), _BARRIER)
         )
 
     def _sums(self, into: tirx.Buffer, first: int, how: Documented) -> tirx.Stmt:

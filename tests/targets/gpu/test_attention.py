@@ -17,11 +17,10 @@ from kompilo.compiler.schedule.masks import ADDED, DROPS, KEEPS
 from kompilo.compiler.schedule.op_words import op_words
 from kompilo.compiler.tune.reference import evaluate
 from kompilo.targets.cuda.target import CudaTarget
-from kompilo.targets.gpu.templates import attention_simt_nest as simt
-from kompilo.targets.gpu.templates import attention_warpgroup as warpgroup
 from kompilo.targets.gpu.templates.attention_simt import SimtAttention
+from kompilo.targets.gpu.templates.attention_simt_nest import SimtTile
 from kompilo.targets.gpu.templates.attention_tensor_core import TensorCoreAttention, WarpgroupAttention
-from kompilo.targets.gpu.templates.attention_tile import FlashTile, config_of
+from kompilo.targets.gpu.templates.attention_tile import FlashTile
 from kompilo.targets.gpu.templates.attention_warpgroup import GroupTile
 from kompilo.targets.rocm.target import RocmTarget
 
@@ -90,7 +89,7 @@ def test_on_tensor_cores(name):
     case, tile = FLASH[name]
     op = case.spec
     arrays, known = operands(op, **OPEN_SIZES), sized(op, **OPEN_SIZES)
-    for found in run(TensorCoreAttention(), op, arrays, known.output.shape, config_of(tile)):
+    for found in run(TensorCoreAttention(), op, arrays, known.output.shape, tile.config()):
         check(found, known, arrays)
 
 
@@ -100,7 +99,7 @@ def test_by_warpgroups(name):
     case, tile = WARPGROUPS[name]
     op = case.spec
     arrays = operands(op)
-    for found in run(WarpgroupAttention(), op, arrays, op.output.shape, warpgroup.config_of(tile), "sm_90"):
+    for found in run(WarpgroupAttention(), op, arrays, op.output.shape, tile.config(), "sm_90"):
         check(found, op, arrays)
 
 
@@ -110,7 +109,7 @@ def test_plain(name):
     case, tile = PLAIN[name]
     op = case.spec
     arrays, known = operands(op, **OPEN_SIZES), sized(op, **OPEN_SIZES)
-    config = simt.config_of(simt.SimtTile(*tile)) if tile else None
+    config = SimtTile(*tile).config() if tile else None
     stored = [x.astype(t.dtype) for x, t in zip(arrays, op.inputs, strict=True)]
     check(run_template(SimtAttention(), op, stored, known.output.shape, config), known, arrays)
 
@@ -121,7 +120,7 @@ def test_plain_has_no_races_and_takes_half_precision(hidden):
     """Also with lengths of loops that come out of shared memory."""
     op = Attention((1, 2, 19, 21, 16), causal=True, offset=2).spec
     arrays = operands(op)
-    config = simt.config_of(simt.SimtTile(16, 16, 8, 8))
+    config = SimtTile(16, 16, 8, 8).config()
     target = CudaTarget(replace(CudaTarget.from_preset("sm_80").spec, writes_out_loops=hidden))
     for found in run(SimtAttention(), op, arrays, op.output.shape, config, target):
         check(found, op, arrays)
@@ -177,7 +176,7 @@ def test_hidden_rows_plain():
 @needs_shim
 def test_hidden_rows_on_tensor_cores():
     op, arrays, expected = hidden_rows("float16")
-    tile = config_of(FlashTile(1, 1, 16, 2, 1))
+    tile = FlashTile(1, 1, 16, 2, 1).config()
     for found in run(TensorCoreAttention(), op, arrays, expected.shape, tile):
         agree(found, expected, 2e-3)
 

@@ -20,9 +20,8 @@ from kompilo.targets.gpu.lowering import split
 from kompilo.targets.gpu.resources import resources_of_code_object, resources_of_cubin
 from kompilo.targets.gpu.templates.attention_simt import SimtAttention
 from kompilo.targets.gpu.templates.attention_simt_nest import SimtTile
-from kompilo.targets.gpu.templates.attention_simt_nest import config_of as simt_config
 from kompilo.targets.gpu.templates.attention_tensor_core import TensorCoreAttention, WarpgroupAttention
-from kompilo.targets.gpu.templates.attention_warpgroup import GroupTile, config_of
+from kompilo.targets.gpu.templates.attention_warpgroup import GroupTile
 from kompilo.targets.rocm.target import RocmTarget
 
 needs_cuda = pytest.mark.skipif(not list(find_compilers()), reason="no CUDA compiler: pip install 'kompilo[cuda]'")
@@ -35,7 +34,7 @@ FLASH = {
 WARPGROUPS = {
     "64 causal": (Attention((4, 16, "n", "n", 64), own=4, causal=True), None),
     # With a known number of steps the compiler would write the loop out, and ptxas wait behind each multiplication.
-    "64 in three stages": (Attention((4, 16, 4096, 4096, 64)), config_of(GroupTile(2, 64, 3))),
+    "64 in three stages": (Attention((4, 16, 4096, 4096, 64)), GroupTile(2, 64, 3).config()),
     "128": (Attention((4, 16, 4096, 4096, 128)), None),
 }
 PLAIN = [("sm_80", 64), ("gfx90a", 64), ("gfx942", 128), ("gfx1100", 32)]
@@ -94,7 +93,7 @@ def test_plain_on_amd_takes_about_as_many_registers_as_is_reckoned(preset):
     target = RocmTarget.from_preset(preset)
     op = Attention((2, 4, 200, 300, 64), dtype="float32", masks=((ADDED, (2, 1, 200, 300), "float32"),)).spec
     for tile in (SimtTile(16, 64, 16, 16), SimtTile(64, 16, 16, 16)):
-        (used,) = resources_of_code_object(code_of(SimtAttention(), op, target, simt_config(tile))).values()
+        (used,) = resources_of_code_object(code_of(SimtAttention(), op, target, tile.config())).values()
         assert used.spills_bytes == 0
         assert used.registers == pytest.approx(tile.registers(64, target.spec.warp), rel=0.25)
 

@@ -83,7 +83,7 @@ def test_attention(name):
     op = case.spec
     arrays = operands(op)
     stored = [x.astype(t.dtype) for x, t in zip(arrays, op.inputs, strict=True)]
-    config = attention_simt_nest.config_of(tile) if tile else None
+    config = tile.config() if tile else None
     found = run_template(SimtAttention(), op, stored, op.output.shape, config, platform="oclgrind")
     assert relative_error(found, evaluate(op, arrays).values) < 1e-5
 

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -23,8 +23,11 @@ from ..errors import ArtifactError, InputError, KompiloError
 from ..knobs import Knobs
 from .devices import Kind, kind_of, load_runtime
 from .gpu_failures import failure_of
+from .hip_device import HipDevice, hip_device
+from .hip_kernels import load_kernels
 
-_CPU, _POOLED = 1, 2  # kDLCPU, and TVM's allocator that keeps freed buffers for the next call
+# kDLCPU; TVM's allocators: one that gives buffers back, and one that keeps them for the next call.
+_CPU, _NAIVE, _POOLED = 1, 1, 2
 # Larger arrays are copied from and to pageable memory, by the driver's own way.
 _MOST_PINNED = 256 << 20
 
@@ -56,12 +59,15 @@ class Accelerator:
     _streams: ClassVar[dict[tuple[int, int], int]] = {}  # the stream last used by device type and number
     _followers: ClassVar[dict[tuple[int, int], int]] = {}  # our own, which waits for all on others; 0 if there is none
 
-    def __init__(self, tvm_ffi: Any, kind: Kind, number: int = 0, hint: str | None = None) -> None:
+    def __init__(
+        self, tvm_ffi: Any, kind: Kind, number: int = 0, hint: str | None = None, own: HipDevice | None = None
+    ) -> None:
         self.kind, self.number, self.hint = kind, number, hint
         self._process = os.getpid()
         self.device = tvm_ffi.device(kind.name, number)
         self._shape, self._dtype = tvm_ffi.Shape, tvm_ffi.dtype
-        lookup = tvm_ffi.get_global_func
+        self._own = own
+        lookup = self._lookup(tvm_ffi)
         self._allocate = lookup("runtime.TVMTensorAllocWithScope")
         self._upload = lookup("runtime.TVMTensorCopyFromBytes")
         self._download = lookup("runtime.TVMTensorCopyToBytes")
@@ -74,6 +80,29 @@ class Accelerator:
         # Whether graphs of kernels are used where an artifact has them.
         self.captures = kind.name == "cuda" and Knobs.from_environment().cuda_graphs
 
+    def _lookup(self, tvm_ffi: Any) -> Callable[[str], Any]:
+        """Functions of TVM's by name, which raise what failed on the way where the device is our own."""
+        own = self._own
+        if own is None:
+            return tvm_ffi.get_global_func
+
+        def checked(name: str) -> Any:
+            function = tvm_ffi.get_global_func(name)
+
+            def call(*arguments: Any) -> Any:
+                result = function(*arguments)
+                own.raise_pending()
+                return result
+
+            return call
+
+        return checked
+
+    def check(self) -> None:
+        """Raises what failed on the way of the work asked for in this thread, where TVM could not."""
+        if self._own is not None:
+            self._own.raise_pending()
+
     def check_process(self) -> None:
         """Raises Forked in a child of the process that the GPU was made ready in."""
         if os.getpid() != self._process:
@@ -83,7 +112,8 @@ class Accelerator:
     @property
     def devices(self) -> tuple[int, ...]:
         """The devices of a virtual machine, with their allocators: the GPU, and the CPU that drives it."""
-        return (self.kind.device_type, self.number, _POOLED, _CPU, 0, _POOLED)
+        allocator = _POOLED if self._own is None else _NAIVE  # there the pool is our own
+        return (self.kind.device_type, self.number, allocator, _CPU, 0, _POOLED)
 
     def empty(self, shape: Sequence[int], dtype: np.dtype) -> Any:
         """A tensor of unset memory."""
@@ -187,18 +217,26 @@ def attach(executable: Any, target: TargetCode, number: int = 0, hint: str | Non
     if kind is None:
         return None
     tvm_ffi = load_runtime(kind)
-    create = tvm_ffi.get_global_func(f"ffi.Module.create.{kind.name}")
-    read = tvm_ffi.get_global_func("runtime.LoadMetaDataFromJSON")
+    create = tvm_ffi.get_global_func(f"ffi.Module.create.{kind.name}", allow_missing=True)
+    own = hip_device(tvm_ffi) if create is None else None
+    accelerator = Accelerator(tvm_ffi, kind, number, hint, own)
     libraries = list(executable.imports) or [executable]
     for code in target.device:
         try:
-            kernels = create(code.code, code.format, read(metadata(code)), {})
+            if own is not None:
+                kernels = load_kernels(tvm_ffi, own, code, number, accelerator)
+            else:
+                read = tvm_ffi.get_global_func("runtime.LoadMetaDataFromJSON")
+                kernels = create(code.code, code.format, read(metadata(code)), {})
         except Exception as error:  # tvm_ffi raises the type that the C++ side names
-            reason = str(error).strip().splitlines()[-1]
+            failure = accelerator.failure(error)
+            if failure is not None:
+                raise failure from None
+            reason = str(error).strip().splitlines()[-1].rstrip(".")
             raise ArtifactError(f"the artifact's {kind.name} code cannot be loaded: {reason}.", hint) from None
         for library in libraries:
             library.import_module(kernels)
-    return Accelerator(tvm_ffi, kind, number, hint)
+    return accelerator
 
 
 def metadata(code: DeviceCode) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from ..errors import ArtifactError, InputError, KompiloError
 from ..tensor_spec import TensorSpec
 from .accelerator import Accelerator
+from .library import clear_memory
 from .tensors import InputSlot, as_tensor, check_shapes, exporter, to_array, to_numpy
 
 Call = Callable[..., Any]  # takes the values of the inputs; see the executions' `bind`
@@ -64,7 +66,7 @@ class Program:
         self.high = max((start + size for start, size in addresses), default=0)
         self._executable, self._entry = executable, entry
         self._captures = accelerator is not None and accelerator.captures
-        self._clear_pool = tvm_ffi.get_global_func("vm.builtin.memory_manager.clear")
+        self._clear_pool = partial(clear_memory, tvm_ffi)
         self._shapes: set[tuple[tuple[int, ...], ...]] | None = set() if is_dynamic(inputs) else None
 
     def function(self) -> Any:

@@ -75,7 +75,9 @@ class DeviceExecution:
     def _run(self, tensors: Sequence[Any]) -> Any:
         """The program's result. If no graph can be captured, kernels are launched one by one from then on."""
         try:
-            return self._functions[0](*tensors)
+            result = self._functions[0](*tensors)
+            self._accelerator.check()
+            return result
         except Exception as error:
             if len(self._functions) == 1 or "captur" not in str(error).lower():
                 raise

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 from ..artifact.records import TargetCode
 from ..device_code import arch_order, gpu_words, runs_on
 from ..errors import ArtifactError, KompiloError
-from .cuda_driver import NO_DEVICE, CudaError, Driver, cuda_version
-from .hip_driver import HipDriver
+from .cuda_driver import NO_DEVICE, CudaError, cuda_version
+from .hip_device import hip_device
+from .hip_driver import HipDriver, driver_class
 from .library import ensure_runtime, find_runtime
 
 
@@ -41,6 +42,7 @@ class Kind:
     `support` are libraries that TVM's own one needs besides, which may lie in wheels; `least_driver` is the oldest
     version of CUDA whose driver those work with (13000 for 13.0). `default_stream` is what the DLPack protocol calls
     the stream that TVM's work goes to unless it is told another: for CUDA 1, for ROCm 0 (1 and 2 are not allowed).
+    `has_own`: where TVM's own library is not there, which no wheel has for ROCm, `hip_device` stands in for it.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Kind:
     host_type: int = 0
     drivers: tuple[str, ...] = ()
     default_stream: int = 1
+    has_own: bool = False
 
     def load_driver(self) -> bool:
         """Loads the first of the driver's names that is there, for all; False if none is."""
@@ -68,14 +71,14 @@ KINDS = {
         "libtvm_runtime_rocm.so",
         HipDriver.library_name,
         drivers=HipDriver.other_names,
+        host_type=11,
         default_stream=0,
+        has_own=True,
     ),
 }
 _SUPPORT_FOLDERS = ("nvidia/cu13/lib", "nvidia/cuda_runtime/lib")
 # Processes that made a driver ready: this one, and those it was forked from.
 _users: set[int] = set()
-# Attributes of TVM's devices.
-_EXISTS, _VERSION, _NAME = 0, 4, 5
 
 
 class Missing(KompiloError):
@@ -91,10 +94,9 @@ def find_device(kind: Kind, number: int = 0) -> Device:
     """GPU number `number` of `kind`. Raises Missing where there is no runtime, driver or device, or behind a fork."""
     if is_forked():
         raise Missing("a GPU does not survive a fork, and this process was forked from one that had found its GPU")
-    path = find_runtime().with_name(kind.runtime)
-    if not path.is_file() and not _loaded(ensure_runtime(), kind):
+    if not kind.has_own and not _has_library(kind):
         raise Missing(f"TVM's {kind.name} runtime, {kind.runtime}, is not installed")
-    device = _PROBES[kind.name](kind, number)
+    device = _probe(kind, number)
     _users.add(os.getpid())
     return device
 
@@ -121,9 +123,18 @@ def best_for(device: Device, targets: Sequence[TargetCode]) -> TargetCode | None
 
 
 def load_runtime(kind: Kind) -> Any:
-    """The module tvm_ffi with TVM's library for `kind` of GPU loaded. Raises KompiloError if that fails."""
+    """The module tvm_ffi with TVM's library for `kind` of GPU loaded, or what stands in for it.
+
+    Raises KompiloError if that fails.
+    """
     tvm_ffi = ensure_runtime()
     if _loaded(tvm_ffi, kind):
+        return tvm_ffi
+    if kind.has_own and not _has_library(kind):
+        try:
+            hip_device(tvm_ffi)
+        except (OSError, CudaError) as error:
+            raise ArtifactError(f"AMD's driver cannot be used: {error}.") from None
         return tvm_ffi
     path = find_runtime().with_name(kind.runtime)
     kind.load_driver()  # TVM's own library says what it misses
@@ -142,32 +153,21 @@ def refusal(targets: Sequence[TargetCode], reason: str) -> ArtifactError:
     return ArtifactError(f"the artifact was built for {keys}, but {reason}.")
 
 
-def _probe_cuda(kind: Kind, number: int) -> Device:
+def _probe(kind: Kind, number: int) -> Device:
+    drivers = driver_class(kind.name)
     try:
-        driver = Driver()
+        driver = drivers()
     except OSError:
         raise Missing(f"this machine has no {kind.name} driver ({kind.driver})") from None
     except CudaError as error:
         if error.code == NO_DEVICE:
             raise Missing(f"this machine has no {kind.name} device") from None
-        raise Missing(f"NVIDIA's driver does not work ({error})") from None
+        raise Missing(f"{drivers.maker}'s driver does not work ({error})") from None
     _check_count(kind, driver.devices, number)
     if driver.version < kind.least_driver:
         found, wanted = cuda_version(driver.version), cuda_version(kind.least_driver)
         raise Missing(f"this machine's driver is for CUDA {found} where TVM's runtime needs one for {wanted} or later")
     return Device(number, driver.name(number), driver.capability(number))
-
-
-def _probe_by_tvm(kind: Kind, number: int) -> Device:
-    if not kind.load_driver():
-        raise Missing(f"this machine has no {kind.name} driver ({kind.driver})")
-    attribute = load_runtime(kind).get_global_func("runtime.GetDeviceAttr")
-    count = 0
-    while attribute(kind.device_type, count, _EXISTS):
-        count += 1
-    _check_count(kind, count, number)
-    name, version = (str(attribute(kind.device_type, number, what)) for what in (_NAME, _VERSION))
-    return Device(number, name, version)
 
 
 def _check_count(kind: Kind, count: int, number: int) -> None:
@@ -177,7 +177,9 @@ def _check_count(kind: Kind, count: int, number: int) -> None:
         raise Missing(f"this machine has {count} {kind.name} devices, and none of number {number}")
 
 
-_PROBES: dict[str, Callable[[Kind, int], Device]] = {"cuda": _probe_cuda, "rocm": _probe_by_tvm}
+def _has_library(kind: Kind) -> bool:
+    """Whether TVM's own library for such GPUs is loaded, or lies beside its runtime."""
+    return find_runtime().with_name(kind.runtime).is_file() or _loaded(ensure_runtime(), kind)
 
 
 def _loaded(tvm_ffi: Any, kind: Kind) -> bool:

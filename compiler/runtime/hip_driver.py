@@ -10,7 +10,7 @@ import ctypes
 import re
 from typing import Any
 
-from .cuda_driver import Driver
+from .cuda_driver import CudaError, Driver
 
 # hipDeviceAttribute_t.
 _L2_BYTES, _SMS = 19, 63
@@ -48,6 +48,10 @@ class HipDriver(Driver):
     def function(self, name: str) -> Any:
         """HIP's function for CUDA's `name`; KeyError for one that GPUs of AMD do without."""
         return getattr(self.library, _NAMES[name])
+
+    def error(self, code: int) -> CudaError:
+        """What a call that gave `code` failed with."""
+        return CudaError(code, *self._words(code))
 
     @property
     def interface(self) -> str:

@@ -6,6 +6,7 @@ import ctypes
 import itertools
 import os
 import tempfile
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ _ENVIRONMENT = {
 }
 
 _serial = itertools.count()
+_clear: list[Callable[[], None]] = []  # of devices whose memory TVM has no pool for
 
 
 def ensure_runtime() -> Any:
@@ -57,6 +59,18 @@ def ensure_runtime() -> Any:
         if extra.is_file() and lookup(_EXTRA_SIGN, allow_missing=True) is None:
             ctypes.CDLL(str(extra), ctypes.RTLD_GLOBAL)
     return tvm_ffi
+
+
+def on_clear(clear: Callable[[], None]) -> None:
+    """Have `clear` called whenever memory is given back that is kept for later calls."""
+    _clear.append(clear)
+
+
+def clear_memory(tvm_ffi: Any) -> None:
+    """Give back what is kept of all devices' memory for later calls, and not in use."""
+    tvm_ffi.get_global_func("vm.builtin.memory_manager.clear")()
+    for clear in _clear:
+        clear()
 
 
 def find_runtime() -> Path:

@@ -384,7 +384,8 @@ EXPORT cuModuleLoadData(void** module, const void* image) {
 EXPORT cuModuleUnload(void* module) { return delete static_cast<Module*>(module), 0; }
 EXPORT cuModuleGetFunction(void** function, void* module, const char* name) {
     auto* m = static_cast<Module*>(module);
-    if (m->elf.find(std::string(".text.") + name) != std::string::npos) m->kernels[name].name = name;
+    for (const std::string& sign : {std::string(".text.") + name, name + std::string(".kd")})  // NVIDIA's, and AMD's
+        if (m->elf.find(sign) != std::string::npos) m->kernels[name].name = name;
     const auto found = m->kernels.find(name);
     if (found == m->kernels.end()) return 500;
     return *function = &found->second, 0;

@@ -14,7 +14,7 @@ import pytest
 import tvm
 from onnx import helper, numpy_helper
 
-from kompilo.compiler.device_code import Usage
+from kompilo.compiler.device_code import DeviceCode, Usage
 from kompilo.compiler.launches import DeviceProgram
 from kompilo.compiler.schedule.op_spec import OpSpec, TensorType
 from kompilo.compiler.schedule.target_spec import TargetSpec
@@ -22,7 +22,8 @@ from kompilo.compiler.schedule.template import Candidate, Config, Space, Templat
 from kompilo.compiler.tune.record import Point
 from kompilo.targets.cuda.source import generate
 from kompilo.targets.cuda.target import CudaTarget
-from kompilo.targets.gpu.lowering import Split, nan_keeping_extremes
+from kompilo.targets.gpu.lowering import Split, host_code, nan_keeping_extremes, split
+from kompilo.targets.gpu.target import gpu_module
 from kompilo.targets.gpu.templates.matmul_simt import MatmulSimt
 from kompilo.targets.rocm.target import RocmTarget
 
@@ -61,6 +62,21 @@ class RocmShimTarget(RocmTarget):
     def device_code(self, mod: tvm.ir.IRModule) -> tuple[str, bytes]:
         kernels = [(k.name, k.arguments) for k in Split(mod, mod).kernels]
         return "hsaco", shim_code(generate(nan_keeping_extremes(mod), self.tvm_target()), kernels)
+
+    def compile_kernels(self, mod: tvm.ir.IRModule) -> tuple[tvm.runtime.Module, tuple[DeviceCode, ...]]:
+        """Whole models have AMD's host code, which launches the kernels that CUDA C++ has of the same TIR."""
+        scheduled = gpu_module(mod, self)
+        host_target = self.host_target()
+        amd, other = (
+            split(scheduled, tvm.target.Target(device, host=host_target))
+            for device in (RocmTarget.device_target(self), self.device_target())
+        )
+        assert amd.kernels == other.kernels
+        host = host_code(amd.host, host_target)
+        if other.device is None:
+            return host, ()
+        form, code = self.device_code(other.device)
+        return host, (DeviceCode(form, self.spec.code_arch, code, other.kernels),)
 
     def usage(self, program: DeviceProgram) -> Usage | None:
         """No machine code tells."""

@@ -52,6 +52,7 @@ def compile(
     calibration_method: str = "minmax",
     host: bool = True,
     project: str | os.PathLike[str] | None = None,
+    pieces: int | None = None,
 ) -> Artifact:
     """Compile an ONNX model for one or several targets.
 
@@ -71,6 +72,8 @@ def compile(
             where the onnx package's reference evaluator runs them: the artifact's `segments` tell which and why. If
             not, a model that has such operators is refused.
         project: for a target that builds hardware (fpga:PART): a folder for its project, see docs/fpga.md.
+        pieces: cut the model into so many pieces at most, each with code of its own: `kompilo.Pipeline` shares them out
+            among devices, see docs/runtime.md. The artifact's `segments` are the pieces.
 
     Returns:
         An artifact to `save` as a .kpo file, or to give to `kompilo.load`.
@@ -87,6 +90,8 @@ def compile(
     report("import", 0, 1)
     program = _import(model, inputs, host)
     _check_host(program)
+    if pieces is not None:
+        program = _split(program, pieces, calibration)
     weights = SharedWeights()
     modules, quantization = _modules(program, calibration, calibration_method, report)
     codes = tuple(
@@ -108,6 +113,14 @@ def compile(
     }
     provenance["compile_seconds"] = round(time.perf_counter() - started, 2)
     return Artifact(program.inputs, program.outputs, codes, weights.arrays, provenance, program.segments)
+
+
+def _split(program: ImportedProgram, pieces: int, calibration: Calibration | None) -> ImportedProgram:
+    from .pieces.split import split_program
+
+    if calibration is not None:
+        raise UsageError("pieces: expected a model without calibration, found one for int8.")
+    return split_program(program, pieces)
 
 
 def _write_project(

@@ -51,6 +51,12 @@ def compile_model(
         Path | None,
         typer.Option(metavar="DIR", help="For fpga:PART: write its Vitis HLS project here.", show_default=False),
     ] = None,
+    pieces: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Cut the model into so many pieces, for --devices of run and bench.", show_default=False
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile an ONNX model into one .kpo file."""
@@ -76,6 +82,7 @@ def compile_model(
             calibration_method=calibration_method,
             host=not no_host,
             project=project,
+            pieces=pieces,
         )
         artifact.save(output)
     summary = _summary(artifact, output, time.perf_counter() - start)

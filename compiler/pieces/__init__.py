@@ -1,0 +1,1 @@
+"""Models compiled in pieces, so that several devices can share the work of a request."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .passes.quantize.module import QuantizedModule
     from .schedule.selection import Selector
     from .schedule.target import Target
+    from .segments import Segment
     from .tune.library import RecordLibrary, Records
 
     Model = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -131,7 +132,7 @@ def _write_project(
 ) -> None:
     """Writes a project, with what this machine's CPU computes of the model."""
     if program.segments:
-        raise UsageError(f"project: expected a model without operators on the host, found {program.host_operators[0]}.")
+        raise UsageError(f"project: expected a model that is compiled as a whole, found {program.not_compiled[0]}.")
     from .runtime.module import load
     from .schedule.target import find_target
 
@@ -179,10 +180,14 @@ def _scripts(program: ImportedProgram, modules: Mapping[int, tvm.ir.IRModule]) -
         return str(modules[0].script())
     texts = []
     for number, segment in enumerate(program.segments):
-        texts.append(f"# Segment {number}: {'on the host' if segment.on_host else 'compiled'}")
-        texts += [f"#   {operator}" for operator in segment.operators]
+        texts.append(f"# Segment {number}: {_kind(segment)}")
+        texts += [f"#   {operator}" for operator in segment.not_compiled]
         texts += [str(modules[number].script())] if number in modules else []
     return "\n".join(texts)
+
+
+def _kind(segment: Segment) -> str:
+    return "compiled" if segment.is_compiled else "on the host" if segment.on_host else "decided in each run"
 
 
 def _check_host(program: ImportedProgram) -> None:
@@ -206,8 +211,8 @@ def _modules(
     if calibration is None:
         return {number: part.mod for number, part in program.compiled.items()}, {}
     if program.segments:
-        operator = program.host_operators[0]
-        raise UsageError(f"calibration: expected a model without operators on the host, found {operator}.")
+        operator = program.not_compiled[0]
+        raise UsageError(f"calibration: expected a model that is compiled as a whole, found {operator}.")
     quantized = quantize_model(program.compiled[0], calibration, method, report)
     return {0: quantized.mod}, {"quantization": quantized.as_dict()}
 

@@ -28,6 +28,7 @@ from .schema import (
     FORMAT_VERSION,
     ITEM_BYTES,
     MANIFEST,
+    SEGMENTS_VERSION,
     WEIGHTS,
     WHOLE_VERSION,
     DeviceEntry,
@@ -61,8 +62,8 @@ class Artifact:
 
     `weights` are C-contiguous arrays that all targets share; those of an opened file are views of its memory map, must
     not be written to, and cost no memory until they are read. `provenance` holds JSON values: the model's name, SHA-256
-    and opset, versions, time and options. `segments` are the parts of a model some operators of which stay on the host,
-    and none where the model is compiled as a whole.
+    and opset, versions, time and options. `segments` are the parts of a model that is not compiled as a whole, for
+    operators that stay on the host or branches and loops that the loader decides; none for others.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -85,7 +86,9 @@ class Artifact:
 
     @property
     def _version(self) -> int:
-        return FORMAT_VERSION if self.segments else WHOLE_VERSION
+        if any(segment.control for segment in self.segments):
+            return FORMAT_VERSION
+        return SEGMENTS_VERSION if self.segments else WHOLE_VERSION
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the artifact to `path`; a failure of any kind leaves an existing file as it was.
@@ -255,7 +258,7 @@ def _checked(member: str, manifest: Manifest, extents: dict[str, Extent], mappin
 
 def _segment(entry: SegmentEntry, manifest: Manifest, extents: dict[str, Extent], mapping: mmap.mmap) -> Segment:
     model = None if entry.model is None else _checked(entry.model, manifest, extents, mapping)
-    return Segment(entry.inputs, entry.outputs, model, entry.operators)
+    return Segment(entry.inputs, entry.outputs, model, entry.operators, entry.control)
 
 
 def _target(entry: TargetEntry, manifest: Manifest, extents: dict[str, Extent], mapping: mmap.mmap) -> TargetCode:

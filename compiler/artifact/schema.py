@@ -20,8 +20,10 @@ from .records import MemoryPlan, Operator
 from .segments import SegmentEntry, check_segments, check_type
 
 FORMAT = "kompilo"
-# Files of a model that is compiled as a whole have version 1; segments came with version 2.
-FORMAT_VERSION = 2
+# Files of a model that is compiled as a whole have version 1; segments came with version 2, `If` and `Loop` that decide
+# between them with version 3.
+FORMAT_VERSION = 3
+SEGMENTS_VERSION = 2
 WHOLE_VERSION = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
@@ -157,8 +159,8 @@ class Manifest:
         for target in self.targets:
             _check_target(target, self)
         for number, segment in enumerate(self.segments):
-            _check_specs(f"segment {number}: tensor", segment.inputs, segment.model is not None)
-            _check_specs(f"segment {number}: tensor", segment.outputs, segment.model is not None)
+            _check_specs(f"segment {number}: tensor", segment.inputs, not segment.is_compiled)
+            _check_specs(f"segment {number}: tensor", segment.outputs, not segment.is_compiled)
             known = segment.model is None or segment.model in self.members
             _require(known, f"segment {number}: the member {segment.model!r} is missing.")
         if self.segments:

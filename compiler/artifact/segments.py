@@ -6,8 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..errors import ArtifactError
-from ..segments import HostOperator, Segment
+from ..segments import Control, HostOperator, Segment, outermost
 from ..tensor_spec import ANY_SHAPE, OPTIONAL, SEQUENCE, STRING, TensorSpec
+
+# Graphs in graphs, as many as anybody writes.
+_MAX_NESTING = 64
 
 _WRAPPERS = ((), (SEQUENCE,), (OPTIONAL,), (OPTIONAL, SEQUENCE))
 
@@ -23,6 +26,12 @@ class SegmentEntry:
     outputs: tuple[TensorSpec, ...]
     model: str | None
     operators: tuple[HostOperator, ...] = ()
+    control: Control | None = None
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it is code."""
+        return self.model is None and self.control is None
 
 
 def model_member(number: int) -> str:
@@ -33,7 +42,7 @@ def model_member(number: int) -> str:
 def segment_entries(segments: Sequence[Segment]) -> tuple[SegmentEntry, ...]:
     """What the manifest says of `segments`."""
     return tuple(
-        SegmentEntry(s.inputs, s.outputs, model_member(k) if s.on_host else None, s.operators)
+        SegmentEntry(s.inputs, s.outputs, model_member(k) if s.on_host else None, s.operators, s.control)
         for k, s in enumerate(segments)
     )
 
@@ -53,24 +62,61 @@ def check_segments(
 
     `code` holds key and segment of every target.
     """
-    known = {spec.name for spec in inputs}
     for number, segment in enumerate(segments):
-        where = f"segment {number}"
         for spec in (*segment.inputs, *segment.outputs):
-            _require(spec.name != "", f"{where}: a tensor has no name.")
-        missing = [s.name for s in segment.inputs if s.name not in known]
-        _require(not missing, f"{where}: nothing before it gives {missing}.")
-        twice = [s.name for s in segment.outputs if s.name in known]
-        _require(not twice and bool(segment.outputs), f"{where}: it gives {twice or 'nothing'}.")
-        known.update(s.name for s in segment.outputs)
+            _require(spec.name != "", f"segment {number}: a tensor has no name.")
+        _require(segment.control is None or segment.model is None, f"segment {number}: it is of two kinds.")
+        if segment.control is not None:
+            _check_control(number, segment, segment.control)
+    used = [n for s in segments if s.control for graph in s.control.graphs for n in graph.segments]
+    _require(len(set(used)) == len(used), "a segment belongs to two graphs.")
+    known = _check_order(segments, outermost([s.control for s in segments]), {spec.name for spec in inputs}, 0)
     missing = [s.name for s in outputs if s.name not in known]
     _require(not missing, f"no segment gives the outputs {missing}.")
-    compiled = {k for k, segment in enumerate(segments) if segment.model is None}
+    compiled = {k for k, segment in enumerate(segments) if segment.is_compiled}
     found: dict[str, set[int]] = {}
     for key, number in code:
         found.setdefault(key, set()).add(number)
     fine = all(numbers == compiled for numbers in found.values()) and (bool(found) or not compiled)
     _require(fine, "expected code for each compiled segment, from each target.")
+
+
+def _check_control(number: int, segment: SegmentEntry, control: Control) -> None:
+    """ArtifactError where the parts of `If` or `Loop` do not fit together."""
+    read = {spec.name for spec in segment.inputs}
+    count = len(control.results) + int(control.is_loop)
+    given = [name for name in control.results if name]
+    fine = len(control.graphs) in (1, 2) and all(len(graph.outputs) == count for graph in control.graphs)
+    fine = fine and sorted(given) == sorted(spec.name for spec in segment.outputs)
+    if control.is_loop:
+        fine = fine and len(control.first) == len(control.carried) <= len(control.results) and control.step is not None
+    else:
+        fine = fine and control.condition is not None and not control.first and not control.carried
+    named = {control.condition, control.limit, *control.first} - {None}
+    _require(fine and named <= read, f"segment {number}: its {control.operator.operator} is not whole.")
+    below = all(0 <= inner < number for graph in control.graphs for inner in graph.segments)
+    _require(below, f"segment {number}: expected graphs of segments before it.")
+
+
+def _check_order(segments: Sequence[SegmentEntry], order: Iterable[int], known: set[str], depth: int) -> set[str]:
+    """All names known after the segments `order`; ArtifactError unless each reads what is there by then."""
+    _require(depth <= _MAX_NESTING, f"segments are nested deeper than {_MAX_NESTING}.")
+    start, known = known, set(known)
+    for number in order:
+        segment = segments[number]
+        missing = [s.name for s in segment.inputs if s.name not in known]
+        _require(not missing, f"segment {number}: nothing before it gives {missing}.")
+        control = segment.control
+        for graph in control.graphs if control else ():
+            own = {*control.carried, *([control.step] if control.step else [])} if control else set()
+            inner = _check_order(segments, graph.segments, known | own, depth + 1)
+            missing = [name for name in graph.outputs if name and name not in inner]
+            _require(not missing, f"segment {number}: its graph gives no {missing}.")
+        # A graph may use names again that are known around it.
+        twice = [s.name for s in segment.outputs if s.name in known and (depth == 0 or s.name not in start)]
+        _require(not twice and bool(segment.outputs), f"segment {number}: it gives {twice or 'nothing'}.")
+        known.update(s.name for s in segment.outputs)
+    return known
 
 
 def check_type(kind: str, spec: TensorSpec, elements: Iterable[str], on_host: bool) -> None:

@@ -16,7 +16,7 @@ from ..model_source import resolve, stem
 from ..number_words import count, size_text
 from . import console
 from .arguments import parse_shapes
-from .host_view import host_facts, print_host
+from .host_view import decided_facts, host_facts, print_decided, print_host
 from .options import AsJson, Calibration, InputShapes, ModelArgument, MoreRecords, Precision
 from .outputs import check_output
 from .quantization import print_quantization
@@ -115,6 +115,7 @@ def _summary(artifact: Artifact, output: Path, seconds: float) -> dict[str, Any]
         "targets": _templates(artifact),
         "segments": len(artifact.segments) or 1,
         "host_operators": host_facts(artifact.segments),
+        "decided_operators": decided_facts(artifact.segments),
         "records": artifact.provenance["records"],
         "quantization": artifact.provenance.get("quantization"),
     }
@@ -135,6 +136,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
         rows = list(target["templates"].items())
         console.print_table(f"Operators for {target['name']} ({target['key']})", ("template", ">operators"), rows)
     print_host(summary["host_operators"], summary["segments"])
+    print_decided(summary["decided_operators"])
     if summary["quantization"]:
         print_quantization(summary["quantization"])
     records = summary["records"]

@@ -28,6 +28,23 @@ def host_facts(segments: Iterable[Segment]) -> list[dict[str, Any]]:
     ]
 
 
+def decided_facts(segments: Iterable[Segment]) -> list[dict[str, Any]]:
+    """For JSON: each `If` and `Loop` that the loader decides, as `host_facts` has operators on the host."""
+    return [
+        {"segment": number, "operator": o.operator, "node": o.node, "reason": o.reason}
+        for number, segment in enumerate(segments)
+        for o in ((segment.control.operator,) if segment.control else ())
+    ]
+
+
+def print_decided(operators: Sequence[Mapping[str, Any]]) -> None:
+    """The table of `decided_facts`, where there is anything in it."""
+    if operators:
+        rows = [(o["segment"], o["operator"], o["node"], o["reason"]) for o in operators]
+        title = f"Decided in each run, between compiled segments: {count(len(rows), 'operator')}"
+        console.print_table(title, (">segment", "operator", "node", "why"), rows, fold=("node", "why"))
+
+
 def print_host(operators: Sequence[Mapping[str, Any]], segments: int = 0) -> None:
     """The table of `host_facts`, where there is anything in it, and of how many segments a run is (0: unknown)."""
     if not operators:

@@ -15,7 +15,7 @@ from ..model_source import is_artifact, resolve
 from ..number_words import size_text
 from . import console
 from .arguments import parse_shapes
-from .host_view import host_facts, print_host
+from .host_view import decided_facts, host_facts, print_decided, print_host
 from .options import AsJson, EitherArgument, InputShapes
 from .quantization import print_quantization
 
@@ -112,6 +112,7 @@ def _artifact_facts(artifact: Artifact, path: Path, integrity: str) -> dict[str,
         ],
         "segments": [_segment_facts(segment) for segment in artifact.segments],
         "host_operators": host_facts(artifact.segments),
+        "decided_operators": decided_facts(artifact.segments),
         "provenance": artifact.provenance,
     }
 
@@ -153,6 +154,7 @@ def _print_artifact(artifact: Artifact, facts: dict[str, Any]) -> None:
     )
     _print_signature(artifact.inputs, artifact.outputs)
     print_host(facts["host_operators"], len(artifact.segments))
+    print_decided(facts["decided_operators"])
     if len(artifact.targets) > 1:
         heads = ("target", "key", "device code", ">bytes", ">kernels", ">weights", ">of its own", "runs here")
         console.print_table("Variants", heads, [_variant_row(target) for target in facts["targets"]])

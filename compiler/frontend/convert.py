@@ -15,6 +15,7 @@ from ..element_types import CARRIED
 from ..errors import KompiloError, ModelError
 from .carried import carrying
 from .check_node import check_node
+from .control import DecidedInRuns
 from .converters.registry import Carried, Result, canonical_domain, find_converter
 from .evaluate import evaluate
 from .functions import LocalFunctions, bind, schema_function
@@ -137,7 +138,10 @@ def _convert_node(
         return _take_branch(proto, values, scope, context)
     node = Node(proto, opset, values, context.bb, context.symbols, context.decode, partial(_convert_called, context))
     if proto.op_type in _LOOPS and not domain:
-        return _LOOPS[proto.op_type](node, partial(_convert_body, node, scope, context))
+        try:
+            return _LOOPS[proto.op_type](node, partial(_convert_body, node, scope, context))
+        except DecidedInRuns as found:
+            raise found.at(proto) from found
     folded = evaluate(node)
     if folded is None and values and all(v is None or v.array is not None for v in values):
         folded = _fold(proto, values, context.opsets)
@@ -219,7 +223,10 @@ def _expand(
         scope[name] = values[index] if index < len(values) else None
     wanted = [inner for inner, outer in zip(body.outputs, proto.output, strict=False) if outer]
     nodes = ordered_nodes(body.nodes, body.inputs, wanted)
-    convert_nodes(nodes, scope, replace(context, opsets=body.opsets, depth=context.depth + 1))
+    try:
+        convert_nodes(nodes, scope, replace(context, opsets=body.opsets, depth=context.depth + 1))
+    except DecidedInRuns as found:
+        raise found.inside(proto, "") from found
     return [scope[inner] if outer else None for inner, outer in zip(body.outputs, proto.output, strict=False)]
 
 
@@ -244,11 +251,15 @@ def _take_branch(proto: NodeProto, values: list[Value | None], scope: Scope, con
     """`If` on a condition that is known at compile time."""
     condition = values[0].array if values and values[0] is not None else None
     if condition is None:
-        raise ModelError(f"{describe(proto)}: a condition that depends on the model's inputs is not supported.")
+        reason = "its condition is data"
+        raise DecidedInRuns(f"{describe(proto)}: {reason}, which is not supported here.", reason).at(proto)
     branch = "then_branch" if condition.reshape(-1)[0] else "else_branch"
     graph = next((a.g for a in proto.attribute if a.name == branch), None)
     if graph is None:
         raise ModelError(f"{describe(proto)}: attribute {branch!r} is required and was not found.")
     if context.depth >= _DEEPEST_NESTING:
         raise ModelError(f"{describe(proto)}: graphs nest too deep.")
-    return convert_graph(graph, Scope(scope), replace(context, depth=context.depth + 1))
+    try:
+        return convert_graph(graph, Scope(scope), replace(context, depth=context.depth + 1))
+    except DecidedInRuns as found:
+        raise found.inside(proto, branch) from found

@@ -1,4 +1,5 @@
-"""ONNX model -> segments: what targets compile, in Relax, and what stays on the host, as ONNX models."""
+"""ONNX model -> segments: what targets compile, in Relax; what stays on the host, as ONNX models; and what the loader
+decides, `If` and `Loop` on data, whose graphs are segments too."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ from onnx import NodeProto, TensorProto, TypeProto, numpy_helper
 
 from ..errors import KompiloError, ModelError
 from ..segments import HostOperator, Segment
-from ..tensor_spec import TensorSpec
+from ..tensor_spec import ANY_SHAPE, TensorSpec
+from .control import DecidedInRuns, key_of, with_branch_inlined
+from .control_import import ControlImport, shifted
 from .converters.registry import canonical_domain
 from .graph_order import describe, ordered_nodes, reads
 from .host_operators import check_made_well, check_trusted, host_word, inner_nodes, why_host
@@ -33,7 +36,8 @@ class ImportedProgram:
     """A model in segments, in the order of a run.
 
     Attributes:
-        parts: an ImportedModel for each segment that is compiled, a Segment for each that stays on the host.
+        parts: an ImportedModel for each segment that is compiled, a Segment for each other one; those in the graphs
+            of `If` or `Loop` stand before it.
         inputs, outputs, provenance: as those of ImportedModel, for the whole model.
     """
 
@@ -51,6 +55,11 @@ class ImportedProgram:
     def host_operators(self) -> list[HostOperator]:
         """What stays on the host, in the order of a run."""
         return [operator for part in self.parts if isinstance(part, Segment) for operator in part.operators]
+
+    @property
+    def not_compiled(self) -> list[HostOperator]:
+        """What stays on the host or is decided by the loader."""
+        return [operator for part in self.parts if isinstance(part, Segment) for operator in part.not_compiled]
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -72,15 +81,34 @@ def import_program(model: ModelLike, inputs: Shapes | None = None, host: bool = 
         UsageError: `inputs` does not fit the model.
     """
     source = read_model(model)
-    if not may_need_host(source.proto):
-        return _whole(import_source(source, inputs))
     try:
-        return _Splitter(_canonical(_inlined(source)), inputs, host).program()
+        if not may_need_host(source.proto):
+            return _whole(import_source(source, inputs))
+    except DecidedInRuns:
+        pass
+    try:
+        return _split(_canonical(_inlined(source)), inputs, host)
     except KompiloError:
         raise
     except Exception as error:  # what protobuf, or ONNX's inference, makes of a broken model
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no details'}"
         raise ModelError(f"The model cannot be split into what is compiled and the host's part: {reason}.") from error
+
+
+def _split(source: ModelSource, inputs: Shapes | None, host: bool) -> ImportedProgram:
+    """The program of a model without functions; each `If` and `Loop` that turns out to be on data becomes a part."""
+    controls: dict[str, str] = {}
+    while True:
+        try:
+            return _Splitter(source, inputs, host, controls).program()
+        except DecidedInRuns as found:
+            key, branch = found.path[0]
+            if branch == "" or key in controls:
+                raise ModelError(found.message, found.hint) from None
+            if branch is None:
+                controls[key] = found.reason
+            else:
+                source = replace(source, proto=with_branch_inlined(source.proto, key, branch))
 
 
 def _whole(imported: ImportedModel) -> ImportedProgram:
@@ -119,9 +147,9 @@ def _all_nodes(proto: onnx.ModelProto) -> Iterator[NodeProto]:
 class _Splitter:
     """One model on its way into segments."""
 
-    def __init__(self, source: ModelSource, shapes: Shapes | None, host: bool) -> None:
+    def __init__(self, source: ModelSource, shapes: Shapes | None, host: bool, controls: Mapping[str, str]) -> None:
         self._source, self._graph, self._host = source, source.proto.graph, host
-        self._shapes = shapes
+        self._shapes, self._controls = shapes, controls
         self._inputs = host_signature(self._graph, shapes)
         self._stored = _initializers(self._graph)
         self._outputs = [info.name for info in self._graph.output]
@@ -130,6 +158,8 @@ class _Splitter:
         types = self._infer(nodes)
         opset = source.opsets.get("", 1)
         nodes = without_known_sequences([*self._stored_outputs(), *nodes], self._stored, types, opset)
+        nodes = self._with_given_constants(nodes)
+        own = self._stored.keys() | {info.name for info in self._graph.input}
         self._nodes = ordered_nodes(nodes, own, self._outputs)
         self._types = self._infer(self._nodes)
         self._reasons = self._why_host()
@@ -139,22 +169,52 @@ class _Splitter:
 
     def program(self) -> ImportedProgram:
         special = [spec for spec in self._inputs if not spec.is_numeric]
-        if not self._reasons and not special:
+        if not self._reasons and not special and not any(map(self._is_control, self._nodes)):
             model = self._model(self._nodes, self._graph.input, self._outputs)
             return _whole(import_source(replace(self._source, proto=model), self._shapes))
-        parts = partition(self._nodes, self._is_host, self._stored, self._outputs)
+        parts = partition(self._nodes, self._is_host, self._is_control, self._stored, self._outputs)
+        if not parts:
+            raise ModelError(f"Output {self._outputs[0]!r} is an input of the model, so there is nothing to compute.")
         known = {spec.name: spec for spec in self._inputs}
-        imported = []
+        imported: list[ImportedModel | Segment] = []
         for part in parts:
-            imported.append((self._on_host if part.on_host else self._compiled)(part, [known[n] for n in part.inputs]))
+            specs = [known[name] for name in part.inputs]
+            if part.is_control:
+                imported += [shifted(inner, len(imported)) for inner in self._decided(part, specs)]
+            else:
+                imported.append((self._on_host if part.on_host else self._compiled)(part, specs))
             known.update((spec.name, spec) for spec in imported[-1].outputs)
         outputs = tuple(known[name] for name in self._outputs)
-        if not imported:
-            raise ModelError(f"Output {self._outputs[0]!r} is an input of the model, so there is nothing to compute.")
         return ImportedProgram(tuple(imported), tuple(self._inputs), outputs, self._source.provenance)
 
     def _is_host(self, node: NodeProto) -> bool:
         return id(node) in self._reasons
+
+    def _is_control(self, node: NodeProto) -> bool:
+        return key_of(node) in self._controls and not self._is_host(node)
+
+    def _with_given_constants(self, nodes: Sequence[NodeProto]) -> list[NodeProto]:
+        """The nodes, where those that the loader decides read constants by names that nothing else reads."""
+        result: list[NodeProto] = []
+        constants = {node.output[0]: node for node in nodes if node.op_type == "Constant"}
+        for node in nodes:
+            if key_of(node) in self._controls:
+                copy = NodeProto()
+                copy.CopyFrom(node)
+                node = copy
+                for index, name in enumerate(node.input):
+                    new = f"{name} for {key_of(node)} {index}"
+                    if name in self._stored:
+                        result.append(
+                            onnx.helper.make_node("Constant", [], [new], value=self._embedded(self._stored[name]))
+                        )
+                        node.input[index] = new
+                    elif name in constants:
+                        result.append(NodeProto())
+                        result[-1].CopyFrom(constants[name])
+                        result[-1].output[0] = node.input[index] = new
+            result.append(node)
+        return result
 
     def _stored_outputs(self) -> list[NodeProto]:
         """Initializers that are outputs, as nodes: a part of the program has to give them."""
@@ -187,7 +247,32 @@ class _Splitter:
             open_ranks.update((name, True) for name in node.output if name and not _has_rank(self._types.get(name)))
         return reasons
 
+    def _decided(self, part: Part, inputs: Sequence[TensorSpec]) -> list[ImportedModel | Segment]:
+        """The parts of the graphs of `If` or `Loop`, and behind them its own."""
+        node = NodeProto()
+        node.CopyFrom(part.nodes[-1])
+        node.output[:] = [name if name in part.outputs else "" for name in node.output]
+        reason = HostOperator(
+            host_word(node), node.name or key_of(part.nodes[-1]), self._controls[key_of(part.nodes[-1])]
+        )
+
+        def split(graph: onnx.GraphProto) -> ImportedProgram:
+            own = {tensor.name for tensor in graph.initializer} | {name for n in graph.node for name in n.output}
+            names = [*(name for n in graph.node for name in reads(n)), *(info.name for info in graph.output)]
+            around = [self._stored[name] for name in dict.fromkeys(names) if name in self._stored and name not in own]
+            graph.initializer.extend(around)
+            model = self._model([], [], [])
+            model.graph.CopyFrom(graph)
+            return _split(replace(self._source, proto=model), None, self._host)
+
+        return ControlImport(node, part.nodes[:-1], inputs, self._types, reason, split).parts()
+
     def _compiled(self, part: Part, inputs: Sequence[TensorSpec]) -> ImportedModel:
+        open_rank = next((spec.name for spec in inputs if spec.shape == ANY_SHAPE), None)
+        if open_rank is not None:
+            raise ModelError(
+                f"{describe(part.nodes[0])} cannot be compiled: only a run knows how many dimensions {open_rank!r} has."
+            )
         model = self._model(part.nodes, [value_info(spec) for spec in inputs], part.outputs)
         model.graph.initializer.extend(self._read_by(part.nodes, lambda tensor: tensor))
         return import_source(replace(self._source, proto=model))

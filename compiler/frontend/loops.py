@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from tvm import relax
 
+from .control import DecidedInRuns
 from .node import Node
 from .symbols import as_expr
 from .values import Dim, Value
@@ -89,24 +90,29 @@ def unroll_loop(node: Node, convert: Body) -> list[Value | None]:
     body = node.required("body")
     most, goes_on = (node.const(i) for i in (0, 1))
     if (most is None and node.has(0)) or (goes_on is None and node.has(1)):
-        raise node.error("a number of iterations or a condition that depends on data is not supported")
+        raise _in_runs(node, "its count or its condition is data")
     limit = MOST_ITERATIONS + 1 if most is None else int(most.reshape(-1)[0])
     alive = goes_on is None or bool(goes_on.reshape(-1)[0])
     carried = [node.value(i) for i in range(2, len(node.values))]
     rows: list[list[Value]] = []
     while alive and len(rows) < limit:
-        _few(node, len(rows) + 1)
+        if len(rows) == MOST_ITERATIONS:
+            raise _in_runs(node, f"it has more than {MOST_ITERATIONS} iterations")
         results = convert(body, [Value(array=np.array(len(rows), np.int64)), Value(array=np.array(True)), *carried])
         alive = _known(node, results[0])
         carried = results[1 : 1 + len(carried)]
         rows.append(results[1 + len(carried) :])
     scans = len(body.output) - 1 - len(carried)
     if scans and not rows:
-        raise node.error("the outputs of a loop that never runs have no known shape")
+        raise _in_runs(node, "it never runs")
     return [*carried, *(_stacked(node, [row[i] for row in rows], 0) for i in range(scans))]
 
 
 def _known(node: Node, condition: Value) -> bool:
     if condition.array is None:
-        raise node.error("a condition that depends on data is not supported")
+        raise _in_runs(node, "its condition is data")
     return bool(condition.array.reshape(-1)[0])
+
+
+def _in_runs(node: Node, reason: str) -> DecidedInRuns:
+    return DecidedInRuns(node.error(f"{reason}, which is not supported here").message, reason)

@@ -38,9 +38,9 @@ def unsized(name: str, found: str) -> UsageError:
 
 
 def check_no_host(segments: Sequence[Segment]) -> None:
-    """UsageError if a part of a model stays on the host, whose time nothing here predicts."""
-    for operator in (o for segment in segments for o in segment.operators):
-        raise UsageError(f"expected a model to plan of which nothing stays on the host, found {operator}.")
+    """UsageError if a part of a model is not compiled, for nothing here predicts its time."""
+    for operator in (o for segment in segments for o in segment.not_compiled):
+        raise UsageError(f"expected a model to plan that is compiled as a whole, found {operator}.")
 
 
 def moved(name: str, operands: Sequence[float], weights: Sequence[float], results: Sequence[float]) -> float:

@@ -1,21 +1,20 @@
-"""A loaded model some operators of which stay on the host: its segments, one after the other."""
+"""A loaded model that is not compiled as a whole: its segments, one after the other, or as `If` and `Loop` decide."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..artifact.artifact import Artifact
 from ..artifact.records import TargetCode
 from ..errors import InputError, UsageError
-from ..segments import Segment
+from ..segments import Segment, outermost
 from .choice import choose_target
-from .host_evaluator import HostSegment, Values
+from .control import ControlSegment, Step, Values
+from .host_evaluator import HostSegment
 from .host_values import accept, check_names, owned
 from .module import Module, load
-
-Step = Callable[[Values], Values]
 
 
 class HostedModule(Module):
@@ -32,8 +31,11 @@ class HostedModule(Module):
         self._names = {spec.name: index for index, spec in enumerate(self.inputs)}
         self._count = len(self.inputs)
         self.target = _target(artifact, device)
-        self._steps = _steps(artifact, self.target, device, threads)
-        self._compiled = {spec.name for segment in artifact.segments if not segment.on_host for spec in segment.outputs}
+        order = outermost([segment.control for segment in artifact.segments])
+        self._steps = _steps(artifact, order, self.target, device, threads)
+        self._compiled = {
+            s.name for n in order if artifact.segments[n].is_compiled for s in artifact.segments[n].outputs
+        }
 
     def __call__(self, *values: Any, **named: Any) -> Any:
         """Runs the model; arguments, result and errors as for Module, where tensors on a GPU are not taken."""
@@ -47,20 +49,26 @@ class HostedModule(Module):
         return results[0] if len(results) == 1 else tuple(results)
 
     def enqueue(self, *values: Any, stream: int = 0, **named: Any) -> Any:
-        """UsageError: work on the host cannot wait in a GPU's stream."""
-        raise UsageError("enqueue: expected a model that is compiled as a whole, found one with operators on the host.")
+        """UsageError: what runs decide cannot wait in a GPU's stream."""
+        raise UsageError("enqueue: expected a model that is compiled as a whole, found one in segments.")
 
 
-def _steps(artifact: Artifact, target: TargetCode | None, device: str, threads: int) -> list[Step]:
-    """What runs each segment; all that are compiled run the code for one kind of hardware, that of `target`."""
+def _steps(
+    artifact: Artifact, order: Sequence[int], target: TargetCode | None, device: str, threads: int
+) -> list[Step]:
+    """What runs the segments `order`; all that are compiled run the code for one kind of hardware, that of `target`."""
     steps: list[Step] = []
-    for number, segment in enumerate(artifact.segments):
-        if segment.on_host:
+    for number in order:
+        segment = artifact.segments[number]
+        if segment.control is not None:
+            graphs = [_steps(artifact, graph.segments, target, device, threads) for graph in segment.control.graphs]
+            steps.append(ControlSegment(segment, segment.control, graphs).run)
+        elif segment.on_host:
             steps.append(HostSegment(segment).run)
-            continue
-        codes = tuple(t for t in artifact.targets if t.segment == number and target and t.key == target.key)
-        part = replace(artifact, inputs=segment.inputs, outputs=segment.outputs, targets=codes, segments=())
-        steps.append(_compiled(load(part, device, threads), segment))
+        else:
+            codes = tuple(t for t in artifact.targets if t.segment == number and target and t.key == target.key)
+            part = replace(artifact, inputs=segment.inputs, outputs=segment.outputs, targets=codes, segments=())
+            steps.append(_compiled(load(part, device, threads), segment))
     return steps
 
 
@@ -83,7 +91,7 @@ def _compiled(module: Module, segment: Segment) -> Step:
         try:
             result = module(*[known[name] for name in names])
         except InputError as error:
-            raise InputError(f"behind operators on the host: {error.message}", error.hint) from error
+            raise InputError(f"between segments: {error.message}", error.hint) from error
         return dict(zip(results, (result,) if len(results) == 1 else result, strict=True))
 
     return run

@@ -129,7 +129,7 @@ def put(*path_and_value):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (put("version", 3), "format version 3 is newer than 2"),
+        (put("version", 4), "format version 4 is newer than 3"),
         (put("version", 0), "at least 1, found 0"),
         (put("version", True), "at least 1, found True"),
         (put("format", "zip"), "expected the format 'kompilo'"),

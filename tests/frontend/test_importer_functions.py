@@ -126,7 +126,7 @@ def test_if_on_data():
         helper.make_node("Cast", ["m"], ["c"], to=TensorProto.BOOL),
         helper.make_node("If", ["c"], ["y"], "choice", then_branch=branch("Relu"), else_branch=branch("Neg")),
     ]
-    with pytest.raises(ModelError, match="If node 'choice': a condition that depends on the model's inputs"):
+    with pytest.raises(ModelError, match="If node 'choice': its condition is data"):
         import_model(model_with(nodes, []))
 
 

@@ -150,7 +150,7 @@ def test_what_stays_on_the_host_is_not_planned(tmp_path, run, described):
         for planned in (path, path.with_suffix(".kpo")):
             code, _, error = run("plan", planned, "--cluster", described)
             assert code == 2
-            assert "expected a model to plan of which nothing stays on the host, found Equal node" in error
+            assert "expected a model to plan that is compiled as a whole, found Equal node" in error
 
 
 def test_designs_are_not_planned(artifact):

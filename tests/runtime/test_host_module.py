@@ -131,7 +131,7 @@ def test_the_sizes_of_compiled_segments_are_checked():
     np.testing.assert_array_equal(module(["a", "b"], ["a", "c"], np.array([1, 2], np.float32)), [2, 2])
     with pytest.raises(InputError, match=r"input 't': the dimension 'n' \(axis 0\) is 1, but 2 in 's'"):
         module(["a", "b"], ["a"], np.ones(2, np.float32))
-    with pytest.raises(InputError, match="^behind operators on the host: input .* must be at least 1, found 0"):
+    with pytest.raises(InputError, match="^between segments: input .* must be at least 1, found 0"):
         module([], [], np.ones(0, np.float32))
 
 

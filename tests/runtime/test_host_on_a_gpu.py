@@ -45,4 +45,4 @@ def test_values_come_back_to_the_host(file, tmp_path):
     result = "ndarray 0.91 0.05 0.05 x"  # a, b and the pair of both: scores of 3, 0 and 0
     assert lines[:3] == [f"{kind} {result}" for kind in ("cuda", "cuda", "cpu")]
     assert lines[3] == "True"
-    assert lines[4] == "enqueue: expected a model that is compiled as a whole, found one with operators on the host."
+    assert lines[4] == "enqueue: expected a model that is compiled as a whole, found one in segments."

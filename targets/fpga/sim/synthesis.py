@@ -61,27 +61,39 @@ def synthesize(
 
     TargetError if pyosys is missing, fails, or does not know the family.
     """
+    part = f" -run {_BLOCKS_ONLY.get(family)}" if blocks_only else ""
+    with tempfile.TemporaryDirectory() as temporary:
+        counts = map_designs(designs, family, Path(temporary), part)
+        cells = [json.loads(count.read_text())["design"]["num_cells_by_type"] for count in counts]
+    return [_counted(c) for c in cells]
+
+
+def map_designs(
+    designs: Sequence[VerilogDesign], family: str, folder: Path, options: str = "", netlists: bool = False
+) -> list[Path]:
+    """What yosys counts in each design, as its JSON, in files of `folder` named *.stat; its `netlists` beside, as *.json.
+
+    `options` are added to yosys's script for the family. Errors as for `synthesize`.
+    """
     if importlib.util.find_spec("pyosys") is None:
         raise TargetError("fpga: pyosys is not installed.", "pip install 'kompilo[fpga]'.")
     if family not in _SCRIPTS:
         raise TargetError(f"fpga: expected a family of {', '.join(_SCRIPTS)} to synthesise for, found {family!r}.")
-    part = f" -run {_BLOCKS_ONLY[family]}" if blocks_only else ""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        work = []
-        for k, design in enumerate(designs):
-            (folder / f"{k}.v").write_text(design.source())
-            synthesis = f"{_SCRIPTS[family]} -top {design.top}{part}"
-            work.append([f"read_verilog -sv {folder}/{k}.v", synthesis, f"tee -q -o {folder}/{k}.json stat -json"])
-        (folder / "work.json").write_text(json.dumps(work))
-        command = [sys.executable, "-c", _CHILD, str(folder / "work.json")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
-        counts = [folder / f"{k}.json" for k in range(len(designs))]
-        if done.returncode or not all(c.exists() for c in counts):
-            lines = (done.stdout + done.stderr).strip().splitlines() or ["no reason given"]
-            raise TargetError(f"fpga: yosys failed: {next((x for x in lines if 'ERROR' in x), lines[-1])}")
-        cells = [json.loads(c.read_text())["design"]["num_cells_by_type"] for c in counts]
-    return [_counted(c) for c in cells]
+    counts = [folder / f"{k}.stat" for k in range(len(designs))]
+    work = []
+    for design, count in zip(designs, counts, strict=True):
+        source = count.with_suffix(".v")
+        source.write_text(design.source())
+        written = f" -json {count.with_suffix('.json')}" if netlists else ""
+        synthesis = f"{_SCRIPTS[family]} -top {design.top}{options}{written}"
+        work.append([f"read_verilog -sv {source}", synthesis, f"tee -q -o {count} stat -json"])
+    script = folder / "work"
+    script.write_text(json.dumps(work))
+    done = subprocess.run([sys.executable, "-c", _CHILD, str(script)], capture_output=True, text=True, timeout=_SECONDS)
+    if done.returncode or not all(count.exists() for count in counts):
+        lines = (done.stdout + done.stderr).strip().splitlines() or ["no reason given"]
+        raise TargetError(f"fpga: yosys failed: {next((x for x in lines if 'ERROR' in x), lines[-1])}")
+    return counts
 
 
 def _counted(cells: dict[str, int]) -> Synthesis:

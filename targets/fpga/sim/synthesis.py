@@ -71,7 +71,7 @@ def synthesize(
 def map_designs(
     designs: Sequence[VerilogDesign], family: str, folder: Path, options: str = "", netlists: bool = False
 ) -> list[Path]:
-    """What yosys counts in each design, as its JSON, in files of `folder` named *.stat; its `netlists` beside, as *.json.
+    """What yosys counts in each design, as JSON, in files of `folder` named *.stat; its `netlists` beside, *.json.
 
     `options` are added to yosys's script for the family. Errors as for `synthesize`.
     """

@@ -13,11 +13,19 @@ from tvm import ir, tirx
 # variable (or an opaque part) -> coefficient; the constant term stands under None
 Linear = dict[ir.Expr | None, Fraction]
 
+# Each maximum doubles the linear functions below an expression: no more of them are looked at.
+_MOST_ALTERNATIVES = 16
+
 
 def lower_bound(expr: ir.Expr, least: int, most: int) -> Fraction | None:
     """A number that `expr` never falls below when each variable lies in [least, most]; None if none is known."""
+    bounds = [_least_value(linear, least, most) for linear in _relaxed(expr, 1)]
+    return max((b for b in bounds if b is not None), default=None)
+
+
+def _least_value(linear: Linear, least: int, most: int) -> Fraction | None:
     total = Fraction(0)
-    for atom, coefficient in _relaxed(expr, 1).items():
+    for atom, coefficient in linear.items():
         if atom is None:
             total += coefficient
         elif not isinstance(atom, tirx.Var):
@@ -27,21 +35,27 @@ def lower_bound(expr: ir.Expr, least: int, most: int) -> Fraction | None:
     return total
 
 
-def _relaxed(expr: ir.Expr, sign: int) -> Linear:
-    """A linear function not above `sign * expr`."""
+def _relaxed(expr: ir.Expr, sign: int) -> list[Linear]:
+    """Linear functions not above `sign * expr`: a maximum is not below either of its operands."""
     if isinstance(expr, tirx.IntImm):
-        return {None: Fraction(sign * expr.value)}
+        return [{None: Fraction(sign * expr.value)}]
     if isinstance(expr, tirx.Add):
-        return _sum(_relaxed(expr.a, sign), _relaxed(expr.b, sign))
+        return _sums(_relaxed(expr.a, sign), _relaxed(expr.b, sign))
     if isinstance(expr, tirx.Sub):
-        return _sum(_relaxed(expr.a, sign), _relaxed(expr.b, -sign))
+        return _sums(_relaxed(expr.a, sign), _relaxed(expr.b, -sign))
+    if isinstance(expr, tirx.Max if sign > 0 else tirx.Min):
+        return [*_relaxed(expr.a, sign), *_relaxed(expr.b, sign)][:_MOST_ALTERNATIVES]
     factor = expr.b.value if hasattr(expr, "b") and isinstance(expr.b, tirx.IntImm) else None
     if isinstance(expr, tirx.Mul) and factor is not None:
-        return _scaled(_relaxed(expr.a, sign if factor >= 0 else -sign), Fraction(abs(factor)))
+        return [_scaled(x, Fraction(abs(factor))) for x in _relaxed(expr.a, sign if factor >= 0 else -sign)]
     if isinstance(expr, tirx.FloorDiv) and factor is not None and factor > 0:
-        result = _scaled(_relaxed(expr.a, sign), Fraction(1, factor))
-        return _sum(result, {None: Fraction(1 - factor, factor)}) if sign > 0 else result
-    return {expr: Fraction(sign)}
+        results = [_scaled(x, Fraction(1, factor)) for x in _relaxed(expr.a, sign)]
+        return _sums(results, [{None: Fraction(1 - factor, factor)}]) if sign > 0 else results
+    return [{expr: Fraction(sign)}]
+
+
+def _sums(left: list[Linear], right: list[Linear]) -> list[Linear]:
+    return [_sum(a, b) for a in left for b in right][:_MOST_ALTERNATIVES]
 
 
 def _sum(a: Linear, b: Linear) -> Linear:

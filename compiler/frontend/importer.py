@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from .converters.registry import load_converters
 from .functions import LocalFunctions
 from .model_reader import ModelLike, ModelSource, read_model
 from .signature import Shapes, input_signature
-from .symbols import Symbols, dim_text, identifier
+from .symbols import OpenSqueezeError, Squeezed, Symbols, dim_text, identifier
 from .tensor_data import decode_tensor
 from .values import Value
 
@@ -58,9 +58,38 @@ def import_model(model: ModelLike, inputs: Shapes | None = None) -> ImportedMode
 
 
 def import_source(source: ModelSource, inputs: Shapes | None = None) -> ImportedModel:
-    """`import_model` for a model that has been read."""
+    """`import_model` for a model that has been read.
+
+    Where a `Squeeze` without axes meets open sizes, those are 1 in every run, or never, if only one of both gives the
+    outputs as many dimensions as the model declares.
+    """
+    try:
+        return _imported(source, inputs, Symbols())
+    except OpenSqueezeError:
+        fitting = [model for model in _squeezed_imports(source, inputs) if _has_declared_ranks(source, model)]
+        if len(fitting) != 1:
+            raise
+        return fitting[0]
+
+
+def _squeezed_imports(source: ModelSource, inputs: Shapes | None) -> Iterator[ImportedModel]:
+    """The model with open sizes removed by `Squeeze` and with them kept, as far as it can be imported so."""
+    for squeezed in (Squeezed.REMOVED, Squeezed.KEPT):
+        with suppress(ModelError):
+            yield _imported(source, inputs, Symbols(squeezed))
+
+
+def _has_declared_ranks(source: ModelSource, model: ImportedModel) -> bool:
+    """Whether all outputs whose shapes the model declares have as many dimensions."""
+    kinds = (info.type.tensor_type for info in source.proto.graph.output)
+    return all(
+        not kind.HasField("shape") or len(kind.shape.dim) == len(spec.shape)
+        for kind, spec in zip(kinds, model.outputs, strict=True)
+    )
+
+
+def _imported(source: ModelSource, inputs: Shapes | None, symbols: Symbols) -> ImportedModel:
     specs = input_signature(source.proto.graph, inputs)
-    symbols = Symbols()
     params = [_parameter(spec, symbols) for spec in specs]
     load_converters()
     bb = relax.BlockBuilder()

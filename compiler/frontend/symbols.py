@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from enum import Enum
 
+import tvm_ffi
 from tvm import ir, sym, tirx
 
+from ..errors import ModelError
 from ..size_requirements import Requirement, free_sizes, size_text
 from .bounds import lower_bound
 from .values import Dim, static_dim
@@ -16,14 +19,40 @@ from .values import Dim, static_dim
 _LEAST, _MOST = 1, 10**9 - 1
 
 
+def _constant_last(node: ir.Expr) -> ir.Expr:
+    return type(node)(node.b, node.a) if isinstance(node.a, tirx.IntImm) else node
+
+
+def _as_difference(node: ir.Expr) -> ir.Expr:
+    return node.a - tirx.floordiv(node.a, node.b) * node.b if isinstance(node.b, tirx.IntImm) else node
+
+
+_CONSTANT_LAST = [(tirx.Max, _constant_last), (tirx.Min, _constant_last)]
+_AS_DIFFERENCE = [(tirx.FloorMod, _as_difference)]
+
+
+class Squeezed(Enum):
+    """Whether `Squeeze` without axes removes axes of open sizes, which 1 in a run has to agree with."""
+
+    UNKNOWN = "unknown"
+    REMOVED = "removed"
+    KEPT = "kept"
+
+
+class OpenSqueezeError(ModelError):
+    """A `Squeeze` without axes meets an open size, and `Squeezed` is unknown."""
+
+
 class Symbols:
     """The named dimensions of a model, what can be proved of expressions over them, and what a run has to check.
 
     Attributes:
+        squeezed: what `Squeeze` without axes takes an open size for; see `Squeezed`.
         requirements: conditions on the named dimensions that a run has to check, in the order of the operators.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, squeezed: Squeezed = Squeezed.UNKNOWN) -> None:
+        self.squeezed = squeezed
         self.requirements: list[Requirement] = []
         self._vars: dict[str, tirx.Var] = {}
         self._analyzer = sym.Analyzer()
@@ -36,6 +65,11 @@ class Symbols:
             self._vars[name] = variable
         return self._vars[name]
 
+    def named(self, dim: Dim) -> bool:
+        """Whether a size is made of named dimensions, which a run can check before anything is computed."""
+        known = set(self._vars.values())
+        return isinstance(dim, int) or all(v in known for v in free_sizes(dim))
+
     def require(self, condition: ir.Expr, message: str) -> None:
         """Have a run check `condition`; nothing where it is over other variables than named dimensions."""
         known = set(self._vars.values())
@@ -44,7 +78,18 @@ class Symbols:
             self.requirements.append(Requirement(condition, message))
 
     def simplify(self, dim: Dim) -> Dim:
-        return dim if isinstance(dim, int) else static_dim(self._analyzer.simplify(dim))
+        return dim if isinstance(dim, int) else static_dim(self._simplest(dim))
+
+    def _simplest(self, dim: ir.Expr) -> ir.Expr:
+        """As TVM simplifies it; also with remainders written as differences, which may cancel: x - x % c as x // c * c.
+
+        Constants are the second operands of maxima and minima, so that two ways to write one size look alike.
+        """
+        found = tvm_ffi.structural_map(self._analyzer.simplify(dim), _CONSTANT_LAST, order="post")
+        if "%" not in str(found):
+            return found
+        differences = self._analyzer.simplify(tvm_ffi.structural_map(found, _AS_DIFFERENCE, order="post"))
+        return min(found, differences, key=lambda e: len(str(e)))
 
     def equal(self, a: Dim, b: Dim) -> bool | None:
         """Whether two sizes are always equal (True), never equal (False), or it depends (None)."""
@@ -59,13 +104,15 @@ class Symbols:
         if isinstance(a, int) and isinstance(b, int):
             return a < b
         a, b = _exprs(a, b)
-        if self._analyzer.can_prove(tirx.LT(a, b)) or self._at_least(b - a, 1):
+        if self._analyzer.can_prove(tirx.LT(a, b)) or self._exceeds(b, a, 1):
             return True
-        return False if self._analyzer.can_prove(tirx.GE(a, b)) or self._at_least(a - b, 0) else None
+        return False if self._analyzer.can_prove(tirx.GE(a, b)) or self._exceeds(a, b, 0) else None
 
-    def _at_least(self, expr: ir.Expr, limit: int) -> bool:
-        """Sizes are whole numbers: one that is above limit - 1 is at least limit."""
-        bound = lower_bound(self._analyzer.simplify(expr), _LEAST, _MOST)
+    def _exceeds(self, a: ir.Expr, b: ir.Expr, limit: int) -> bool:
+        """Whether a - b is always `limit` or more: sizes are whole, what is above limit - 1 is at least limit."""
+        if isinstance(b, tirx.Max):
+            return self._exceeds(a, b.a, limit) and self._exceeds(a, b.b, limit)
+        bound = lower_bound(self._analyzer.simplify(a - b), _LEAST, _MOST)
         return bound is not None and bound > limit - 1
 
     def same_shape(self, a: Sequence[Dim], b: Sequence[Dim]) -> bool:

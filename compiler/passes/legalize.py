@@ -52,12 +52,13 @@ def _fused(mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
 
 
 def _sizes_first(mod: tvm.ir.IRModule) -> tvm.ir.IRModule:
-    """`mod` with what uses the sizes that a match_cast tells behind it: FuseOps puts chains in an order that goes by
-    operands alone."""
+    """`mod` with what uses the sizes that a match_cast tells, and no parameter, behind it: FuseOps puts chains in an
+    order that goes by operands alone."""
     graph = Graph.of(mod)
     if graph is None or not any(node.op == "match_cast" for node in graph.nodes):
         return mod
-    tells = {id(n): set(free_sizes(n.cast)) for n in graph.nodes if n.cast is not None}
+    known = {size for param in mod["main"].params for size in free_sizes(param.ty)}
+    tells = {id(n): set(free_sizes(n.cast)) - known for n in graph.nodes if n.cast is not None}
     to_come = set().union(*tells.values()) | {n.var for n in graph.nodes}
     waiting, ordered = deque(graph.nodes), []
     passed_over = 0

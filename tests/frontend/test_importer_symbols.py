@@ -3,7 +3,10 @@
 import random
 
 import pytest
+import tvm_ffi
+from tvm import tirx
 
+from kompilo.compiler.frontend.bounds import lower_bound
 from kompilo.compiler.frontend.ratio import Ratio
 from kompilo.compiler.frontend.slicing import python_slice, slice_bounds
 from kompilo.compiler.frontend.symbols import Symbols, dim_text, identifier
@@ -22,6 +25,10 @@ LESS = {
     "depends": (H, 5, None),
     "int_max": (H, 2**31 - 1, True),
     "product": (H * 2, H * 3, True),
+    "maximum": (H // 2, tirx.max(H, tirx.IntImm("int64", 7)), True),
+    "of_maximum": (tirx.max(H // 8, tirx.IntImm("int64", 1)), H + 1, True),
+    "of_maximum_depends": (tirx.max(H // 8, tirx.IntImm("int64", 3)), H + 1, None),
+    "minimum": (tirx.min(W, H), H + 1, True),
 }
 
 
@@ -42,6 +49,37 @@ def test_minimum_and_maximum():
     assert S.maximum(H, 0).same_as(H)
     assert dim_text(S.minimum(H // 2, H)) == "h // 2"
     assert dim_text(S.minimum(H, W)) == "min(h, w)"
+
+
+def test_remainders_cancel_and_constants_come_last():
+    """Padding to whole frames, as exporters write it: x + (ceil(x / 256) * 256 - x), counted in frames."""
+    x = S.simplify(tirx.max(tirx.IntImm("int64", 256), H))
+    assert dim_text(x) == "max(h, 256)"
+    padding = S.simplify((x + 255) // 256 * 256 - x)
+    assert dim_text(S.simplify((x + padding + 1024) // 256)) == "(max(h, 256) + 255) // 256 + 4"
+    assert dim_text(S.simplify(tirx.floormod(H, tirx.IntImm("int64", 3)))) == "h % 3"
+
+
+def test_lower_bounds_hold():
+    """For random expressions: never above what a run computes; and known for most."""
+    rng = random.Random(1)
+    variables = [H, W]
+
+    def grown(depth):
+        if depth == 0:
+            return rng.choice([*variables, tirx.IntImm("int64", rng.randint(-5, 9))])
+        a, b, c = grown(depth - 1), grown(depth - 1), rng.randint(1, 7)
+        return rng.choice([a + b, a - b, a * c, a // c, tirx.max(a, b), tirx.min(a, b)])
+
+    known = 0
+    for _ in range(150):
+        expr, values = grown(rng.randint(1, 4)), {v: rng.randint(1, 40) for v in variables}
+        bound = lower_bound(expr, 1, 40)
+        known += bound is not None
+        replaced = [(tirx.Var, lambda v, values=values: tirx.IntImm("int64", values[v]))]
+        found = S.simplify(tvm_ffi.structural_map(expr, replaced, order="post"))
+        assert bound is None or bound <= found, expr
+    assert known > 75
 
 
 def test_truncating_division():

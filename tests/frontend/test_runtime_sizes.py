@@ -293,6 +293,50 @@ def test_squeeze_without_axes_of_open_sizes():
         kompilo.compile(Case("Squeeze", [["n", 1]], [], [], "").model())
 
 
+def squeezed(declared: Sequence[str], after: Sequence[onnx.NodeProto] = ()) -> onnx.ModelProto:
+    """Squeeze of (n, 1) without axes, then the nodes `after` it; the output is declared with these dimensions."""
+    model = build(
+        [helper.make_node("Squeeze", ["x0"], ["y" if not after else "s"], name="it"), *after], {"x0": ["n", 1]}, ["y"]
+    )
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, list(declared)))
+    return model
+
+
+def test_squeeze_without_axes_goes_by_the_declared_outputs():
+    x = floats(1, 1)
+    scalar = kompilo.load(kompilo.compile(squeezed([])), threads=1)
+    np.testing.assert_array_equal(scalar(x), x[0, 0])
+    with pytest.raises(InputError, match="`n` must be 1 for Squeeze node 'it'"):
+        scalar(floats(3, 1))
+    vector = kompilo.load(kompilo.compile(squeezed(["n"])), threads=1)
+    np.testing.assert_array_equal(vector(floats(3, 1)), floats(3, 1)[:, 0])
+    with pytest.raises(InputError, match="`n` must be at least 2 for Squeeze node 'it'"):
+        vector(x)
+
+
+def test_squeeze_without_axes_whose_outputs_do_not_tell():
+    flat = [helper.make_node("Flatten", ["s"], ["y"], axis=0)]
+    with pytest.raises(ModelError, match="axes are required where the size of an axis is open"):
+        kompilo.compile(squeezed(["a", "b"], flat))
+
+
+def test_positions_beside_sizes_of_other_inputs():
+    """A table cut to an open length is taken to have it; kernels of other lengths are no part of that."""
+    table = floats(1, 64, 4, seed=5)
+    nodes = [
+        helper.make_node("Shape", ["x0"], ["n"], start=1, end=2),
+        helper.make_node("Slice", ["c0", "c1", "n", "c2"], ["positions"]),
+        helper.make_node("Add", ["x0", "positions"], ["sum"]),
+        helper.make_node("Softmax", ["x1"], ["weights"], axis=2),
+        helper.make_node("Mul", ["sum", "weights"], ["y0"]),
+    ]
+    model = build(nodes, {"x0": [1, "n", 4], "x1": [1, 1, 4]}, ["y0"], const=[table, i64(0), i64(1)])
+    module = kompilo.load(kompilo.compile(model), threads=1)
+    for n in (5, 64):
+        feeds = feeds_of([(1, n, 4), (1, 1, 4)])
+        np.testing.assert_allclose(module.run(feeds)["y0"], reference_outputs(model, feeds)[0], rtol=1e-5, atol=1e-6)
+
+
 def test_slice_to_nothing_of_an_open_axis():
     model = Case("Slice", [["n", 2]], [], [], "", [i64(0), i64(0)]).model()
     assert kompilo.load(kompilo.compile(model), threads=1)(floats(6, 2)).shape == (0, 2)

@@ -13,7 +13,7 @@ from tvm import ir, relax, te, tirx
 
 from ...element_types import CARRIED, CARRIER
 from ..node import Node
-from ..symbols import as_expr, dim_text
+from ..symbols import OpenSqueezeError, Squeezed, as_expr, dim_text
 from ..values import Dim
 from .broadcast import fit
 from .registry import Carried, converter
@@ -168,20 +168,30 @@ def flatten(node: Node) -> relax.Expr:
 def squeeze(node: Node) -> relax.Expr:
     axes, shape = axes_of(node), node.shape(0)
     if axes is None:
-        open_axis = next((axis for axis, d in enumerate(shape) if not isinstance(d, int)), None)
-        if open_axis is not None:
-            raise node.error(
-                f"axes are required where the size of an axis is open: whether axis {open_axis} "
-                f"({dim_text(shape[open_axis])}) stays would depend on each run",
-                "fix that size with `inputs`",
-            )
-        axes = [axis for axis, d in enumerate(shape) if _is(d, 1)]
+        axes = _axes_to_squeeze(node, shape)
     wrong = next((a for a in axes if isinstance(shape[a], int) and shape[a] != 1), None)
     if wrong is not None:
         raise node.error(f"axis {wrong} has size {shape[wrong]}, expected 1")
     for axis in axes:
         node.require_equal(shape[axis], 1, f"axis {axis} of input 0")
     return reshaped(node, node.inputs[0], [d for axis, d in enumerate(shape) if axis not in axes])
+
+
+def _axes_to_squeeze(node: Node, shape: Sequence[Dim]) -> list[int]:
+    """The axes of size 1; those of open sizes by `Symbols.squeezed`, behind a check when the model runs."""
+    open_axes = [axis for axis, d in enumerate(shape) if not isinstance(d, int)]
+    known = node.symbols.squeezed is not Squeezed.UNKNOWN and all(node.symbols.named(shape[a]) for a in open_axes)
+    if open_axes and not known:
+        text = (
+            f"axes are required where the size of an axis is open: whether axis {open_axes[0]} "
+            f"({dim_text(shape[open_axes[0]])}) stays would depend on each run"
+        )
+        raise OpenSqueezeError(node.error(text).message, "fix that size with `inputs`")
+    if node.symbols.squeezed is Squeezed.KEPT:
+        for axis in open_axes:
+            node.require_at_least(shape[axis], 2, f"axis {axis} of input 0, which stays")
+        open_axes = []
+    return [axis for axis, d in enumerate(shape) if _is(d, 1) or axis in open_axes]
 
 
 @converter("Unsqueeze")

@@ -109,7 +109,7 @@ _MATRIX_UNITS = {"gfx90a": "mfma", "gfx94": "mfma_cdna3", "gfx11": "rdna_wmma"}
 def known_intrinsics(arch: str) -> frozenset[str]:
     """LLVM's names that compile for `arch` ("gfx942"), those of its matrix instructions among them."""
     units = {unit for start, unit in _MATRIX_UNITS.items() if arch.startswith(start)}
-    return SAFE | {i.name for unit in units for i in INSTRUCTIONS[unit]} | {name for unit in units for name in BESIDES[unit]}
+    return SAFE.union(*({i.name for i in INSTRUCTIONS[unit]} | set(BESIDES[unit]) for unit in units))
 
 
 def lower_math(mod: tvm.ir.IRModule) -> tvm.ir.IRModule:

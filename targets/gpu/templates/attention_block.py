@@ -22,7 +22,7 @@ from tvm import tirx
 from tvm.tirx import DeclBuffer, Stmt
 
 from ...shared.index_math import ceil_div
-from ...shared.tir_loops import Index, i64, seq
+from ...shared.tir_loops import Index, i64
 from ..launch import allocated, barrier, registers
 from . import attention_ptx as flash
 from . import tensor_core_ptx as ptx

@@ -4,10 +4,10 @@
    Scores are keys times queries: all that a lane has of them belongs to its own query, and so do the statistics.
 2. Masks apply to scores, and those behind the last key, or behind a query's own where attention is causal, become
    -infinity. Steps that no query of the block sees are not taken at all.
-3. Weights are exp(score - largest so far); results summed up before fade when the largest grows. The largest is known to
-   all lanes of a query; sums of weights come together in the end.
-4. Results are turned values times weights. A lane's scores are those numbers of the right operand that the hardware wants
-   of it, once keys are counted in another order (attention_matrix_rows.py): nothing is exchanged. On RDNA3, where
+3. Weights are exp(score - largest so far); results summed up before fade when the largest grows. The largest is known
+   to all lanes of a query; sums of weights come together in the end.
+4. Results are turned values times weights. A lane's scores are those numbers of the right operand that the hardware
+   wants of it, once keys are counted in another order (attention_matrix_rows.py): nothing is exchanged. On RDNA3, where
    two lanes hold the same operand, each gets the half that it lacks from the other.
 5. Keys and values of the next step come from device memory into registers while one is computed, then to shared memory.
 """

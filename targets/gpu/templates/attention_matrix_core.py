@@ -1,4 +1,4 @@
-"""Fused attention on AMD's matrix units: MFMA of CDNA for float16, bfloat16 and float32, WMMA of RDNA3 for the former."""
+"""Fused attention on AMD's matrix units: float16 and bfloat16 by MFMA (CDNA) and WMMA (RDNA3), float32 by MFMA."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .matrix_core import MatrixInstruction, instructions_for
 
 # Pieces that a thread may fetch ahead, each with an address of its own.
 _MOST_SLOTS = 8
-# Registers of a thread at most: LLVM's estimate and ours differ.
-_MOST_REGISTERS = {64: 448, 32: 232}
+# Registers of a thread at most, by lanes of a wave: LLVM takes up to a fifth more than is reckoned where it has them.
+_MOST_REGISTERS = {64: 400, 32: 232}
 
 
 class MatrixCoreAttention(AttentionTemplate):

@@ -18,8 +18,8 @@ _OTHER_REGISTERS = 48
 class MatrixFlashTile(Knobs):
     """A block of `waves` waves weighs values for `rows` x side queries of each, `bn` keys at a time.
 
-    `stages`: how many steps' keys and values lie in shared memory; with 2, one barrier a step is enough. `held`: queries
-    stay in registers; otherwise each lane keeps its own in shared memory, where registers are few.
+    `stages`: how many steps' keys and values lie in shared memory; with 2, one barrier a step is enough. `held`:
+    queries stay in registers; otherwise each lane keeps its own in shared memory, where registers are few.
     """
 
     waves: int
@@ -85,10 +85,13 @@ class MatrixFlashTile(Knobs):
         """Registers of a thread: scores, weights, results, queries, fragments, what is fetched ahead, addresses."""
         how, words = self.how, self.size / 4
         keys, values = self.slots(depth, columns, lanes)
-        weights = self.own * (2 if how.twice else 1)
+        # Where lanes exchange halves, as many are on their way.
+        weights = 0 if how.dtype == "float32" else self.own * (2 if how.twice else 1)
+        exchanged = self.own if how.twice else 0
         queries = self.queries(depth) if self.held else self.rows * how.pack
         results = self.broad(columns) // how.parts
-        each = self.own + weights * words + results + 4
+        each = self.own + exchanged + weights * words + results + 4
         ahead = keys * lanes[0] + values * TURNED * lanes[1]
-        fragments = 4 * how.pack * words
+        # LLVM reads the columns of a step ahead, as far as it has registers.
+        fragments = how.pack * words * (4 if how.twice else 2 * (self.broad(columns) // how.side))
         return int(self.rows * each + (queries + ahead) * words + fragments) + 3 * (keys + values) + _OTHER_REGISTERS

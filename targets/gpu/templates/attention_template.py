@@ -1,4 +1,4 @@
-"""What templates of attention have in common, whichever unit multiplies: from an operator to configs, a kernel, traits."""
+"""What templates of attention have in common, whichever unit multiplies: from an operator to configs and a kernel."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from ....compiler.schedule.template import Config
 
 @dataclass(frozen=True)
 class Knobs:
-    """Base of tiles. Fields of type int are knobs; what else a tile has, it is told again where a config becomes one."""
+    """Base of tiles. Fields of type int are knobs; what else a tile has is told again where a config becomes one."""
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The speed table: every model of the zoo against other runtimes, as markdown on stdout and JSON on request.
 
-    python benchmarks/zoo.py [--models resnet50,mnist] [--threads 1,2] [--seconds 3] [--json FILE] [--dynamic]
+    python benchmarks/zoo.py [--group more] [--models resnet50,mnist] [--threads 1,2] [--seconds 3] [--dynamic] [--json FILE]
 
 Each model is compiled at its typical shape (what the zoo calls its sample shape), and the other runtimes get the model
 with the same dimensions fixed, unless --dynamic leaves them open for all. Times are medians in ms; ratios are our time
@@ -26,6 +26,7 @@ from kompilo.compiler.runtime.host import cpu_name
 from kompilo.models import zoo
 
 PEERS = ("onnxruntime", "openvino")
+GROUPS = {"first": zoo.names, "more": zoo.more_names}
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Row:
 def main() -> int:
     """Measure, print the table; 1 if a model could not be measured."""
     options = _options()
-    names = options.models.split(",") if options.models else zoo.names()
+    names = options.models.split(",") if options.models else GROUPS[options.group]()
     threads = [int(t) for t in options.threads.split(",")]
     peers = [p for p in options.against.split(",") if is_installed(p)]
     rows = []
@@ -111,7 +112,8 @@ def _progress_text(row: Row) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", help="names separated by commas; default the whole zoo")
+    parser.add_argument("--group", choices=list(GROUPS), default="first", help="of the zoo; default first")
+    parser.add_argument("--models", help="names separated by commas; default all of the group")
     parser.add_argument("--threads", default="1,2", help="default 1,2")
     parser.add_argument("--against", default=",".join(PEERS), help=f"default {','.join(PEERS)}")
     parser.add_argument("--seconds", type=float, default=3.0, help="measured time for each runtime; default 3")

@@ -83,7 +83,7 @@ def is_artifact(path: str | Path) -> bool:
 
 def _path_hint(path: Path) -> str | None:
     """A file of nearly the same name in the same directory, or the zoo's spelling."""
-    if path.name in zoo().names():
+    if path.name in zoo().all_names():
         return f"the zoo has it: write zoo:{path.name}."
     if not path.parent.is_dir():
         return f"the directory {str(path.parent)!r} does not exist."

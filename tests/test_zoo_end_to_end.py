@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
-import numpy as np
-import onnxruntime
 import pytest
+from zoo_check import check
 
 import kompilo
 from kompilo.models import zoo
-from kompilo.models.zoo_model import ZooModel
 
 # Sizes that a model compiled once with dynamic dimensions runs with: a typical one, a larger batch, an odd size.
 DYNAMIC_SHAPES: dict[str, tuple[dict[str, tuple[int, ...]], ...]] = {
@@ -26,39 +21,6 @@ DYNAMIC_SHAPES: dict[str, tuple[dict[str, tuple[int, ...]], ...]] = {
     ),
     "mnist": ({"image": (1, 1, 28, 28)}, {"image": (7, 1, 28, 28)}),
 }
-
-
-@pytest.fixture(scope="module")
-def reference():
-    """Runs ONNX Runtime: `reference(path, feeds)` gives the outputs in the model's order."""
-    sessions: dict[Path, onnxruntime.InferenceSession] = {}
-
-    def run(path: Path, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        if path not in sessions:
-            sessions.clear()
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = 1
-            options.log_severity_level = 3
-            sessions[path] = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return sessions[path].run(None, dict(feeds))
-
-    yield run
-    sessions.clear()
-
-
-def check(model: ZooModel, module, reference, feeds: Mapping[str, np.ndarray]) -> None:
-    """Every output has the reference's shape and dtype, and differs by no more than the model's tolerance allows."""
-    expected = reference(model.path(), feeds)
-    found = module.run(feeds)
-    assert list(found) == [spec.name for spec in module.outputs]
-    for (name, got), want in zip(found.items(), expected, strict=True):
-        assert (got.shape, got.dtype) == (want.shape, want.dtype), name
-        if np.issubdtype(want.dtype, np.floating):
-            # On noise the detector answers 1e-6 everywhere: the last bits of its sigmoid's tail (1e-7) are no error.
-            error = float(np.abs(got - want).max() / max(np.abs(want).max(), 1e-2))
-            assert error <= model.tolerance, f"{model.name}: output {name} is off by {error:.1e} of its range"
-        else:
-            np.testing.assert_array_equal(got, want, err_msg=name)
 
 
 @pytest.mark.parametrize("name", zoo.names())

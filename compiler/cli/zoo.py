@@ -19,7 +19,7 @@ app = typer.Typer(help="List the models of the zoo, or get one.", no_args_is_hel
 def list_models(as_json: AsJson = False) -> None:
     """List all models of the zoo."""
     zoo = model_source.zoo()
-    entries = [zoo.find(name) for name in zoo.names()]
+    entries = [zoo.find(name) for name in zoo.all_names()]
     if as_json:
         keys = ("name", "summary", "license", "tolerance")
         console.print_json([{k: getattr(e, k, None) for k in keys} for e in entries])

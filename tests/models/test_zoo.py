@@ -35,17 +35,17 @@ def test_unknown_name_suggests_the_nearest():
         zoo.find("resnet")
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.all_names())
 def test_declares_what_a_user_asks(name):
     model = zoo.find(name)
     assert model.summary
     assert model.license
     assert model.source.describe()
     assert model.inputs
-    assert 0 < model.tolerance <= 1e-4
+    assert 0 < model.tolerance <= (1e-2 if "int8" in name else 1e-4)
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.all_names())
 def test_sample_inputs_are_the_same_for_a_seed(name):
     model = zoo.find(name)
     first, again, other = model.sample_inputs(3), model.sample_inputs(3), model.sample_inputs(4)

@@ -1,6 +1,6 @@
 """The speed table: every model of the zoo against other runtimes, as markdown on stdout and JSON on request.
 
-    python benchmarks/zoo.py [--group more] [--models resnet50,mnist] [--threads 1,2] [--seconds 3] [--dynamic] [--json FILE]
+    python benchmarks/zoo.py [--group more] [--models resnet50,mnist] [--threads 1,2] [--seconds 3] [--json FILE]
 
 Each model is compiled at its typical shape (what the zoo calls its sample shape), and the other runtimes get the model
 with the same dimensions fixed, unless --dynamic leaves them open for all. Times are medians in ms; ratios are our time

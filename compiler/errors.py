@@ -36,3 +36,11 @@ class TargetError(KompiloError):
 
 class UsageError(KompiloError):
     """The command line or a Python argument is wrong."""
+
+
+class DeviceError(KompiloError):
+    """No device is left that could do the work: each failed, ended or does not answer."""
+
+
+class DeadlineError(KompiloError):
+    """A request was not answered by the time that it had."""

@@ -6,6 +6,7 @@ from typing import Any
 from .compiler.version import VERSION
 
 _EXPORTS = {
+    "Pipeline": "kompilo.compiler.runtime.executor.pipeline",
     "compile": "kompilo.compiler.driver",
     "load": "kompilo.compiler.runtime.module",
     "tune": "kompilo.compiler.tune.tune",
@@ -13,7 +14,7 @@ _EXPORTS = {
 }
 
 __version__ = VERSION
-__all__ = ["compile", "errors", "load", "tune"]
+__all__ = ["Pipeline", "compile", "errors", "load", "tune"]
 
 
 def __getattr__(name: str) -> Any:

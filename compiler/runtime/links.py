@@ -96,9 +96,8 @@ def _latency() -> float:
     mine, other = socket.socketpair()
     try:
         with other:
-            partner = subprocess.Popen(
-                [sys.executable, "-S", "-c", _PARTNER, str(other.fileno()), str(cpus[-1])], pass_fds=[other.fileno()]
-            )
+            command = [sys.executable, "-I", "-S", "-c", _PARTNER, str(other.fileno()), str(cpus[-1])]
+            partner = subprocess.Popen(command, pass_fds=[other.fileno()])
     except OSError as error:
         mine.close()
         raise KompiloError(f"the link between cores cannot be measured: {error.strerror}.") from None

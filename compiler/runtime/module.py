@@ -139,25 +139,7 @@ class Module:
 
     def _arrange(self, values: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
         """One value per input, in the model's order."""
-        if not values and len(named) == self._count:
-            try:
-                return tuple([named[name] for name in self._names])
-            except KeyError:
-                pass  # explained below
-        expected = f"expected {', '.join(self._names) or 'none'}"
-        if len(values) > self._count:
-            raise InputError(f"the model takes {self._count} inputs ({expected}), found {len(values)}.")
-        ordered = dict(zip(self._names, values, strict=False))
-        for name, value in named.items():
-            if name not in self._names:
-                raise InputError(f"the model has no input {name!r} ({expected}).")
-            if name in ordered:
-                raise InputError(f"the input {name!r} is given twice, by position and by name.")
-            ordered[name] = value
-        missing = [repr(name) for name in self._names if name not in ordered]
-        if missing:
-            raise InputError(f"the input {', '.join(missing)} is missing ({expected}).")
-        return tuple(ordered[name] for name in self._names)
+        return arrange(values, named, self._names)
 
     @property
     def runs_on(self) -> str:
@@ -167,6 +149,33 @@ class Module:
     def __repr__(self) -> str:
         inputs, outputs = (", ".join(map(str, specs)) for specs in (self.inputs, self.outputs))
         return f"<Module ({inputs}) -> ({outputs}) on {self.runs_on}, threads={self.threads}>"
+
+
+def arrange(values: Sequence[Any], named: Mapping[str, Any], names: Mapping[str, int]) -> tuple[Any, ...]:
+    """One value for each of the inputs `names`, in their order, of some by position and some by name.
+
+    Raises:
+        InputError: one too many, missing, unknown or given twice.
+    """
+    if not values and len(named) == len(names):
+        try:
+            return tuple([named[name] for name in names])
+        except KeyError:
+            pass  # explained below
+    expected = f"expected {', '.join(names) or 'none'}"
+    if len(values) > len(names):
+        raise InputError(f"the model takes {len(names)} inputs ({expected}), found {len(values)}.")
+    ordered = dict(zip(names, values, strict=False))
+    for name, value in named.items():
+        if name not in names:
+            raise InputError(f"the model has no input {name!r} ({expected}).")
+        if name in ordered:
+            raise InputError(f"the input {name!r} is given twice, by position and by name.")
+        ordered[name] = value
+    missing = [repr(name) for name in names if name not in ordered]
+    if missing:
+        raise InputError(f"the input {', '.join(missing)} is missing ({expected}).")
+    return tuple(ordered[name] for name in names)
 
 
 def load(source: str | os.PathLike[str] | bytes | Artifact, device: str = "auto", threads: int | None = None) -> Module:

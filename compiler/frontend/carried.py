@@ -30,6 +30,11 @@ _KNOWING = frozenset(
     ["BitCast", "Cast", "CastLike", "Constant", "ConstantOfShape", "DequantizeLinear", "QuantizeLinear"]
 )
 
+# Operators of other domains -> one of ONNX's that takes these types in the same way.
+_ELSEWHERE = {("com.microsoft", name): "DequantizeLinear" for name in ("DequantizeLinear", "GatherBlockQuantized")} | {
+    ("com.microsoft", "QuantizeLinear"): "QuantizeLinear"
+}
+
 
 def carrying(converter: Converter, domain: str) -> Callable[[Node], Any]:
     """`converter`, for a node that may have inputs of carried types.
@@ -40,7 +45,7 @@ def carrying(converter: Converter, domain: str) -> Callable[[Node], Any]:
     def convert(node: Node) -> Any:
         if not any(value is not None and value.is_carried for value in node.values):
             return converter(node)
-        op_type = "" if domain else node.op_type
+        op_type = _ELSEWHERE.get((domain, node.op_type), "") if domain else node.op_type
         if op_type in _KNOWING:
             return converter(node)
         if op_type in _ASKING:

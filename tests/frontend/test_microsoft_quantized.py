@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import helper
@@ -12,7 +13,7 @@ pytest.importorskip("onnxruntime", reason="what ONNX Runtime has is compared wit
 
 from kompilo.compiler.errors import ModelError
 
-from op_test import check_op, floats, ints, make_model, reference_outputs
+from op_test import check_op, floats, i64, ints, make_model, reference_outputs
 
 MS = "com.microsoft"
 EXACT = {"domain": MS, "rtol": 0, "atol": 0}
@@ -119,6 +120,158 @@ def test_concat_and_where(dtype: str) -> None:
     check_op("QLinearWhere", inputs, dynamic=(1,), **EXACT)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_qgemm(dtype: str) -> None:
+    a, b, bias = (
+        octets(6, 20, dtype=dtype),
+        octets(7, 20, dtype="int8", seed=1),
+        ints(7, low=-2000, high=2000, dtype="int32"),
+    )
+    points, scales = octets(2, dtype=dtype, seed=5), floats(7, low=0.01, high=0.1)
+    inputs = [a, F32(0.03), points[0], b, scales, octets(7, dtype="int8", seed=2), bias, F32(2.1), points[1]]
+    check_op("QGemm", inputs, {"alpha": 0.7, "transB": 1}, const=(1, 2, 3, 4, 5, 6, 7, 8), dynamic=(0,), **EXACT)
+    inputs[3:6] = np.ascontiguousarray(b.T), F32(0.05), np.int8(-7)
+    inputs[0] = np.ascontiguousarray(a.T)
+    check_op("QGemm", [*inputs[:6], None, *inputs[7:]], {"transA": 1}, **EXACT)
+    check_op("QGemm", inputs[:7], {"transA": 1}, domain=MS)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_products_in_float(dtype: str) -> None:
+    b, scales, points = (
+        octets(20, 7, dtype=dtype, seed=1),
+        floats(7, low=0.01, high=0.1),
+        octets(7, dtype=dtype, seed=2),
+    )
+    inputs = [octets(2, 6, 20, dtype=dtype), b, F32(0.02), scales, octets(1, dtype=dtype)[0], points, floats(7)]
+    check_op("MatMulIntegerToFloat", inputs, domain=MS, const=(1, 3, 5, 6), dynamic=(0,))
+    check_op("MatMulIntegerToFloat", [*inputs[:3], F32(0.03)], domain=MS)
+    check_op("DynamicQuantizeMatMul", [floats(6, 20), b, scales, points, floats(7)], domain=MS, const=(1, 2, 3, 4))
+    check_op("DynamicQuantizeMatMul", [floats(3, 6, 20), b, F32(0.03)], domain=MS, dynamic=(0,))
+
+
+def _nbits(bits: int, block: int, zero_points: str, k: int = 72, n: int = 5) -> tuple[list[Any], dict[str, int]]:
+    blocks = -(-k // block)
+    inputs = [
+        floats(3, k),
+        octets(n, blocks, block * bits // 8),
+        floats(n, blocks, low=0.01, high=0.1),
+        None,
+        None,
+        floats(n),
+    ]
+    if zero_points:
+        packed = octets(n, -(-blocks * bits // 8), seed=4)
+        inputs[3] = packed if zero_points == "packed" else floats(n, blocks, low=0.0, high=5.0)
+    return inputs, {"bits": bits, "block_size": block, "N": n, "K": k}
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("zero_points", ["", "packed", "float"])
+def test_matmul_nbits(bits: int, zero_points: str) -> None:
+    if bits == 8 and zero_points == "float":
+        pytest.skip("ONNX Runtime refuses zero points of floats for 8 bits")
+    for block in (16, 32, 128):
+        inputs, attributes = _nbits(bits, block, zero_points)
+        check_op("MatMulNBits", inputs, attributes, domain=MS, const=(1, 2, 3, 5)[: 4 if zero_points else 2], atol=5e-5)
+    check_op("MatMulNBits", inputs, attributes, domain=MS, dynamic=(0,), atol=5e-5)
+
+
+def test_matmul_nbits_groups_and_types() -> None:
+    """ONNX Runtime mixes up the zero points of groups: with them, groups that are as without any are compared."""
+    inputs, attributes = _nbits(4, 16, "")
+    inputs[4] = ints(72, low=0, high=5, dtype="int32")
+    check_op("MatMulNBits", inputs, attributes, domain=MS, const=(1, 2, 4, 5))
+    check_op("MatMulNBits", inputs, attributes, domain=MS)
+    inputs, attributes = _nbits(4, 16, "packed")
+    named = {f"x{i}": x for i, x in enumerate(inputs) if x is not None}
+    names = [f"x{i}" if x is not None else "" for i, x in enumerate(inputs)]
+    node = helper.make_node("MatMulNBits", names, ["y"], domain=MS, **attributes)
+    wanted = reference_outputs(make_model([node], named, ["y"], domain=MS), named)
+    inputs[4] = np.arange(72, dtype=np.int32) // 16
+    check_op("MatMulNBits", inputs, attributes, domain=MS, reference=wanted, const=(1, 2, 3, 4))
+    check_op("MatMulNBits", inputs, attributes, domain=MS, reference=wanted)
+    inputs[4] = None
+    half = [x.astype(np.float16) if x is not None and x.dtype == np.float32 else x for x in inputs]
+    check_op("MatMulNBits", half, attributes, domain=MS, const=(1, 2, 3, 5), dynamic=(0,), rtol=2e-3, atol=2e-2)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_matmul_bnb4(kind: int) -> None:
+    inputs = [floats(3, 24), octets(60), floats(8, low=0.1, high=1.0)]
+    attributes = {"quant_type": kind, "block_size": 16, "N": 5, "K": 24}
+    check_op("MatMulBnb4", inputs, attributes, domain=MS, const=(1, 2), dynamic=(0,))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_gather_from_bytes(bits: int) -> None:
+    table, scales = octets(7, 64 * bits // 8), floats(7, 4, low=0.01, high=0.1)
+    attributes = {"bits": bits, "block_size": 16, "quantize_axis": 1, "gather_axis": 0}
+    where = np.array([[1, 6, -1]])
+    check_op("GatherBlockQuantized", [table, where, scales], attributes, domain=MS, const=(0, 2), dynamic=(1,))
+    check_op(
+        "GatherBlockQuantized", [table, where, scales, octets(7, -(-4 * bits // 8), seed=2)], attributes, domain=MS
+    )
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.int4, ml_dtypes.uint4])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_gather_from_narrow_integers(dtype: Any, axis: int) -> None:
+    table, points = (ints(6, size, 5, low=0, high=8, seed=size).astype(dtype) for size in (32, 2))
+    inputs = [table, np.array([1, -1], np.int32), floats(6, 2, 5, low=0.01, high=0.1), points]
+    attributes = {"block_size": 16, "quantize_axis": 1, "gather_axis": axis}
+    check_op("GatherBlockQuantized", inputs, attributes, domain=MS, const=(0, 2, 3))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
+def test_quantize_and_dequantize(dtype: str) -> None:
+    info = np.iinfo(dtype)
+    scale = 4.3 / (info.max - info.min)
+    check_op("QuantizeLinear", [floats(3, 97), F32(scale), np.array(info.max - 100, dtype)], dynamic=(0,), **EXACT)
+    points = np.array([3, 17, 90], dtype)
+    check_op("QuantizeLinear", [floats(3, 97), floats(3, low=0.01, high=0.03), points], {"axis": 0}, **EXACT)
+    x = ints(3, 97, low=info.min, high=info.max + 1, dtype=dtype)
+    check_op("DequantizeLinear", [x, floats(3, low=0.01, high=0.03), points], {"axis": -2}, **EXACT)
+    check_op("DequantizeLinear", [x, F32(0.01)], dynamic=(0,), **EXACT)
+
+
+def test_embeddings_of_bytes() -> None:
+    ids, segments = (ints(2, 5, low=0, high=high, dtype="int32") for high in (11, 2))
+    tables = [octets(11, 12), octets(9, 12, seed=1), octets(2, 12, seed=2), octets(12, seed=3), octets(12, seed=4)]
+    scales, points = [F32(0.01 * (i + 1)) for i in range(5)], [octets(1, seed=i)[0] for i in range(5)]
+    mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], np.int32)
+    inputs = [ids, segments, *tables, mask, *scales, *points]
+    check_op("QEmbedLayerNormalization", inputs, {"epsilon": 1e-5}, domain=MS, outputs=2, const=range(2, 7))
+    check_op(
+        "QEmbedLayerNormalization", inputs, domain=MS, outputs=2, const=(*range(2, 7), *range(8, 18)), dynamic=(0,)
+    )
+
+
+@pytest.mark.parametrize(("direction", "per_column"), [("forward", True), ("reverse", False), ("bidirectional", True)])
+def test_dynamic_quantize_lstm(direction: str, per_column: bool) -> None:
+    """ONNX Runtime rounds activations to 8 bits: compared as coarsely."""
+    count, steps, width, hidden = 1 + (direction == "bidirectional"), 6, 11, 7
+    parameters = [count, 4 * hidden] if per_column else [count]
+    weights = [octets(count, n, 4 * hidden, dtype="int8", seed=n) for n in (width, hidden)]
+    scales = [floats(*parameters, low=0.003, high=0.006, seed=i) for i in range(2)]
+    # ONNX Runtime wants zero points of columns to be 0.
+    points = [ints(*parameters, dtype="int8", seed=i) * np.int8(not per_column) for i in range(2)]
+    initial = [floats(count, 3, hidden, seed=i) for i in (1, 2)]
+    inputs = [floats(steps, 3, width), *weights, floats(count, 8 * hidden), None, *initial, None]
+    inputs += [scales[0], points[0], scales[1], points[1]]
+    attributes = {"hidden_size": hidden, "direction": direction}
+    check_op(
+        "DynamicQuantizeLSTM",
+        inputs,
+        attributes,
+        domain=MS,
+        outputs=3,
+        const=(1, 2, 3, 8, 9, 10, 11),
+        rtol=0.0,
+        atol=2e-2,
+    )
+
+
 REFUSED = {
     "attribute": (
         "QLinearAdd",
@@ -156,6 +309,42 @@ REFUSED = {
         _unary("uint8", 1, 2, 4, 4, result=1.0, point=0),
         {},
         "attribute 'kernel_shape' is required",
+    ),
+    "block": (
+        "MatMulNBits",
+        _nbits(4, 16, "")[0],
+        _nbits(4, 16, "")[1] | {"block_size": 24},
+        "'block_size' must be a power of two, found 24",
+    ),
+    "bits": (
+        "MatMulNBits",
+        _nbits(4, 16, "")[0],
+        _nbits(4, 16, "")[1] | {"bits": 3},
+        "'bits' must be one of 2, 4, 8, found 3",
+    ),
+    "packed": (
+        "MatMulNBits",
+        _nbits(4, 16, "")[0],
+        _nbits(4, 16, "")[1] | {"N": 6},
+        r"input 1 needs shape \[6, 40\], found \[5, 5, 8\]",
+    ),
+    "prepacked": (
+        "MatMulNBits",
+        _nbits(4, 16, "")[0],
+        _nbits(4, 16, "")[1] | {"weight_prepacked": 1},
+        "'weight_prepacked' is set",
+    ),
+    "kind": (
+        "MatMulBnb4",
+        [floats(3, 24), octets(60), floats(8)],
+        {"quant_type": 2, "block_size": 16, "N": 5, "K": 24},
+        "'quant_type' must be one of 0, 1, found 2",
+    ),
+    "scales": (
+        "GatherBlockQuantized",
+        [octets(7, 32), i64(1), floats(7, 3)],
+        {"block_size": 16},
+        r"input 2 needs shape \[7, 4\] for blocks of 16, found \[7, 3\]",
     ),
     "opset": ("QLinearSoftmax", _unary("uint8", 3, 4, result=1.0, point=0), {}, "attribute 'opset' is required"),
 }

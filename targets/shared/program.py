@@ -226,24 +226,30 @@ def fast_math(value: tirx.Expr) -> tirx.Expr:
     """`value` with calls into libm replaced by polynomials, small constant powers by products, and maxima and minima
     by those that keep NaN."""
 
-    def change(call: ir.Call) -> tirx.Expr:
-        name = getattr(call.op, "name", "")
-        if name in _FAST and str(call.ty.dtype) in _FAST_DTYPES:
-            return _FAST[name](call.args[0])
-        if name == "tirx.pow" and isinstance(call.args[1], tirx.FloatImm):
-            return _power(call, call.args[0], call.args[1].value)
-        return call
-
     def of_data(keeping_nan: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
         # Coordinates, made of sizes and loop variables only, are never NaN.
         return lambda node: keeping_nan(node.a, node.b) if loads(node.a) or loads(node.b) else node
 
     rules = [
-        (ir.Call, change),
+        (ir.Call, _fast_call),
         (prim.Max, of_data(vector_math.maximum)),
         (prim.Min, of_data(vector_math.minimum)),
     ]
     return tvm_ffi.structural_map(value, rules, order="post")
+
+
+def fast_calls(body: tirx.Stmt) -> tirx.Stmt:
+    """`body` with calls into libm replaced as by `fast_math`; maxima and minima stay, which may be of indices."""
+    return tvm_ffi.structural_map(body, [(ir.Call, _fast_call)], order="post")
+
+
+def _fast_call(call: ir.Call) -> tirx.Expr:
+    name = getattr(call.op, "name", "")
+    if name in _FAST and str(call.ty.dtype) in _FAST_DTYPES:
+        return _FAST[name](call.args[0])
+    if name == "tirx.pow" and isinstance(call.args[1], tirx.FloatImm):
+        return _power(call, call.args[0], call.args[1].value)
+    return call
 
 
 def _power(call: ir.Call, base: tirx.Expr, exponent: float) -> tirx.Expr:

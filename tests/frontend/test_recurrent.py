@@ -123,6 +123,22 @@ def test_long_sequence_of_many_units():
     check_op("LSTM", [x, w, r], {"hidden_size": 128}, outputs=3, const=[1, 2])
 
 
+@pytest.mark.parametrize(("op", "attrs"), [("LSTM", {}), ("GRU", {"linear_before_reset": 1}), ("GRU", {}), ("RNN", {})])
+def test_many_sequences_of_odd_sizes(op, attrs, monkeypatch):
+    """Sequences share weights four at a time, units come eight at a time: two and three are left over."""
+    monkeypatch.setitem(globals(), "BATCH", 6)
+    monkeypatch.setitem(globals(), "HIDDEN", 19)
+    attrs = {**attrs, "hidden_size": 19}
+    check(op, operands(op, 2, states=True, lengths=[5, 1, 4, 0, 5, 2]), attrs | {"direction": "bidirectional"})
+    check(op, operands(op), attrs, dynamic=[0])
+
+
+def test_saturated_gates():
+    """Functions far from zero, where exponentials overflow or vanish."""
+    x, w, r = floats(3, 2, 7) * 400, floats(1, 4 * 6, 7, seed=1), floats(1, 4 * 6, 6, seed=2)
+    check_op("LSTM", [x, w, r], {"hidden_size": 6}, outputs=3, const=[1, 2])
+
+
 def test_errors():
     inputs = operands("LSTM")
     with pytest.raises(ModelError, match="direction must be one of forward, reverse, bidirectional, found 'both'"):

@@ -1,9 +1,12 @@
-"""RNN, GRU and LSTM: the input is projected for all steps by one matmul, then one kernel walks over time."""
+"""RNN, GRU and LSTM: the input is projected for all steps by one matmul, then one kernel walks over time.
+
+At each step the kernel multiplies the states of all sequences by the recurrent weights of all gates, then computes what
+the gates say, unit by unit (`recurrent_cells.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +17,7 @@ from tvm.script.ir_builder import tirx as T
 
 from ..node import Node
 from ..symbols import as_expr
-from ..values import Dim, constant
+from ..values import Dim, constant, static_dim
 from .recurrent_cells import ACTIVATIONS, Function, Step, gru, lstm, rnn
 from .registry import converter
 from .runtime_checks import with_sizes
@@ -203,7 +206,7 @@ def _direction(inputs: _Inputs, direction: int, reverse: bool, functions: Sequen
 
     def compute(*tensors: te.Tensor) -> list[te.Tensor]:
         x = tensors[0]
-        steps, batch, columns = x.shape
+        steps, batch, columns = (static_dim(d) for d in x.shape)
         shapes = [[steps, batch, inputs.hidden], *[[batch, inputs.hidden]] * 2, [batch, columns]]
         names = ("y", "last_h", "last_c", "gates")
         outs = [tirx.decl_buffer(s, x.dtype, n, layout=None) for s, n in zip(shapes, names, strict=True)]
@@ -219,58 +222,108 @@ def _direction(inputs: _Inputs, direction: int, reverse: bool, functions: Sequen
 
 
 def _walk(
-    inputs: _Inputs,
-    buffers: dict[str, Any],
-    steps: Dim,
-    batch: Dim,
-    reverse: bool,
-    functions: Sequence[Function],
+    inputs: _Inputs, buffers: dict[str, Any], steps: Dim, batch: Dim, reverse: bool, functions: Sequence[Function]
 ) -> tirx.Stmt:
-    """Each sequence from its first step to its last, or the other way; zeros where it has ended."""
-    hidden, columns = inputs.hidden, inputs.hidden * inputs.kind.gates
-    y, h, c, gates = (buffers[name] for name in ("y", "last_h", "last_c", "gates"))
-    zero = tirx.const(0, inputs.dtype)
-    with IRBuilder() as builder:
-        with T.serial(0, batch) as b:
-            own = b * hidden
+    """All sequences together from their first step to their last, or the other way; zeros where one has ended."""
+    step = _Step(inputs, buffers, steps, batch, reverse, tirx.const(0, "int64"))
+    with IRBuilder() as before, T.serial(0, batch) as b:
+        step.start(b)
+    with IRBuilder() as walk, T.serial(0, steps) as number:
+        step = replace(step, number=number)
+        step.clear_ended()
+        step.each(step.begin)
+        inputs.kind.cell(step.for_cell(functions))
+        step.each(step.finish)
+    return tirx.SeqStmt([before.get(), walk.get()])
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Step `number` of `steps`, of all sequences, between what all steps have and what a cell works on."""
+
+    inputs: _Inputs
+    buffers: dict[str, Any]
+    steps: Dim
+    batch: Dim
+    reverse: bool
+    number: ir.Expr
+
+    @property
+    def columns(self) -> int:
+        return self.inputs.hidden * self.inputs.kind.gates
+
+    def length(self, sequence: ir.Expr) -> Dim:
+        """The steps of a sequence, at most those that there are."""
+        if "lengths" not in self.buffers:
+            return self.steps
+        own = self.buffers["lengths"][sequence].astype("int64")
+        return tirx.max(tirx.min(own, self.steps), tirx.const(0, "int64"))
+
+    def each(self, body: Callable[[ir.Expr], None]) -> None:
+        """`body` for the sequences that have not ended."""
+        with T.serial(0, self.batch) as b:
+            if "lengths" not in self.buffers:
+                body(b)
+                return
+            with T.If(self.number < self.length(b)), T.Then():
+                body(b)
+
+    def start(self, sequence: ir.Expr) -> None:
+        """The initial states; of a sequence without steps zeros, which ONNX Runtime gives as its last ones."""
+        zero, hidden = tirx.const(0, self.inputs.dtype), self.inputs.hidden
+        with T.serial(0, hidden) as j:
+            at = sequence * hidden + j
+            for name in ("h", "c"):
+                state = self.buffers[name][at] if name in self.buffers else zero
+                if "lengths" in self.buffers:
+                    state = tirx.Select(self.length(sequence) > 0, state, zero)
+                self.buffers[f"last_{name}"][at] = state
+
+    def clear_ended(self) -> None:
+        """Zeros for the others: as results, and as numbers that are multiplied in vain."""
+        if "lengths" not in self.buffers:
+            return
+        zero, hidden = tirx.const(0, self.inputs.dtype), self.inputs.hidden
+        with T.serial(0, self.batch) as b, T.If(self.number >= self.length(b)), T.Then():
+            with T.serial(0, self.columns) as j:
+                self.buffers["gates"][b * self.columns + j] = zero
             with T.serial(0, hidden) as j:
-                h[own + j] = buffers["h"][own + j]
-                c[own + j] = buffers["c"][own + j] if "c" in buffers else zero
-            with T.serial(0, steps) as s:
-                length = _length(buffers, b, steps)
-                row = (s * batch + b) * hidden
-                with T.If(s >= length), T.Then(), T.serial(0, hidden) as j:
-                    y[row + j] = zero
-                with T.If(s < length), T.Then():
-                    row = ((length - 1 - s if reverse else s) * batch + b) * hidden
-                    with T.serial(0, columns) as j:
-                        gates[b * columns + j] = buffers["projected"][row * inputs.kind.gates + j]
-                    inputs.kind.cell(
-                        Step(
-                            hidden=hidden,
-                            columns=columns,
-                            functions=functions,
-                            gates=gates,
-                            at=b * columns,
-                            recurrent=buffers["recurrent"],
-                            h=h,
-                            c=c,
-                            own=own,
-                            peephole=buffers.get("peephole"),
-                            hidden_bias=buffers.get("hidden_bias"),
-                            options=inputs.options,
-                        )
-                    )
-                    with T.serial(0, hidden) as j:
-                        y[row + j] = h[own + j]
-        return builder.get()
+                self.buffers["y"][(self.number * self.batch + b) * hidden + j] = zero
 
+    def row(self, sequence: ir.Expr) -> ir.Expr:
+        """The step that a sequence is at, as a row of what has a row for each step of each sequence."""
+        step = self.length(sequence) - 1 - self.number if self.reverse else self.number
+        return step * self.batch + sequence
 
-def _length(buffers: dict[str, Any], sequence: ir.Expr, steps: Dim) -> Dim:
-    """The steps of a sequence, at most those that there are."""
-    if "lengths" not in buffers:
-        return steps
-    return tirx.max(tirx.min(buffers["lengths"][sequence].astype("int64"), steps), tirx.const(0, "int64"))
+    def begin(self, sequence: ir.Expr) -> None:
+        """The projected input into the gates."""
+        with T.serial(0, self.columns) as j:
+            value = self.buffers["projected"][self.row(sequence) * self.columns + j]
+            self.buffers["gates"][sequence * self.columns + j] = value
+
+    def finish(self, sequence: ir.Expr) -> None:
+        """The state into the results."""
+        hidden = self.inputs.hidden
+        with T.serial(0, hidden) as j:
+            self.buffers["y"][self.row(sequence) * hidden + j] = self.buffers["last_h"][sequence * hidden + j]
+
+    def for_cell(self, functions: Sequence[Function]) -> Step:
+        """This step as a cell sees it."""
+        buffers = self.buffers
+        return Step(
+            hidden=self.inputs.hidden,
+            columns=self.columns,
+            batch=self.batch,
+            each=self.each,
+            functions=functions,
+            gates=buffers["gates"],
+            recurrent=buffers["recurrent"],
+            h=buffers["last_h"],
+            c=buffers["last_c"],
+            peephole=buffers.get("peephole"),
+            hidden_bias=buffers.get("hidden_bias"),
+            options=self.inputs.options,
+        )
 
 
 def _joined(node: Node, parts: list[relax.Expr], axis: int, batchwise: bool) -> relax.Expr:

@@ -7,11 +7,16 @@ from tvm.s_tir.schedule import ScheduleError
 
 from ....compiler.schedule.target_spec import CpuSpec
 from ...shared.loops import as_int
+from ...shared.program import fast_calls
 from .maps import PARALLEL_WORK, estimate
 
 
 def schedule_anything(func: tirx.PrimFunc, spec: CpuSpec) -> tirx.PrimFunc:
-    """`func` with parallel outer loops; unchanged where nothing is known to be legal. LLVM vectorises what it can."""
+    """`func` with parallel outer loops where that is known to be legal.
+
+    LLVM vectorises what it can, for which functions that it can look into stand in the place of libm's.
+    """
+    func = func.with_body(fast_calls(func.body))
     if not isinstance(func.body, s_tir.SBlockRealize) or spec.cores == 1:
         return func
     schedule = s_tir.Schedule(func)

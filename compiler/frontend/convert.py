@@ -107,7 +107,7 @@ def convert_nodes(nodes: Iterable[NodeProto], scope: Scope, context: Context) ->
         except KompiloError:
             raise
         except Exception as error:
-            raise ModelError(f"{describe(proto)} cannot be converted: {_first_line(error)}") from error
+            raise ModelError(f"{describe(proto)} cannot be converted: {_first_line(error)}.") from error
         for name, value in zip(proto.output, results, strict=False):
             if name:
                 scope[name] = value
@@ -118,7 +118,7 @@ def convert_nodes(nodes: Iterable[NodeProto], scope: Scope, context: Context) ->
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no details'}"
+    return f"{type(error).__name__}: {lines[-1].rstrip('.') if lines else 'no details'}"
 
 
 def _convert_node(

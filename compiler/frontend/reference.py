@@ -29,7 +29,7 @@ Pow Reciprocal Relu Round Sigmoid Sign Sin Sinh Sqrt Sub Sum Tan Tanh QuantizeLi
 And BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not Or
 Where Xor
 ArgMax ArgMin CumSum NonZero ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum TopK
-Compress Expand EyeLike GatherElements GatherND OneHot Pad Range ScatterElements ScatterND Tile Trilu
+Compress Expand EyeLike GatherND OneHot Pad Range ScatterElements ScatterND Tile Trilu
 """
 TRUSTED = _CONTRACTIONS.union(_OTHERS.split())
 

@@ -7,6 +7,10 @@ import tvm
 from tvm import ir, relax, tirx
 
 from ..element_types import CARRIED, CARRIER
+from ..errors import ModelError
+
+# Bytes of a constant whose elements repeat in the model (ConstantOfShape, Expand) and would be written out.
+_MOST_MADE = 2**30
 
 Dim = int | ir.Expr
 
@@ -23,6 +27,11 @@ def constant(array: np.ndarray) -> relax.Expr:
 
     Types of 8 bits and fewer that compiled code has as bytes become these.
     """
+    if array.nbytes > _MOST_MADE and not array.flags.c_contiguous:
+        raise ModelError(
+            f"A constant of shape {list(array.shape)} that the model computes has {array.nbytes} bytes, expected at most "
+            f"{_MOST_MADE}."
+        )
     array = array.view(CARRIER) if array.dtype.name in CARRIED else array
     return relax.const(tvm.runtime.tensor(np.asarray(array, order="C")))
 

@@ -43,7 +43,8 @@ class ControlSegment:
         rows: list[list[Any]] = [[] for _ in control.results[len(carried) :]]
         step = 0
         while alive and (limit is None or step < limit):
-            own = {control.step: np.array(step, np.int64), **dict(zip(control.carried, carried, strict=True))}
+            own: Values = dict(zip(control.carried, carried, strict=True))
+            own[control.step or ""] = np.array(step, np.int64)
             condition, *results = body.run(values, own)
             alive = bool(self._single(condition))
             carried = results[: len(carried)]

@@ -182,6 +182,20 @@ class Slice(OpRun):
         return (data[tuple(taken)],)
 
 
+class GatherElements(OpRun):
+    """The evaluator's counts an index that is far outside back to the axis step by step, for years."""
+
+    op_domain = ""
+
+    def _run(self, data: np.ndarray, indices: np.ndarray, axis: int = 0) -> Results:
+        size = data.shape[axis]
+        outside = (indices < -size) | (indices >= size)
+        if outside.any():
+            raise IndexError(f"index {indices[outside][0]} for an axis of {size}")
+        within = tuple(slice(n) if k != axis % data.ndim else slice(None) for k, n in enumerate(indices.shape))
+        return (np.take_along_axis(data[within], indices, axis),)
+
+
 class StringNormalizer(OpRun):
     """The evaluator's takes accents away, removes words inside strings, drops empty strings, and sets the locale of
     the process."""
@@ -254,5 +268,5 @@ class TfIdfVectorizer(_TfIdfVectorizer):
 
 OPERATORS = [
     Identity, Optional, OptionalGetElement, If, Loop, SequenceMap, SequenceInsert, SequenceAt, SplitToSequence, Slice,
-    StringNormalizer, RegexFullMatch, ImageDecoder, TfIdfVectorizer,
+    GatherElements, StringNormalizer, RegexFullMatch, ImageDecoder, TfIdfVectorizer,
 ]  # fmt: skip

@@ -7,6 +7,7 @@ import pytest
 from onnx import helper
 
 from kompilo.compiler.errors import ModelError
+from kompilo.compiler.frontend.importer import import_model
 
 from op_test import check_op, floats, i64, make_model, reference_outputs
 
@@ -77,3 +78,17 @@ SHAPES = {
 def test_shapes_that_do_not_fit(op, inputs, attrs, message):
     with pytest.raises(ModelError, match=message):
         check_op(op, inputs, attrs)
+
+
+def test_constants_that_would_not_fit():
+    """A repeated element is not written out where that takes gigabytes."""
+    node = helper.make_node("ConstantOfShape", ["s"], ["y"])
+    shape = i64(2**31, 2)
+    with pytest.raises(ModelError, match="has 17179869184 bytes, expected at most"):
+        import_model(make_model([node], {"s": shape}, ["y"], const=["s"]))
+
+
+def test_constant_indices_far_outside_end():
+    """ONNX's own evaluator would count such an index back to the axis step by step."""
+    with pytest.raises(ModelError, match="GatherElements node"):
+        check_op("GatherElements", [floats(2, 3), np.full((2, 3), 2**62)], const=(0, 1))

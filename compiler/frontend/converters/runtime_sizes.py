@@ -8,12 +8,17 @@ from typing import Any
 
 from tvm import ir, relax, te, tirx
 
+from ...errors import ModelError
 from ..node import Node
 from ..symbols import as_expr, identifier
 from ..values import Dim
 
 # Products of sizes below this cannot wrap around in 64 bits, and no memory holds as many elements.
 MOST_ELEMENTS = 2.0**62
+
+
+# Of what is read as sizes, axes or bounds, each by a statement of its own.
+_MOST_ELEMENTS = 4096
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ def elements(tensor: te.Tensor) -> list[ir.Expr]:
     """The elements of an integer scalar, or of a vector of fixed length, as int64."""
     if not tensor.shape:
         return [tensor().astype("int64")]
+    if int(tensor.shape[0]) > _MOST_ELEMENTS:
+        raise ModelError(f"Expected at most {_MOST_ELEMENTS} sizes, found a vector of {int(tensor.shape[0])}.")
     return [tensor(tirx.IntImm("int64", i)).astype("int64") for i in range(int(tensor.shape[0]))]
 
 

@@ -16,6 +16,7 @@ from ..number_words import time_text
 from ..scratch import scratch_folder
 from . import console
 from .arguments import parse_threads
+from .device_options import Devices, PlanFile, wants_pipeline
 from .feeds import Feeds, sample_feeds
 from .host_view import check_tensors
 from .options import EitherArgument, InputValues, Sizes
@@ -46,6 +47,8 @@ def bench(
         str, typer.Option(help="Where Kompilo runs: auto, cpu, cuda, cuda:1, ...; a model is compiled for it.")
     ] = "auto",
     threads: Annotated[str, typer.Option(metavar="N[,M]", help="Numbers of threads to measure with.")] = "1",
+    devices: Devices = None,
+    plan: PlanFile = None,
     inputs: InputValues = None,
     shape: Sizes = None,
     onnx_model: Annotated[
@@ -63,8 +66,13 @@ def bench(
     counts = parse_threads(threads)
     if not math.isfinite(seconds):
         raise UsageError(f"expected a finite number of --seconds, found {seconds}.")
-    peers = _choose_peers(against)
     _check_json_file(json_file)
+    if wants_pipeline(devices, plan, device, None if threads == "1" else threads):
+        from .device_bench import bench_devices
+
+        bench_devices(Path(model), devices, plan, inputs or (), seconds, json_file)
+        return
+    peers = _choose_peers(against)
     from ..peers.base import OURS
     from ..peers.measure import measure, pick_cores
 

@@ -1,4 +1,4 @@
-"""`kompilo plan`: which device of a described cluster would run what of a model, and how fast that would be."""
+"""`kompilo plan`: which device of a cluster, or of this machine, runs what of a model, and how fast that is."""
 
 from __future__ import annotations
 
@@ -26,8 +26,18 @@ _LATE = 1
 def plan(
     model: EitherArgument,
     cluster: Annotated[
-        Path, typer.Option(metavar="FILE.toml", help="The devices and links to plan for.", show_default=False)
-    ],
+        Path | None, typer.Option(metavar="FILE.toml", help="A described cluster to plan for.", show_default=False)
+    ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="cpu:0,cpu:1", help="Devices of this machine to plan for, by measuring.", show_default=False
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="PLAN.json", help="With --devices: write the plan here.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.01, help="With --devices: time for each measurement.")] = 2.0,
     objective: Annotated[str, typer.Option(help="latency, throughput, energy or cost (of a request).")] = "latency",
     deadline: Annotated[
         str | None, typer.Option(metavar="TIME", help="A lone request shall take no longer: 20ms, 1.5s.")
@@ -50,10 +60,20 @@ def plan(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Plan a model over several devices, by simulation; plans are not executed yet.
+    """Plan a model over the devices of a described cluster, by simulation, or of this machine, by measuring.
 
     Exit code 1 if no plan keeps the deadline.
     """
+    if (cluster is None) == (devices is None):
+        raise UsageError(f"expected either --cluster or --devices, found {'neither' if cluster is None else 'both'}.")
+    if devices is not None:
+        from .device_plan import plan_devices
+
+        if not is_artifact(model):
+            raise UsageError("expected an artifact with --devices, found a model.", "kompilo compile --pieces 6 first.")
+        plan_devices(Path(model), devices, objective, output, seconds, as_json)
+        return
+    assert cluster is not None, "there is one or the other"
     from ..plan.cluster_file import read_cluster
     from ..plan.planner import Wish, make_plan
 
@@ -106,6 +126,8 @@ def _artifact_work(path: Path, cluster: Cluster, records: Path | None) -> TimedW
 
     artifact = Artifact.open(path)
     check_no_host(artifact.segments)
+    if artifact.segments:
+        raise UsageError("expected an artifact of one piece with --cluster, found one in pieces.", "use --devices.")
     graph = work_of_artifact(artifact, artifact.targets[0])
     if not any(d.target for d in cluster.devices):
         return TimedWork.predict(graph, cluster)

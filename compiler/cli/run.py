@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from ..errors import UsageError
 from ..number_words import time_text
 from . import console
 from .arguments import parse_threads
+from .device_options import Devices, PlanFile, open_pipeline, wants_pipeline
 from .feeds import make_feeds
 from .host_view import absent, flat
 from .options import ArtifactArgument, AsJson, InputValues, Seed, Sizes
@@ -32,6 +34,8 @@ def run_artifact(
     ] = None,
     device: Annotated[str, typer.Option(help="Where to run: auto, cpu, cuda, cuda:1, fpga:sim, ...")] = "auto",
     threads: Annotated[str | None, typer.Option(metavar="N", help="Number of threads; default all cores.")] = None,
+    devices: Devices = None,
+    plan: PlanFile = None,
     repeat: Annotated[int, typer.Option(min=1, help="Run this often and show the times.")] = 1,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -41,6 +45,7 @@ def run_artifact(
         raise UsageError(
             f"expected a compiled artifact, found the model {str(artifact)!r}.", f"kompilo compile {artifact} first."
         )
+    several = wants_pipeline(devices, plan, device, threads)
     counts = parse_threads(threads) if threads else [None]
     if len(counts) > 1:
         raise UsageError(f"expected one number of threads, found {threads!r}.")
@@ -51,9 +56,12 @@ def run_artifact(
     from ..runtime.module import load
     from ..runtime.simulated import SimulatedModule
 
-    module = load(artifact, device=device, threads=counts[0])
-    feeds = make_feeds(module.inputs, inputs or (), shape or (), seed).arrays
-    results, times = _timed_runs(module, feeds, repeat)
+    module: Any = (
+        open_pipeline(artifact, devices, plan) if several else load(artifact, device=device, threads=counts[0])
+    )
+    with module if several else nullcontext():
+        feeds = make_feeds(module.inputs, inputs or (), shape or (), seed).arrays
+        results, times = _timed_runs(module, feeds, repeat)
     arrays = flat(results)
     if output is not None:
         write_arrays(output, arrays)

@@ -10,10 +10,7 @@ from .outcome import Simulation
 from .plan import Route
 from .planner import Judged, Planned
 
-PREDICTION = (
-    "This is a prediction by a simulation of the described cluster: Kompilo does not execute plans over several "
-    "devices yet."
-)
+PREDICTION = "This is a prediction by a simulation of the described cluster."
 
 
 def figure(planned: Planned, outcome: Simulation) -> str:

@@ -108,6 +108,11 @@ def _meminfo() -> dict[str, int]:
     return {parts[0].rstrip(":"): int(parts[1]) * 1024 for parts in fields if len(parts) == 3 and parts[2] == "kB"}
 
 
+def memory_bytes() -> float:
+    """The memory of this machine in bytes; infinite where the system does not tell."""
+    return float(_meminfo().get("MemTotal", float("inf")))
+
+
 def _gpus() -> list[DeviceFacts]:
     """The GPUs of each kind that TVM drives; one entry with the reason where there is none."""
     found = []

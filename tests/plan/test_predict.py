@@ -209,7 +209,6 @@ def test_plan_prints_tables_and_says_that_it_predicts(run, model, described):
     code, out, err = run("plan", model, "--cluster", described)
     assert (code, err) == (0, "")
     assert "This is a prediction by a simulation" in out
-    assert "does not execute plans over several devices yet" in out
     assert "far" in out
     assert "Routes" in out
 

@@ -141,6 +141,10 @@ class Pipeline:
         """What was done so far: counts of requests, and of each device its stages, busy seconds and state."""
         return self._started().statistics()
 
+    def stage_seconds(self) -> list[list[float]]:
+        """For each stage, route by route, the seconds that it took in its latest runs, the newest last."""
+        return self._started().stage_seconds()
+
     @property
     def workers(self) -> dict[str, int | None]:
         """The process number of each device's worker; None while it has none."""
@@ -240,6 +244,10 @@ class _Executor:
             if until is not None and time.monotonic() > until:
                 raise KompiloError(f"expected all devices to be ready within {timeout} s, found some that are not.")
             time.sleep(0.01)
+
+    def stage_seconds(self) -> list[list[float]]:
+        times = self.dispatcher.times
+        return [times.latest(stage) for stage in range(len(self.dispatcher.routes.stages))]
 
     def statistics(self) -> dict[str, Any]:
         dispatcher = self.dispatcher

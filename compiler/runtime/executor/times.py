@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 
 _NEW = 0.3  # the part that the newest measurement has in the average
 _FORGET_S = 5.0  # after so long half of what was measured is forgotten: a device that was busy may be idle again
 _UNKNOWN_S = 1e-3
+_KEPT = 10_000
 
 
 class StageTimes:
@@ -15,6 +17,7 @@ class StageTimes:
 
     def __init__(self, planned: Sequence[Sequence[float | None]]) -> None:
         self._planned = [list(row) for row in planned]
+        self._latest: list[deque[float]] = [deque(maxlen=_KEPT) for _ in planned]
         self._measured: dict[tuple[int, int], tuple[float, float]] = {}
 
     def seconds(self, stage: int, device: int) -> float:
@@ -42,3 +45,8 @@ class StageTimes:
         found = self._measured.get((stage, device))
         average = seconds if found is None else found[0] + _NEW * (seconds - found[0])
         self._measured[stage, device] = average, time.monotonic()
+        self._latest[stage].append(seconds)
+
+    def latest(self, stage: int) -> list[float]:
+        """The seconds of the latest runs of a stage, on any device."""
+        return list(self._latest[stage])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_programs import FEATURES, affine, affine_result, double
+from tiny_programs import FEATURES, affine, affine_result, double, program
+from tvm.relax import op
 
 import kompilo
 from kompilo import load
@@ -120,6 +121,9 @@ def test_a_manifest_that_names_other_outputs_than_the_code_has():
     wrong = Artifact(artifact.inputs, artifact.outputs * 2, artifact.targets, artifact.weights, {})
     with pytest.raises(ArtifactError, match="gives 1 results, expected z, z"):
         load(wrong, threads=1).run({"x": X})
+    both = program(lambda x: (op.add(x, x), op.negative(x)), [("x", (4,), "float32")], [("s", (4,), "float32")] * 3)
+    with pytest.raises(ArtifactError, match="gives 2 results, expected 3"):
+        load(both, threads=1)(np.zeros(4, np.float32))
 
 
 def test_the_best_target_that_fits_is_taken():

@@ -13,7 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from kompilo.compiler.schedule.op_spec import OpSpec, TensorType
 
 Shape = tuple[int, ...]
-_ELEMENTS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+_ELEMENTS = {
+    "float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16,
+    "float64": TensorProto.DOUBLE, "int64": TensorProto.INT64,
+}  # fmt: skip
 _OPSET, _ATTENTION_OPSET = 17, 23
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import bandwidth
+import rules
 from cases import check_cases, integer_operators, timed_cases
 
 from kompilo.compiler.errors import KompiloError
@@ -19,8 +20,6 @@ from kompilo.compiler.schedule.flops import flops
 from kompilo.compiler.schedule.selection import matches
 from kompilo.compiler.schedule.target import Target, find_target
 from kompilo.compiler.tune.device.bundle import build_into
-from kompilo.compiler.tune.device.candidate import DeviceKernel
-from kompilo.compiler.tune.device.parts import write_parts
 from kompilo.compiler.tune.device.player import MANIFEST
 from kompilo.compiler.tune.device.player_worker import FILES
 from kompilo.compiler.tune.measure.job import Job
@@ -31,10 +30,12 @@ from kompilo.compiler.tune.task import extract_tasks
 
 HERE = Path(__file__).resolve().parent
 # What is carried besides the files that measure.
-CARRIED = ("play.py", "timed.py", "rivals.py", "models.py")
+CARRIED = ("play.py", "checked.py", "timed.py", "rivals.py", "models.py")
 FACTS = "gpu_check.json"
 # Configs of each template: of what is checked, spread over its space; of what is timed, its first.
 CHECKED, TIMED = 3, 6
+# Of how many cases a small folder has one.
+SMALL_STEP = 9
 # Sizes of what memory limits: rows and columns of float16; of tiny ones, for trying the benchmark out.
 _MEMORY, _SMALL_MEMORY = (16384, 8192), (24, 64)
 
@@ -62,7 +63,12 @@ def make(folder: Path, target: str, small: bool = False, workers: int | None = N
     for reason in sorted(writer.reasons):
         say(f"not built: {reason}")
     memory = list(_memory(folder, hardware, _SMALL_MEMORY if small else _MEMORY))
-    _divide(folder, {name: own for name, own in timed.items() if own}, set(checked), memory)
+    ruled = list(rules.write(folder, hardware, rules.rule_cases()[:: SMALL_STEP if small else 1]))
+    for facts in ruled:
+        if "problem" in facts:
+            say(f"{facts['name']}: {facts['problem']}")
+    others = {"memory": memory, "rules": ruled}
+    _divide(folder, {name: own for name, own in timed.items() if own}, set(checked), others)
     for name in CARRIED:
         shutil.copy(HERE / name, folder / name)
 
@@ -105,15 +111,10 @@ def _memory(folder: Path, hardware: Target, sizes: tuple[int, int]) -> Iterator[
         for case in bandwidth.cases(*sizes):
             name = case.name
             try:
-                func = bandwidth.function_of(case, hardware)
-                scheduled, rule = hardware.schedule(func.with_attr("global_symbol", "main"))
-                program = hardware.device_program(scheduled)
+                rule, parts, _ = bandwidth.kernels_of(case, hardware, files, Path(scratch))
             except KompiloError as error:
                 yield {"name": name, "problem": str(error)}
                 continue
-            parts = write_parts(None, DeviceKernel(program, {}), Path(scratch))  # type: ignore[arg-type] # nothing packed
-            if parts["code"] not in files.namelist():
-                files.write(Path(scratch) / parts["code"], parts["code"])
             inputs = [[list(shape), dtype] for dtype, shape in case.inputs.values()]
             rows, columns = sizes
             shape = {"row sums": [rows], "transpose": [columns, rows]}.get(name, [rows, columns])
@@ -121,7 +122,9 @@ def _memory(folder: Path, hardware: Target, sizes: tuple[int, int]) -> Iterator[
             yield {"name": name, "rule": rule, "parts": parts, "inputs": inputs, "output": output}
 
 
-def _divide(folder: Path, timed: dict[str, list[Job]], checked: set[Job], memory: list[dict[str, Any]]) -> None:
+def _divide(
+    folder: Path, timed: dict[str, list[Job]], checked: set[Job], others: dict[str, list[dict[str, Any]]]
+) -> None:
     """What is checked stays in the manifest, what is timed goes to a file of its own."""
     manifest = json.loads((folder / MANIFEST).read_text())
     built = {_identity(c): c for c in manifest["candidates"]}
@@ -136,7 +139,7 @@ def _divide(folder: Path, timed: dict[str, list[Job]], checked: set[Job], memory
             }
             for name, jobs in timed.items()
         ],
-        "memory": memory,
+        **others,
     }
     stays = {_identity(_named(job)) for job in checked}
     manifest["candidates"] = [c for c in manifest["candidates"] if _identity(c) in stays]

@@ -22,13 +22,14 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+import checked  # noqa: E402
 import rivals  # noqa: E402
 import timed  # noqa: E402
 from kompilo_measure.compiler.tune.device import player  # noqa: E402
 
 import models  # noqa: E402
 
-_TIMED, _TABLE = "timed.jsonl", "results.md"
+_TIMED, _RULED, _TABLE = "timed.jsonl", "rules.jsonl", "results.md"
 _PARTS = ("check", "speed", "models")
 
 
@@ -55,6 +56,10 @@ def main() -> int:
         )
         table, bad = check_table(results)
         lines += table
+        answers = _measured("rules", options)
+        (out / _RULED).write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+        table, wrong = rule_table(_facts()["rules"], answers)
+        lines, bad = lines + table, bad + wrong
     if {"speed", "models"} & set(parts):
         found = [answer for part in ("speed", "models") if part in parts for answer in _measured(part, options)]
         (out / _TIMED).write_text("".join(json.dumps(answer) + "\n" for answer in found))
@@ -97,6 +102,19 @@ def check_table(results: Path) -> tuple[list[str], int]:
     return [*rows, "", *problems, *([""] if problems else [])], len(problems)
 
 
+def rule_table(cases: list[dict[str, Any]], answers: list[dict[str, Any]]) -> tuple[list[str], int]:
+    """The same of each generic rule, whose operators have one kernel each, or one sequence of them."""
+    rows = ["| rule | operands | right | of | largest error |", "|---|---|---|---|---|"]
+    problems = [f"- {a['name']}: {problem}" for a in answers for problem in a["problems"]]
+    groups = collections.defaultdict(list)
+    for case, answer in zip(cases, answers, strict=True):
+        groups[case["rule"] or "not built", case["dtype"]].append(answer)
+    for (rule, dtype), own in sorted(groups.items()):
+        right = [a["error"] for a in own if not a["problems"]]
+        rows.append(f"| {rule} | {dtype} | {len(right)} | {len(own)} | {max(right, default=0.0):.1e} |")
+    return [*rows, "", *problems, *([""] if problems else [])], len(problems)
+
+
 def speed_table(answers: list[dict[str, Any]]) -> list[str]:
     """Medians of times in turns, and how many times as fast as the other library Kompilo is."""
     rows = ["| | Kompilo | rate | beside | theirs | ratio | config |", "|---|---|---|---|---|---|---|"]
@@ -125,9 +143,12 @@ def speed_table(answers: list[dict[str, Any]]) -> list[str]:
 
 def _measured(part: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """What the process that measures answers; where it ends or hangs, the next one goes on behind that case."""
-    facts = json.loads((HERE / "gpu_check.json").read_text())
-    networks = [{"name": name} for name in models.names(HERE)]
-    cases = [*facts["timed"], *facts["memory"]] if part == "speed" else networks
+    facts = _facts()
+    cases = {
+        "rules": facts["rules"],
+        "speed": [*facts["timed"], *facts["memory"]],
+        "models": [{"name": name} for name in models.names(HERE)],
+    }[part]
     found: list[dict[str, Any]] = []
     while len(found) < len(cases):
         number = len(found)
@@ -143,6 +164,11 @@ def _measured(part: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         if "number" in answer:
             answer["flops"] = cases[answer["number"]].get("flops")
     return found
+
+
+def _facts() -> dict[str, Any]:
+    """What the folder has besides candidates to check."""
+    return dict(json.loads((HERE / "gpu_check.json").read_text()))
 
 
 def _listen(child: subprocess.Popen[bytes], found: list[dict[str, Any]], seconds: float) -> str:
@@ -164,8 +190,13 @@ def _listen(child: subprocess.Popen[bytes], found: list[dict[str, Any]], seconds
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             found.append(json.loads(line))
-            print(f"{found[-1]['name']}: {found[-1].get('seconds') or found[-1].get('problems')}", flush=True)
+            _tell(found[-1])
             until = time.monotonic() + seconds
+
+
+def _tell(answer: dict[str, Any]) -> None:
+    said = answer.get("seconds") or answer.get("problems") or f"error {answer.get('error', 0.0):.1e}"
+    print(f"{answer['name']}: {said}", flush=True)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -176,7 +207,9 @@ def _serve(options: argparse.Namespace) -> int:
     def say(line: str) -> None:
         print(line, file=replies, flush=True)
 
-    if options.serve == "models":
+    if options.serve == "rules":
+        checked.serve(HERE, options.device, options.first, say)
+    elif options.serve == "models":
         kind = json.loads((HERE / player.MANIFEST).read_text())["kind"]
         models.serve(HERE, kind, options.device, options.first, say)
     else:

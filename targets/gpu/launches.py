@@ -55,6 +55,9 @@ class HostWalk:
         self.scratch: list[int] = []
         self._kernels = kernels
         self._values: dict[Any, Any] = {param: Place(k) for k, param in enumerate(host.params)}
+        for param in host.params:
+            if isinstance(getattr(param.ty, "elem_offset", None), tirx.Var):
+                self._values[param.ty.elem_offset] = 0  # arrays begin at their first element
         self._arrays = len(host.params)
         self._walk(host.body)
 

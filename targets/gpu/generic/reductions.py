@@ -215,7 +215,8 @@ class _Emitter:
         combine = COMBINERS[stage.combine]
         result = self.scratch[stage.buffer]
         dtype = str(result.dtype)
-        neutral = stage.init if stage.init is not None else _neutral(stage.combine, dtype)
+        neutral = stage.init
+        assert neutral is not None, "reductions start from something"
         share = registers(1, dtype, f"{stage.buffer.name}_share")
 
         def one(element: Element) -> Stmt:
@@ -388,10 +389,3 @@ class _Emitter:
     def _outside_only(self, store: Stmt) -> Stmt:
         """Not by teams beyond the last row."""
         return when(self.inside, store)
-
-
-def _neutral(combine: str, dtype: str) -> tirx.Expr:
-    values = {"Add": 0, "Mul": 1, "And": True, "Or": False}
-    if combine in values:
-        return tirx.const(values[combine], dtype)
-    return tirx.min_value(dtype) if combine == "Max" else tirx.max_value(dtype)

@@ -17,9 +17,7 @@ from kompilo.compiler.tune.measure.operands import random_operands
 from kompilo.compiler.tune.record import Point
 from kompilo.targets.gpu.templates.tensor_core_matmul import PipelineMatmul, TensorCoreMatmul
 from kompilo.targets.gpu.templates.tensor_core_pipeline_tile import PipelineTile
-from kompilo.targets.gpu.templates.tensor_core_pipeline_tile import config_of as pipeline_config
 from kompilo.targets.gpu.templates.tensor_core_tile import TensorTile
-from kompilo.targets.gpu.templates.tensor_core_tile import config_of as tensor_config
 
 from gpu.fake_cuda import folder
 from gpu.shim_support import needs_shim
@@ -37,13 +35,9 @@ OPERATOR = OpSpec(
     (),
 )
 POINTS = {
-    "tiles": Point(PipelineMatmul.name, PipelineMatmul.version, pipeline_config(PipelineTile(64, 64, 1, 3))),
-    "tiles_and_parts": Point(
-        PipelineMatmul.name, PipelineMatmul.version, pipeline_config(PipelineTile(64, 64, 1, 3, split=2))
-    ),
-    "parts": Point(
-        TensorCoreMatmul.name, TensorCoreMatmul.version, tensor_config(TensorTile(32, 32, 32, 1, 2, 3, split=3))
-    ),
+    "tiles": Point(PipelineMatmul.name, PipelineMatmul.version, PipelineTile(64, 64, 1, 3).config()),
+    "tiles_and_parts": Point(PipelineMatmul.name, PipelineMatmul.version, PipelineTile(64, 64, 1, 3, split=2).config()),
+    "parts": Point(TensorCoreMatmul.name, TensorCoreMatmul.version, TensorTile(32, 32, 32, 1, 2, 3, split=3).config()),
 }
 
 

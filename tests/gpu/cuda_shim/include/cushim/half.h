@@ -57,6 +57,10 @@ inline float widen(__nv_bfloat16 b);
         NAME(unsigned long i) : raw(cushim::FROM_DOUBLE(double(i))) {}                   \
         NAME(long long i) : raw(cushim::FROM_DOUBLE(double(i))) {}                       \
         NAME(unsigned long long i) : raw(cushim::FROM_DOUBLE(double(i))) {}              \
+        template <typename T, std::enable_if_t<std::is_same_v<T, volatile NAME>, int> = 0>\
+        NAME(T& other) : raw(other.raw) {}                                               \
+        template <typename T, std::enable_if_t<std::is_same_v<T, NAME>, int> = 0>        \
+        void operator=(const T& other) volatile { raw = other.raw; }                     \
         operator float() const { return cushim::TO_FLOAT(raw); }                         \
         NAME& operator+=(NAME b) { return *this = NAME(float(*this) + float(b)); }       \
         NAME& operator-=(NAME b) { return *this = NAME(float(*this) - float(b)); }       \

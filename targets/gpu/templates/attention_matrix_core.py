@@ -16,7 +16,7 @@ from .attention_matrix_tile import MatrixFlashTile
 from .attention_problem import AttentionMemory, AttentionProblem
 from .attention_template import AttentionTemplate, Found, each_block
 from .gemm_index import Held
-from .matrix_core import MatrixInstruction, instructions_for
+from .matrix_core import MatrixInstruction, instructions_for, with_side
 
 # Pieces that a thread may fetch ahead, each with an address of its own.
 _MOST_SLOTS = 8
@@ -44,14 +44,9 @@ class MatrixCoreAttention(AttentionTemplate):
         """See AttentionTemplate."""
         return _tiles(found.spec, found.problem.depth, found.problem.columns, *found.unit)
 
-    def config_of(self, tile: MatrixFlashTile) -> Config:
-        """With the side of its instruction."""
-        return tile.config(side=tile.how.side)
-
     def tile_of(self, found: Found, config: Config) -> MatrixFlashTile:
         """See AttentionTemplate."""
-        how = next(i for i in found.unit[0] if i.side == config.int("side"))
-        return MatrixFlashTile.of(config, how=how)
+        return MatrixFlashTile.of(config, how=with_side(config, found.unit[0]))
 
     def work(self, found: Found, tile: MatrixFlashTile) -> Work:
         """What a block does. Every wave reads all keys and values."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ....compiler.schedule.template import Config
 from .knobs import Knobs
 from .matrix_core import READ_BYTES, MatrixInstruction
 from .vectors import dtype_bytes
@@ -28,6 +29,10 @@ class MatrixFlashTile(Knobs):
     stages: int
     held: int
     how: MatrixInstruction
+
+    def config(self, **more: int) -> Config:
+        """With the side of the instruction."""
+        return super().config(side=self.how.side, **more)
 
     @property
     def bm(self) -> int:

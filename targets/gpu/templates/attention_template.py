@@ -21,7 +21,6 @@ from ..spec import GpuSpec
 from .attention_costs import Work, attention_traits, offered
 from .attention_problem import AttentionMemory, AttentionProblem, Batch, read_attention
 from .gemm_index import Held
-from .knobs import Knobs
 
 Block = Callable[[tirx.Expr, Index, Batch], Stmt]
 
@@ -44,7 +43,7 @@ class AttentionTemplate(Template):
         if found is None:
             return None
         works = [(tile, self.work(found, tile)) for tile in self.tiles(found)]
-        configs = tuple(self.config_of(tile) for tile in offered(found.problem, found.spec, works))
+        configs = tuple(tile.config() for tile in offered(found.problem, found.spec, works))
         return Space(configs[0], configs) if configs else None
 
     def build(self, op: OpSpec, target: TargetSpec, config: Config) -> Candidate:
@@ -68,11 +67,6 @@ class AttentionTemplate(Template):
         found = self._found(op, target)
         assert found is not None, "match accepts only such operators"
         return found
-
-    def config_of(self, tile: Any) -> Config:
-        """A tile as a config."""
-        assert isinstance(tile, Knobs)
-        return tile.config()
 
     @abstractmethod
     def read(self, problem: AttentionProblem, spec: GpuSpec) -> Found | None:

@@ -22,7 +22,6 @@ from ..spec import GpuSpec
 from .gemm_shares import EVENLY
 from .gemm_tile import QUAD, GemmTile
 
-_KNOBS = ("bm", "bn", "bk", "tm", "tn", "split")
 # Elements that a thread fetches ahead at most: with 48, NVIDIA's assembler spills.
 _AHEAD = 32
 # Fetches of A, and of B, by one thread in a step.
@@ -254,14 +253,4 @@ def gemm_space(problem: Problem, spec: GpuSpec, lanes: int = QUAD) -> Space | No
         return estimate(problem, tile, spec, most).total, tile.bm * tile.bn, tile.bk
 
     ranked = best_first(found, problem, spec, lambda t: (t.bm, t.bn, t.bk), cost, False, _OFFERED)
-    return space_of([config_of(t) for t in ranked])
-
-
-def config_of(tile: GemmTile) -> Config:
-    """`tile` as a config."""
-    return Config.of(**{name: getattr(tile, name) for name in _KNOBS})
-
-
-def tile_of(config: Config) -> GemmTile:
-    """The tile of a config."""
-    return GemmTile(*(config.int(name) for name in _KNOBS))
+    return space_of([t.config() for t in ranked])

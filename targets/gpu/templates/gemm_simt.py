@@ -8,7 +8,7 @@ from ....compiler.schedule.op_spec import OpSpec
 from ....compiler.schedule.template import Candidate, Config, Space
 from ....compiler.schedule.traits import Traits
 from ..spec import GpuSpec
-from .gemm_costs import estimate, gemm_space, most_resident, tile_of
+from .gemm_costs import estimate, gemm_space, most_resident
 from .gemm_template import Found, GemmTemplate
 from .gemm_tile import QUAD, GemmNest, GemmTile
 from .gemm_traits import TileFacts, product_traits
@@ -30,7 +30,7 @@ class SimtTemplate(GemmTemplate):
 
     def candidate(self, found: Found, config: Config) -> Candidate:
         """See GemmTemplate."""
-        tile = tile_of(config)
+        tile = GemmTile.of(config)
         access = found.problem.access(False, turned=False, bm=tile.bm, bn=tile.bn)
         kernel = GemmNest(tile, access.grid(tile, tile.bk, "float32", "float32", QUAD)).kernel(access.operands)
         return kernel.candidate(access.function(kernel.body), access.packers)
@@ -43,5 +43,5 @@ class SimtTemplate(GemmTemplate):
             return TileFacts(t.bm, t.bn, t.bk, t.split, *parts)
 
         problem, spec = found.problem.sizes, found.spec
-        chosen = [(t, most_resident(t, spec)) for t in map(tile_of, configs)]
+        chosen = [(t, most_resident(t, spec)) for t in map(GemmTile.of, configs)]
         return product_traits(problem, spec, [(facts(t), estimate(problem, t, spec, most)) for t, most in chosen])

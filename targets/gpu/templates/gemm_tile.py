@@ -22,6 +22,7 @@ from ..launch import allocated, registers
 from .gemm_fetched import FetchedPiece, double_buffered
 from .gemm_grid import Grid, Kernel, Operands, Tile
 from .gemm_operand import Operand, Write
+from .knobs import Knobs
 from .vectors import vector
 
 # Columns of C that a thread stores at once, and the side of its groups.
@@ -31,7 +32,7 @@ _UNROLLED = 8
 
 
 @dataclass(frozen=True)
-class GemmTile:
+class GemmTile(Knobs):
     """Sizes of a block's tile (bm, bn, bk) and of a thread's (tm, tn); tm and tn are 1, 2, or multiples of 4.
 
     `split`: see gemm_shares.py.

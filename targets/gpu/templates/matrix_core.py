@@ -20,6 +20,7 @@ from typing import Any
 
 from tvm import tirx
 
+from ....compiler.schedule.template import Config
 from ..spec import GpuSpec
 from .vectors import dtype_bytes
 
@@ -209,6 +210,11 @@ def other_lanes(bits: tirx.Expr, lane: tirx.Expr, distance: int, wave: int) -> t
         return tirx.call_llvm_pure_intrin("int32", OF_OTHER_HALF, bits, bits, low, high, no, no)
     place = tirx.bitwise_xor(lane, tirx.const(distance, "int32")) * 4
     return tirx.call_llvm_pure_intrin("int32", OF_LANE, place, bits)
+
+
+def with_side(config: Config, instructions: tuple[MatrixInstruction, ...]) -> MatrixInstruction:
+    """That of `instructions` which has the side that a config tells."""
+    return next(i for i in instructions if i.side == config.int("side"))
 
 
 def instructions_for(spec: GpuSpec, a: str, b: str) -> tuple[MatrixInstruction, ...]:

@@ -20,7 +20,7 @@ from .gemm_costs import KEPT_SPACES, Estimate, Problem, best_first, rounds_of, s
 from .gemm_fetched import fetches
 from .gemm_traits import TileFacts, product_traits
 from .matrix_core import MatrixInstruction
-from .matrix_core_tile import MatrixTile, config_of, tile_of
+from .matrix_core_tile import MatrixTile, tile_of
 
 # Configs offered to the tuner.
 _OFFERED = 48
@@ -120,7 +120,7 @@ def matrix_space(problem: Problem, spec: GpuSpec, matrices: Matrices) -> Space |
         return estimate(problem, tile, spec, matrices, most).total, tile.shared_bytes, tile.threads
 
     ranked = best_first(found, problem, spec, lambda t: (t.bm, t.bn, t.bk), cost, False, _OFFERED)
-    return space_of([config_of(t) for t in ranked])
+    return space_of([t.config() for t in ranked])
 
 
 def matrix_traits(problem: Problem, spec: GpuSpec, matrices: Matrices, configs: Sequence[Config]) -> Traits:

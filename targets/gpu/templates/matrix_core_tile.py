@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ....compiler.schedule.template import Config
-from .matrix_core import READ_BYTES, MatrixInstruction
+from .knobs import Knobs
+from .matrix_core import READ_BYTES, MatrixInstruction, with_side
 from .vectors import dtype_bytes
 
 # Registers for addresses, conditions and counters besides sums, fragments and what is fetched ahead.
 _OTHER_REGISTERS = 56
 
-_KNOBS = ("bm", "bn", "bk", "wm", "wn")
-
 
 @dataclass(frozen=True)
-class MatrixTile:
+class MatrixTile(Knobs):
     """A block computes bm x bn results in steps of bk along K, with wm x wn waves, each by instructions of one size.
 
     `split`: see gemm_shares.py.
@@ -76,13 +75,13 @@ class MatrixTile:
         side = self.how.side
         return self.bm % (self.wm * side) == 0 and self.bn % (self.wn * side) == 0 and self.bk % self.how.chunk == 0
 
-
-def config_of(tile: MatrixTile) -> Config:
-    """`tile` as a config."""
-    return Config.of(**{name: getattr(tile, name) for name in _KNOBS}, side=tile.how.side, split=tile.split)
+    def config(self, **more: int) -> Config:
+        """With the side of the instruction, before `split`."""
+        knobs = {name: int(value) for name, value in super().config(**more).knobs}
+        split = knobs.pop("split")
+        return Config.of(**knobs, side=self.how.side, split=split)
 
 
 def tile_of(config: Config, instructions: tuple[MatrixInstruction, ...]) -> MatrixTile:
-    """The tile of a config, with that of `instructions` which has its side."""
-    how = next(i for i in instructions if i.side == config.int("side"))
-    return MatrixTile(*(config.int(name) for name in _KNOBS), how=how, split=config.int("split"))
+    """The tile of a config."""
+    return MatrixTile.of(config, how=with_side(config, instructions))

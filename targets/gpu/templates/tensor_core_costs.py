@@ -19,7 +19,7 @@ from ..spec import GpuSpec
 from .gemm_costs import KEPT_SPACES, Estimate, Problem, best_first, rounds_of, space_of
 from .gemm_traits import TileFacts, product_traits
 from .tensor_core_ptx import Multiply
-from .tensor_core_tile import TensorTile, config_of, tile_of
+from .tensor_core_tile import TensorTile
 from .tensor_core_wgmma import ROWS
 
 # Warps of a block, down and along its tile.
@@ -161,7 +161,7 @@ def tensor_space(problem: Problem, spec: GpuSpec, product: Product) -> Space | N
 
     found = tiles(spec, product)
     ranked = best_first(found, problem, spec, lambda t: (t.bm, t.bn, t.bk), cost, True, _OFFERED)
-    return space_of([config_of(t) for t in ranked])
+    return space_of([t.config() for t in ranked])
 
 
 def tensor_traits(problem: Problem, spec: GpuSpec, product: Product, configs: Sequence[Config]) -> Traits:
@@ -172,5 +172,5 @@ def tensor_traits(problem: Problem, spec: GpuSpec, product: Product, configs: Se
         parts = (t.rows, t.columns, t.warps, t.threads, _registers(t, product), t.shared_bytes(size), size)
         return TileFacts(t.bm, t.bn, t.bk, t.split, *parts)
 
-    chosen = [(t, _most_resident(t, spec, product)) for t in map(tile_of, configs)]
+    chosen = [(t, _most_resident(t, spec, product)) for t in map(TensorTile.of, configs)]
     return product_traits(problem, spec, [(facts(t), estimate(problem, t, spec, product, most)) for t, most in chosen])

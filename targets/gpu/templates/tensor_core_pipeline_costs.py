@@ -17,7 +17,7 @@ from ..spec import GpuSpec
 from .gemm_costs import KEPT_SPACES, Estimate, Problem, best_first, rounds_of, space_of
 from .gemm_traits import TileFacts, product_traits
 from .tensor_core_operands import Operands
-from .tensor_core_pipeline_tile import PipelineTile, config_of, tile_of
+from .tensor_core_pipeline_tile import PipelineTile
 
 # Configs offered to the tuner, and those in clusters.
 _OFFERED, _CLUSTERS = 40, 12
@@ -98,7 +98,7 @@ def pipeline_space(problem: Problem, spec: GpuSpec, unit: Operands) -> Space | N
         return estimate(problem, tile, spec, unit, most).total, -tile.stages, tile.threads
 
     # Clusters start later where an SM is still taken: they are left to measuring.
-    return space_of([config_of(t) for t in (*ranked(1, _OFFERED), *ranked(2, _CLUSTERS))])
+    return space_of([t.config() for t in (*ranked(1, _OFFERED), *ranked(2, _CLUSTERS))])
 
 
 def _pairs(problem: Problem, tile: PipelineTile) -> bool:
@@ -114,5 +114,5 @@ def pipeline_traits(problem: Problem, spec: GpuSpec, unit: Operands, configs: Se
         parts = (t.rows * 4, t.columns, t.groups, t.threads, t.registers, t.shared_bytes, size)
         return TileFacts(*t.sizes(size), t.split, *parts)
 
-    chosen = [(t, resident(t, spec)) for t in map(tile_of, configs)]
+    chosen = [(t, resident(t, spec)) for t in map(PipelineTile.of, configs)]
     return product_traits(problem, spec, [(facts(t), estimate(problem, t, spec, unit, most)) for t, most in chosen])

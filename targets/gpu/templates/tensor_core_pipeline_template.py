@@ -15,7 +15,7 @@ from .tensor_core_maps import TileMap
 from .tensor_core_operands import Operands, read_operands
 from .tensor_core_pipeline import PipelineNest
 from .tensor_core_pipeline_costs import at_once, band_of, pipeline_space, pipeline_traits
-from .tensor_core_pipeline_tile import tile_of
+from .tensor_core_pipeline_tile import PipelineTile
 from .tensor_core_wgmma import warpgroup_multiply_of
 
 
@@ -41,7 +41,7 @@ class PipelineTemplate(GemmTemplate):
 
     def candidate(self, found: Found, config: Config) -> Candidate:
         """See GemmTemplate."""
-        how, tile = found.unit.how, tile_of(config)
+        how, tile = found.unit.how, PipelineTile.of(config)
         access = found.problem.access(True, bm=tile.bm, bn=tile.bn)
         assert access.tiled is not None, "match accepts only such operators"
         pairs = zip(access.tiled, (tile.bm, tile.bn), ("a", "b"), strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ....compiler.schedule.template import Config
+from .knobs import Knobs
 from .tensor_core_ptx import COLUMNS, ROWS
 from .tensor_core_tile import SKEW
 from .tensor_core_wgmma import ROW_BYTES, WARPS
@@ -23,11 +23,9 @@ _BARRIER_BYTES = 8
 # Shared memory of a block on Hopper.
 _MOST_SHARED = 232448
 
-_KNOBS = ("bm", "bn", "groups", "stages", "cluster", "split")
-
 
 @dataclass(frozen=True)
-class PipelineTile:
+class PipelineTile(Knobs):
     """A block computes bm x bn results by `groups` warpgroups, with `stages` steps of 128 bytes of k in shared memory.
 
     Attributes:
@@ -122,13 +120,3 @@ class PipelineTile:
     def divides(self) -> bool:
         """Whether warpgroups make up the tile."""
         return self.bm % (self.groups * GROUP_ROWS) == 0 and self.bn % (2 * COLUMNS) == 0 and self.bn <= 256
-
-
-def config_of(tile: PipelineTile) -> Config:
-    """`tile` as a config."""
-    return Config.of(**{name: getattr(tile, name) for name in _KNOBS})
-
-
-def tile_of(config: Config) -> PipelineTile:
-    """The tile of a config."""
-    return PipelineTile(*(config.int(name) for name in _KNOBS))

@@ -20,7 +20,7 @@ from .tensor_core_gemm import RASTER_ROWS, TensorNest
 from .tensor_core_operands import MultiplyOf, Operands, read_operands
 from .tensor_core_piece import passes_registers
 from .tensor_core_ptx import multiply_of
-from .tensor_core_tile import tile_of
+from .tensor_core_tile import TensorTile
 from .tensor_core_wgmma import warpgroup_multiply_of
 
 
@@ -39,7 +39,7 @@ class TensorCoreTemplate(GemmTemplate):
 
     def candidate(self, found: Found, config: Config) -> Candidate:
         """See GemmTemplate."""
-        operands, tile = found.unit, tile_of(config)
+        operands, tile = found.unit, TensorTile.of(config)
         access = found.problem.access(True, bm=tile.bm, bn=tile.bn)
         result = found.problem.op.anchor_type.dtype
         grid = replace(

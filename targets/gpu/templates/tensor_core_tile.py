@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ....compiler.schedule.template import Config
+from .knobs import Knobs
 from .tensor_core_ptx import A_REGISTERS, B_REGISTERS, COLUMNS, ROWS, Multiply
 
 # Shared memory is swizzled by pieces of this many bytes: a row of an 8x8 matrix.
@@ -14,11 +14,9 @@ SKEW = 8
 # Registers for addresses, predicates and counters: NVRTC's cubins need 40 to 70 besides sums and fragments.
 _OTHER_REGISTERS = 64
 
-_KNOBS = ("bm", "bn", "bk", "wm", "wn", "stages", "split")
-
 
 @dataclass(frozen=True)
-class TensorTile:
+class TensorTile(Knobs):
     """A block computes bm x bn results by steps of bk along K: wm x wn warps, `stages` steps in shared memory.
 
     `split`: see gemm_shares.py.
@@ -83,13 +81,3 @@ class TensorTile:
             and along % (2 * COLUMNS) == 0
             and self.bk % how.depth == 0
         )
-
-
-def config_of(tile: TensorTile) -> Config:
-    """`tile` as a config."""
-    return Config.of(**{name: getattr(tile, name) for name in _KNOBS})
-
-
-def tile_of(config: Config) -> TensorTile:
-    """The tile of a config."""
-    return TensorTile(*(config.int(name) for name in _KNOBS))

@@ -13,7 +13,7 @@ from kompilo.compiler.schedule.template import Config, Template
 from kompilo.targets.cuda.target import CudaTarget
 from kompilo.targets.gpu.lowering import lowering_context, split
 from kompilo.targets.gpu.target import gpu_module
-from kompilo.targets.gpu.templates.tensor_core_tile import TensorTile, config_of
+from kompilo.targets.gpu.templates.tensor_core_tile import TensorTile
 
 from gpu.cuda import run_cuda
 from gpu.cuda_shim import Options
@@ -24,7 +24,7 @@ EVERY_WAY = (
     Options(races=True, delivery="early", order="backward"),
     Options(races=True, delivery="shuffled", order="shuffled", seed=3),
 )
-TILE = config_of(TensorTile(bm=32, bn=32, bk=32, wm=1, wn=2, stages=3))
+TILE = TensorTile(bm=32, bn=32, bk=32, wm=1, wn=2, stages=3).config()
 ACCUMULATORS = {"int8": "int32", "uint8": "int32"}
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2, "int32": 0.0}
 TFLOAT32 = 2e-3

@@ -14,7 +14,6 @@ from kompilo.compiler.tune.reference import evaluate
 from kompilo.targets.gpu.templates import attention_simt_nest, gemv_kernels
 from kompilo.targets.gpu.templates.attention_simt import SimtAttention
 from kompilo.targets.gpu.templates.conv2d_implicit import ImplicitConv2D
-from kompilo.targets.gpu.templates.gemm_costs import config_of
 from kompilo.targets.gpu.templates.gemm_tile import GemmTile
 from kompilo.targets.gpu.templates.gemv import Gemv
 from kompilo.targets.gpu.templates.matmul_simt import MatmulSimt
@@ -32,7 +31,7 @@ def test_matmul(tile):
     op = matmul((35, 50), (50, 33), (35, 33))
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(t.shape).astype("f4") for t in op.inputs)
-    found = run_template(MatmulSimt(), op, [a, b], (35, 33), config_of(tile), platform="oclgrind")
+    found = run_template(MatmulSimt(), op, [a, b], (35, 33), tile.config(), platform="oclgrind")
     assert relative_error(found, a.astype("f8") @ b) < 3e-6
 
 
@@ -40,7 +39,7 @@ def test_convolution():
     op = conv2d((1, 6, 7, 8), (12, 8, 3, 3), padding=(1, 1, 1, 1))
     inputs = random_inputs(op)
     expected = reference(op, inputs)
-    tile = config_of(TILES[0])
+    tile = TILES[0].config()
     found = run_template(ImplicitConv2D(), op, inputs, expected.shape, tile, platform="oclgrind")
     assert relative_error(found, expected) < 3e-6
 

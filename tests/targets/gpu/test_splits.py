@@ -13,7 +13,6 @@ from kompilo.compiler.schedule.op_spec import Step
 from kompilo.targets.cuda.compilers import find_compilers
 from kompilo.targets.cuda.target import CudaTarget
 from kompilo.targets.gpu.resources import resources_of_cubin
-from kompilo.targets.gpu.templates import gemm_costs, tensor_core_pipeline_tile, tensor_core_tile
 from kompilo.targets.gpu.templates.gemm_index import Bound
 from kompilo.targets.gpu.templates.gemm_shares import EVENLY, Share, Sharing
 from kompilo.targets.gpu.templates.gemm_tile import GemmTile
@@ -32,7 +31,6 @@ from gpu_support import matmul, relative_error
 BIAS_RELU = (Step("add", ("anchor", "i2"), "float32"), Step("nn.relu", ("s0",), "float32"))
 # Three SMs, so that tiles are no multiple of what runs at once.
 A100, H200 = small_gpu("a100", 3), small_gpu("h200", 3)
-simt, tensor, pipeline = gemm_costs.config_of, tensor_core_tile.config_of, tensor_core_pipeline_tile.config_of
 
 BIASED = matmul((70, 300), (300, 40), (70, 40), True, steps=BIAS_RELU, extra=((40,),))
 IMAGE = conv2d((1, 9, 9, 32), (24, 32, 3, 3), padding=(1, 1, 1, 1), epilogue=("bias", "residual"))
@@ -48,32 +46,32 @@ def product(a, b):
 
 
 CASES = {
-    "vectors_parts": (MatmulSimt(), BIASED, biased, simt(GemmTile(32, 32, 8, 4, 4, 3)), A100),
+    "vectors_parts": (MatmulSimt(), BIASED, biased, GemmTile(32, 32, 8, 4, 4, 3).config(), A100),
     "parts": (
-        TensorCoreMatmul(), Typed(BIASED, result="float16"), biased, tensor(TensorTile(32, 32, 32, 1, 2, 3, 4)), A100
+        TensorCoreMatmul(), Typed(BIASED, result="float16"), biased, TensorTile(32, 32, 32, 1, 2, 3, 4).config(), A100
     ),
     "parts_of_an_image": (
-        TensorCoreConv2D(), Typed(GROUPS, result="float16"), None, tensor(TensorTile(32, 32, 32, 1, 2, 3, 2)), A100
+        TensorCoreConv2D(), Typed(GROUPS, result="float16"), None, TensorTile(32, 32, 32, 1, 2, 3, 2).config(), A100
     ),
     "evenly": (
-        TensorCoreMatmul(), Typed(BIASED, result="float16"), biased, tensor(TensorTile(32, 32, 32, 1, 2, 3, EVENLY)),
+        TensorCoreMatmul(), Typed(BIASED, result="float16"), biased, TensorTile(32, 32, 32, 1, 2, 3, EVENLY).config(),
         A100,
     ),
     "evenly_int8": (
         TensorCoreMatmul(), Typed(matmul((2, 50, 139), (2, 139, 36), (2, 50, 36)), "int8"), product,
-        tensor(TensorTile(16, 32, 64, 1, 1, 2, EVENLY)), small_gpu("a100", 1),
+        TensorTile(16, 32, 64, 1, 1, 2, EVENLY).config(), small_gpu("a100", 1),
     ),
     "warpgroups_evenly": (
         WarpgroupMatmul(), Typed(matmul((130, 400), (400, 72), (130, 72), True)), product,
-        tensor(TensorTile(64, 64, 64, 4, 1, 4, EVENLY)), H200,
+        TensorTile(64, 64, 64, 4, 1, 4, EVENLY).config(), H200,
     ),
     "pipeline": (
         PipelineMatmul(), Typed(matmul((130, 400), (400, 72), (130, 72), True), result="float16"), product,
-        pipeline(PipelineTile(64, 64, 1, 3, split=3)), H200,
+        PipelineTile(64, 64, 1, 3, split=3).config(), H200,
     ),
     "pipeline_evenly": (
         PipelineMatmul(), Typed(matmul((260, 264), (264, 72), (260, 72), True)), product,
-        pipeline(PipelineTile(64, 64, 1, 3, split=EVENLY)), small_gpu("h200", 1),
+        PipelineTile(64, 64, 1, 3, split=EVENLY).config(), small_gpu("h200", 1),
     ),
 }  # fmt: skip
 
@@ -172,8 +170,8 @@ def test_who_is_split():
 @pytest.mark.parametrize(
     ("template", "config", "preset"),
     [
-        (TensorCoreMatmul(), tensor(TensorTile(128, 128, 32, 2, 2, 4, EVENLY)), "a100"),
-        (PipelineMatmul(), pipeline(PipelineTile(128, 256, 2, 4, split=EVENLY)), "h200"),
+        (TensorCoreMatmul(), TensorTile(128, 128, 32, 2, 2, 4, EVENLY).config(), "a100"),
+        (PipelineMatmul(), PipelineTile(128, 256, 2, 4, split=EVENLY).config(), "h200"),
     ],
 )
 def test_machine_code(template, config, preset):

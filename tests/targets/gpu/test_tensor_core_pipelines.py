@@ -15,7 +15,7 @@ from kompilo.targets.cuda.target import CudaTarget
 from kompilo.targets.gpu.resources import resources_of_cubin
 from kompilo.targets.gpu.templates.tensor_core_conv2d import PipelineConv2D
 from kompilo.targets.gpu.templates.tensor_core_matmul import PipelineMatmul
-from kompilo.targets.gpu.templates.tensor_core_pipeline_tile import PipelineTile, config_of, tile_of
+from kompilo.targets.gpu.templates.tensor_core_pipeline_tile import PipelineTile
 from kompilo.targets.gpu.templates.tensor_core_tma import wait_barrier
 
 from gpu.shim_support import needs_shim
@@ -74,7 +74,7 @@ def test_matmul(name):
     typed, compute, tile = MATMULS[name]
     operands = random_operands(typed.spec, b=2, m=70)
     expected = compute(*operands)
-    for found in run(PipelineMatmul(), typed.spec, operands, expected.shape, config_of(tile), FEW):
+    for found in run(PipelineMatmul(), typed.spec, operands, expected.shape, tile.config(), FEW):
         assert relative_error(found, expected) <= typed.tolerance
 
 
@@ -83,7 +83,7 @@ def test_convolution_of_one_pixel():
     typed = Typed(conv2d((2, 9, 7, 72), (80, 72, 1, 1), epilogue=("bias", "residual")), result="float16")
     operands = random_operands(typed.spec)
     expected = reference(typed.op, operands)
-    for found in run(PipelineConv2D(), typed.spec, operands, expected.shape, config_of(SMALL), FEW):
+    for found in run(PipelineConv2D(), typed.spec, operands, expected.shape, SMALL.config(), FEW):
         assert relative_error(found, expected) <= typed.tolerance
 
 
@@ -118,23 +118,23 @@ CODES = {
 def test_machine_code(name):
     """Copies of tiles, multiplications that are not waited for one by one, registers handed over; no spills."""
     template, typed, tile = CODES[name]
-    config = config_of(tile) if tile else template.match(typed.spec, H200.spec).default
+    config = tile.config() if tile else template.match(typed.spec, H200.spec).default
     code = cubin(template, typed.spec, config, "sm_90")
     text = sass_of(code)
     assert not any(kernel.spills_bytes for kernel in resources_of_cubin(code).values())
     assert count(text, "UTMALDG") >= 2
     assert count(text, "IGMMA" if typed.a == "int8" else "HGMMA") >= 4
     assert count(text, "WARPGROUP.DEPBAR") <= 2
-    assert count(text, "USETMAXREG") == (2 if tile_of(config).groups > 1 else 0)
+    assert count(text, "USETMAXREG") == (2 if PipelineTile.of(config).groups > 1 else 0)
     assert count(text, "LDGSTS") == 0
-    assert ("UTMALDG.2D.MULTICAST" in text) == (tile_of(config).cluster > 1)
+    assert ("UTMALDG.2D.MULTICAST" in text) == (PipelineTile.of(config).cluster > 1)
 
 
 def test_the_default_for_large_matrices():
     """128 x 256 results by two warpgroups, as open kernels that reach cuBLAS have it."""
     for size in (4096, 8192):
         op = Typed(matmul((size, size), (size, size), (size, size), True), result="float16").spec
-        tile = tile_of(PipelineMatmul().match(op, H200.spec).default)
+        tile = PipelineTile.of(PipelineMatmul().match(op, H200.spec).default)
         assert (tile.bm * tile.bn, tile.groups, tile.split) == (128 * 256, 2, 1)
         assert tile.stages >= 4
 
@@ -143,7 +143,7 @@ def test_configs_fit_the_gpu():
     space = PipelineMatmul().match(LARGE.spec, H200.spec)
     assert len(space.configs) > 16
     for config in space:
-        tile = tile_of(config)
+        tile = PipelineTile.of(config)
         assert tile.shared_bytes <= H200.spec.shared_bytes
         assert tile.sums <= 128
     columns = PipelineMatmul().traits(LARGE.spec, H200.spec, space.configs)

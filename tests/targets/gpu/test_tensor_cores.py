@@ -11,7 +11,7 @@ from kompilo.compiler.schedule.op_spec import Step
 from kompilo.targets.cuda.target import CudaTarget
 from kompilo.targets.gpu.templates.tensor_core_conv2d import TensorCoreConv2D, WarpgroupConv2D
 from kompilo.targets.gpu.templates.tensor_core_matmul import TensorCoreMatmul, WarpgroupMatmul
-from kompilo.targets.gpu.templates.tensor_core_tile import TensorTile, config_of
+from kompilo.targets.gpu.templates.tensor_core_tile import TensorTile
 from kompilo.targets.gpu.templates.vectors import dtype_bytes
 from kompilo.targets.rocm.target import RocmTarget
 
@@ -116,7 +116,7 @@ def test_convolution(name):
 )
 def test_tiles(tile):
     op = matmul((150, 136), (136, 56), (150, 56), True)
-    check(TensorCoreMatmul(), Typed(op, result="float16"), product, config_of(tile))
+    check(TensorCoreMatmul(), Typed(op, result="float16"), product, tile.config())
 
 
 @needs_shim
@@ -140,19 +140,19 @@ WARPGROUPS = {
 def test_warpgroups(name):
     typed = WARPGROUPS[name]
     tile = TensorTile(64, 64, 64 // dtype_bytes(typed.a) * 2, 4, 1, 3)
-    check(WarpgroupMatmul(), typed, product, config_of(tile), "sm_90")
+    check(WarpgroupMatmul(), typed, product, tile.config(), "sm_90")
 
 
 @needs_shim
 def test_two_warpgroups_of_128_rows():
     op = matmul((136, 300), (136, 200), (300, 200), lhs=(1, 0))
-    check(WarpgroupMatmul(), Typed(op), transposed, config_of(TensorTile(256, 128, 64, 8, 1, 4)), "sm_90")
+    check(WarpgroupMatmul(), Typed(op), transposed, TensorTile(256, 128, 64, 8, 1, 4).config(), "sm_90")
 
 
 @needs_shim
 def test_convolution_by_warpgroups():
     typed = Typed(conv2d((1, 9, 9, 32), (48, 32, 3, 3), padding=(1, 1, 1, 1), epilogue=("bias", "residual")))
-    tile = config_of(TensorTile(64, 64, 64, 4, 1, 3))
+    tile = TensorTile(64, 64, 64, 4, 1, 3).config()
     check(WarpgroupConv2D(), typed, lambda *x: reference(typed.op, x), tile, "sm_90")
 
 

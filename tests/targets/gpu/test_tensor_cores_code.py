@@ -16,7 +16,7 @@ from kompilo.targets.cuda.target import CudaTarget
 from kompilo.targets.gpu.resources import resources_of_cubin
 from kompilo.targets.gpu.templates.tensor_core_conv2d import TensorCoreConv2D, WarpgroupConv2D
 from kompilo.targets.gpu.templates.tensor_core_matmul import TensorCoreMatmul, WarpgroupMatmul
-from kompilo.targets.gpu.templates.tensor_core_tile import tile_of
+from kompilo.targets.gpu.templates.tensor_core_tile import TensorTile
 
 from gpu_support import matmul
 
@@ -58,7 +58,7 @@ def test_default_configs(arch, name):
     assert count(text, "IMMA" if name == "int8" else "HMMA") > 0
     assert count(text, "LDSM") > 0
     assert (count(text, "LDGSTS") > 0) == (spec.async_copy and name != "odd")
-    tile = tile_of(template.match(op, spec).default)
+    tile = TensorTile.of(template.match(op, spec).default)
     assert used.threads == tile.threads
 
 
@@ -93,8 +93,8 @@ def test_configs_fit_the_gpu():
         space = TensorCoreMatmul().match(Typed(LARGE).spec, spec)
         assert len(space.configs) > 16
         for config in space:
-            assert tile_of(config).shared_bytes(2) <= spec.shared_bytes
-            assert tile_of(config).threads <= spec.threads_per_block
+            assert TensorTile.of(config).shared_bytes(2) <= spec.shared_bytes
+            assert TensorTile.of(config).threads <= spec.threads_per_block
 
 
 def test_traits_are_columns():

@@ -154,6 +154,9 @@ class Dispatcher(threading.Thread):
             if request.is_given_up:
                 self._settle(request)
                 continue
+            if not any(ok and self._has_room(d, request) for d, ok in enumerate(usable)):
+                kept.append(entry)  # nor is there any for the less urgent ones behind it
+                break
             busy = [w.busy_for(request.urgency, now) + a for w, a in zip(self.workers, ahead, strict=True)]
             choice = self.routes.best(busy, usable, self.times)
             first = [n for n in self.routes.members[choice.route] if not self.routes.stages[n].before]

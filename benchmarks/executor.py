@@ -121,8 +121,10 @@ def measure_latency(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def measure_overhead(options: argparse.Namespace) -> dict[str, float]:
-    """Microseconds of a call of two operators: loaded plainly, on a core, and by a pipeline of one device; from a thread
-    that may run anywhere, and from one that is bound to the core."""
+    """Microseconds of a call of two operators: loaded plainly, on a core, and by a pipeline of one device.
+
+    From a thread that may run anywhere, and from one that is bound to the core.
+    """
     path = options.folder / "tiny.kpo"
     kompilo.compile(_tiny_model()).save(path)
     x = np.ones((4, 8), np.float32)

@@ -21,8 +21,9 @@ class PinnedModule(Module):
     """A model on the cores of `cores`; see Module.
 
     With one thread a call binds its caller to the cores, and gives the caller its former ones back, which takes 7 us; a
-    caller that is bound to them already is not touched (1 us). With several, a thread of this module's own makes the calls, one at a time: TVM's
-    workers belong to the thread that they work for, and keep the cores that it has when they are made.
+    caller that is bound to them already is not touched (1 us). With several, a thread of this module's own makes the
+    calls, one at a time: TVM's workers belong to the thread that they work for, and keep the cores that it has when
+    they are made.
     """
 
     def __init__(self, inner: Module, cores: CoreSet) -> None:

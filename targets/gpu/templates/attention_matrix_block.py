@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -23,13 +24,16 @@ from tvm.tirx import For, ForKind, Stmt
 from ...shared.index_math import ceil_div, when
 from ...shared.tir_loops import Index, i64, seq, store
 from ..launch import allocated, barrier, registers, shared
-from .attention_matrix_rows import Keys, Source, Values, lane_reads
+from .attention_matrix_rows import Keys, Pieces, Source, Values, lane_reads
 from .attention_matrix_tile import MatrixFlashTile
 from .attention_problem import AttentionProblem, Batch, masked_scores
 from .gemm_index import Held, i32
 from .hidden_lengths import HiddenLengths
 from .matrix_core import READ_BYTES, exp2, in_order, other_lanes
 from .vectors import load_vector, store_vector
+
+# A buffer of a lane's registers, and the first of those that count.
+Place = tuple[tirx.Buffer, int]
 
 _LOG2E = math.log2(math.e)
 # Steps up to which LLVM is not told their number: it would write the loop out.
@@ -217,43 +221,51 @@ class _Block:
         """Products of keys and queries."""
         tile, how = self.tile, self.how
         start = stage * (tile.bn * self.keys.pitch) + self.key_lane
-        count = int(self.scores.shape[0])
-        statements: list[Stmt] = [store(self.scores, [k], tirx.const(0, "float32")) for k in range(count)]
-        for chunk in range(0, self.deep, how.chunk):
-            statements += [s for i in range(tile.rows) for s in self._moved(i, chunk, aside=False)]
-            for j in range(self.fragments):
-                place = start + (j * how.side * self.keys.pitch + chunk)
-                statements += lane_reads(self.left, self.keys, place, how, tile.size)
-                statements += [
-                    how.multiply(
-                        (self.left, run),
-                        (self.queries, self._query_at(i, chunk) + run),
-                        (self.scores, i * tile.own + j * how.sums),
-                    )
-                    for run in range(0, how.pack, how.run)
-                    for i in range(tile.rows)
-                ]
-        return seq(*statements)
+        clear = [store(self.scores, [k], tirx.const(0, "float32")) for k in range(int(self.scores.shape[0]))]
+
+        def right(i: int, chunk: int) -> Place:
+            return self.queries, self._query_at(i, chunk)
+
+        def sums(i: int, line: int) -> Place:
+            return self.scores, i * tile.own + line * how.sums
+
+        def ready(chunk: int) -> list[Stmt]:
+            return [s for i in range(tile.rows) for s in self._moved(i, chunk, aside=False)]
+
+        return seq(*clear, *self._products(self.keys, start, (self.deep, self.fragments), right, sums, ready))
 
     def _gather(self, stage: tirx.Expr) -> Stmt:
         """Add up values by their weights."""
         tile, how = self.tile, self.how
         start = stage * (self.broad * self.values.pitch) + self.value_lane
-        statements: list[Stmt] = []
-        for chunk in range(0, tile.bn, how.chunk):
-            for c in range(self.across):
-                place = start + (c * how.side * self.values.pitch + chunk)
-                statements += lane_reads(self.left, self.values, place, how, tile.size)
-                statements += [
-                    how.multiply(
-                        (self.left, run),
-                        (self.weights, i * self.weights_each + chunk // how.groups + run),
-                        (self.sums, (i * self.across + c) * how.sums),
-                    )
-                    for run in range(0, how.pack, how.run)
-                    for i in range(tile.rows)
-                ]
-        return seq(*statements)
+
+        def right(i: int, chunk: int) -> Place:
+            return self.weights, i * self.weights_each + chunk // how.groups
+
+        def sums(i: int, line: int) -> Place:
+            return self.sums, (i * self.across + line) * how.sums
+
+        return seq(*self._products(self.values, start, (tile.bn, self.across), right, sums, lambda chunk: []))
+
+    def _products(
+        self, pieces: Pieces, start: tirx.Expr, sizes: tuple[int, int], right: Callable[[int, int], Place],
+        sums: Callable[[int, int], Place], ready: Callable[[int], list[Stmt]],
+    ) -> list[Stmt]:  # fmt: skip
+        """`pieces` times right operands: `sizes` are the length that both share, and how many fragments of lines.
+
+        `right(i, chunk)` and `sums(i, fragment)` are places of the i-th query fragment, `ready(chunk)` comes first.
+        """
+        tile, how, statements = self.tile, self.how, []
+        for chunk in range(0, sizes[0], how.chunk):
+            statements += ready(chunk)
+            for line in range(sizes[1]):
+                place = start + (line * how.side * pieces.pitch + chunk)
+                statements += lane_reads(self.left, pieces, place, how, tile.size)
+                for run in range(0, how.pack, how.run):
+                    for i in range(tile.rows):
+                        operand, at = right(i, chunk)
+                        statements.append(how.multiply((self.left, run), (operand, at + run), sums(i, line)))
+        return statements
 
     def _masked(self, step: tirx.Expr) -> list[Stmt]:
         """What comes between products and weights."""

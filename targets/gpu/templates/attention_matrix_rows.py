@@ -6,8 +6,8 @@ which a lane's weights are multiplied (`key_at`), so that lanes read 16 bytes of
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from tvm import tirx
 from tvm.tirx import DeclBuffer, Stmt
@@ -60,155 +60,134 @@ class Source:
         return tirx.IfThenElse(tirx.all(*inside), load, seq(*(store(into, [at + k], zero) for k in range(lanes))))
 
 
-class Pieces(Protocol):
-    """Keys or values of one step."""
+class Pieces(ABC):
+    """Keys or values of one step: `count` vectors of `lanes` elements of `columns`, in a line each or several.
 
-    # Registers of what is fetched ahead, and shared memory.
-    ahead: tirx.Buffer
-    buffer: tirx.Buffer
+    `ahead` are registers of what is fetched ahead, `buffer` is shared memory.
+    """
 
-    def prepare(self) -> list[Stmt]:
-        """What is computed once."""
-
-    def fetch(self, first: Index) -> Stmt:
-        """Bring the rows from `first` on into registers."""
-
-    def keep(self, stage: tirx.Expr) -> Stmt:
-        """Put the registers into shared memory."""
-
-
-class Keys:
-    """`bn` keys of a step, a line of shared memory each."""
-
-    def __init__(
-        self, tile: MatrixFlashTile, indices: Held, matrix: Matrix, depth: int, whole: bool, thread: tirx.Expr
-    ) -> None:
-        """`whole`: no step reaches over the last key."""
-        self.tile, self.indices, self.source, self.whole, self.thread = (
-            tile,
-            indices,
-            Source(matrix, tile.how.carrier),
-            whole,
-            thread,
-        )
-        self.matrix, self.depth, self.wide, self.lanes = matrix, depth, tile.deep(depth), matrix.lanes
-        self.pitch = self.wide + tile.skew
-        self.per_line = self.wide // self.lanes
-        self.slots = -(-tile.bn * self.per_line // tile.threads)
-        self.ahead = registers(self.slots * self.lanes, tile.how.carrier, "keys_ahead")
-        self.buffer = shared(tile.stages * tile.bn * self.pitch, tile.how.carrier, "keys")
-
-    def prepare(self) -> list[Stmt]:
-        """See Pieces."""
-        statements, self.places = list(self.source.declaring), []
-        for slot in range(self.slots):
-            number = self.thread + slot * self.tile.threads
-            line = tirx.truncdiv(number, i32(self.per_line))
-            rest = tirx.truncmod(number, i32(self.per_line)) * self.lanes
-            const = self.indices.const
-            naming = [
-                self.indices.name("key_line", const(line)),
-                self.indices.name("key_rest", const(rest), self.lanes),
-                self.indices.name("key_from", const(line) * self.matrix.stride + const(rest), self.lanes),
-                Held("int32").name("key_to", line * self.pitch + rest, self.lanes),
-            ]
-            statements += [s for found, _ in naming for s in found]
-            self.places.append(tuple(value for _, value in naming))
-        return statements
-
-    def fetch(self, first: Index) -> Stmt:
-        """See Pieces."""
-        start = self.matrix.origin + first * self.matrix.stride
-
-        def one(slot: int) -> Stmt:
-            line, rest, place, _ = self.places[slot]
-            inside = [] if self.whole else [first + line < self.matrix.limit]
-            inside += [rest < self.depth] if self.wide > self.depth else []
-            return self.source.load(self.ahead, slot * self.lanes, start + place, self.lanes, inside)
-
-        return _each(self.slots, self.tile.bn * self.per_line, self.tile.threads, self.thread, one)
-
-    def keep(self, stage: tirx.Expr) -> Stmt:
-        """See Pieces."""
-
-        def one(slot: int) -> Stmt:
-            values = [tirx.BufferLoad(self.ahead, [i64(slot * self.lanes + k)]) for k in range(self.lanes)]
-            return store_vector(self.buffer, stage * (self.tile.bn * self.pitch) + self.places[slot][3], values)
-
-        return _each(self.slots, self.tile.bn * self.per_line, self.tile.threads, self.thread, one)
-
-
-class Values:
-    """`bn` values of a step, turned: a line of shared memory for each column."""
+    name: str
+    # Neighbouring lines whose vectors a thread fetches together.
+    together: int
 
     def __init__(
         self, tile: MatrixFlashTile, indices: Held, matrix: Matrix, columns: int, whole: bool, thread: tirx.Expr
     ) -> None:
-        """`whole`: no step reaches over the last value."""
-        self.tile, self.indices, self.source, self.whole, self.thread = (
-            tile,
-            indices,
-            Source(matrix, tile.how.carrier),
-            whole,
-            thread,
-        )
-        self.matrix, self.columns, self.wide, self.lanes = matrix, columns, tile.broad(columns), matrix.lanes
-        self.pitch = tile.bn + tile.skew
-        # Threads side by side have keys side by side: what they store lies in different banks then.
-        self.along = tile.bn // TURNED
-        self.count = self.along * (self.wide // self.lanes)
+        """`whole`: no step reaches over the last key."""
+        self.tile, self.indices, self.matrix, self.whole, self.thread = tile, indices, matrix, whole, thread
+        self.source, self.lanes = Source(matrix, tile.how.carrier), matrix.lanes
+        self.columns, self.wide, self.pitch, lines, self.count = self.sizes(columns)
         self.slots = -(-self.count // tile.threads)
-        self.ahead = registers(self.slots * TURNED * self.lanes, tile.how.carrier, "values_ahead")
-        self.buffer = shared(tile.stages * self.wide * self.pitch, tile.how.carrier, "values")
+        self.ahead = registers(self.slots * self.together * self.lanes, tile.how.carrier, f"{self.name}_ahead")
+        self.stage_size = lines * self.pitch
+        self.buffer = shared(tile.stages * self.stage_size, tile.how.carrier, self.name)
+
+    @abstractmethod
+    def sizes(self, columns: int) -> tuple[int, int, int, int, int]:
+        """Columns, the same rounded up, elements of a line in shared memory, such lines, and vectors to fetch."""
+
+    @abstractmethod
+    def place(self, number: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr, tirx.Expr, int]:
+        """Line and column of vector `number` in device memory, where it begins in shared memory, a multiple of what."""
+
+    @abstractmethod
+    def stored(self, slot: int, start: tirx.Expr) -> list[Stmt]:
+        """Put the registers of a slot into shared memory from `start` on."""
 
     def prepare(self) -> list[Stmt]:
-        """See Pieces."""
+        """What is computed once."""
         statements, self.places = list(self.source.declaring), []
+        const = self.indices.const
         for slot in range(self.slots):
-            number = self.thread + slot * self.tile.threads
-            place = tirx.truncmod(number, i32(self.along)) * TURNED
-            rest = tirx.truncdiv(number, i32(self.along)) * self.lanes
-            key, const = key_at(self.tile.how, place), self.indices.const
+            line, rest, to, unit = self.place(self.thread + slot * self.tile.threads)
             naming = [
-                self.indices.name("value_line", const(key)),
-                self.indices.name("value_rest", const(rest), self.lanes),
-                self.indices.name("value_from", const(key) * self.matrix.stride + const(rest), self.lanes),
-                Held("int32").name("value_to", rest * self.pitch + place, TURNED),
+                self.indices.name("line", const(line)),
+                self.indices.name("rest", const(rest), self.lanes),
+                self.indices.name("from", const(line) * self.matrix.stride + const(rest), self.lanes),
+                Held("int32").name("to", to, unit),
             ]
             statements += [s for found, _ in naming for s in found]
             self.places.append(tuple(value for _, value in naming))
         return statements
 
     def fetch(self, first: Index) -> Stmt:
-        """See Pieces."""
+        """Bring the rows from `first` on into registers."""
         start, step = self.matrix.origin + first * self.matrix.stride, key_step(self.tile.how)
 
         def one(slot: int) -> Stmt:
             line, rest, place, _ = self.places[slot]
             loads = []
-            for key in range(TURNED):
+            for key in range(self.together):
                 inside = [] if self.whole else [first + line + key * step < self.matrix.limit]
                 inside += [rest < self.columns] if self.wide > self.columns else []
-                index = start + key * step * self.matrix.stride + place
-                loads.append(
-                    self.source.load(self.ahead, (slot * TURNED + key) * self.lanes, index, self.lanes, inside)
-                )
+                index, at = start + key * step * self.matrix.stride + place, (slot * self.together + key) * self.lanes
+                loads.append(self.source.load(self.ahead, at, index, self.lanes, inside))
             return seq(*loads)
 
-        return _each(self.slots, self.count, self.tile.threads, self.thread, one)
+        return self._each(one)
 
     def keep(self, stage: tirx.Expr) -> Stmt:
+        """Put the registers into shared memory."""
+        return self._each(lambda slot: seq(*self.stored(slot, stage * self.stage_size + self.places[slot][3])))
+
+    def _each(self, one: Callable[[int], Stmt]) -> Stmt:
+        """`one` for each slot; the last may have fewer vectors than there are threads."""
+        threads = self.tile.threads
+
+        def mine(slot: int) -> Stmt:
+            if (slot + 1) * threads <= self.count:
+                return one(slot)
+            return tirx.IfThenElse(self.thread + slot * threads < i32(self.count), one(slot), None)
+
+        return seq(*(mine(slot) for slot in range(self.slots)))
+
+    def _held(self, numbers: Sequence[int]) -> list[tirx.Expr]:
+        """What some registers hold."""
+        return [tirx.BufferLoad(self.ahead, [i64(k)]) for k in numbers]
+
+
+class Keys(Pieces):
+    """`bn` keys of a step, a line of shared memory each."""
+
+    name, together = "keys", 1
+
+    def sizes(self, columns: int) -> tuple[int, int, int, int, int]:
         """See Pieces."""
+        bn, wide = self.tile.bn, self.tile.deep(columns)
+        return columns, wide, wide + self.tile.skew, bn, bn * (wide // self.lanes)
 
-        def one(slot: int) -> Stmt:
-            stores = []
-            for column in range(self.lanes):
-                own = [(slot * TURNED + key) * self.lanes + column for key in range(TURNED)]
-                start = stage * (self.wide * self.pitch) + self.places[slot][3] + column * self.pitch
-                stores.append(store_vector(self.buffer, start, [tirx.BufferLoad(self.ahead, [i64(k)]) for k in own]))
-            return seq(*stores)
+    def place(self, number: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr, tirx.Expr, int]:
+        """See Pieces."""
+        per_line = i32(self.wide // self.lanes)
+        line, rest = tirx.truncdiv(number, per_line), tirx.truncmod(number, per_line) * self.lanes
+        return line, rest, line * self.pitch + rest, self.lanes
 
-        return _each(self.slots, self.count, self.tile.threads, self.thread, one)
+    def stored(self, slot: int, start: tirx.Expr) -> list[Stmt]:
+        """See Pieces."""
+        own = range(slot * self.lanes, (slot + 1) * self.lanes)
+        return [store_vector(self.buffer, start, self._held(own))]
+
+
+class Values(Pieces):
+    """`bn` values of a step, turned: a line of shared memory for each column."""
+
+    name, together = "values", TURNED
+
+    def sizes(self, columns: int) -> tuple[int, int, int, int, int]:
+        """See Pieces."""
+        bn, wide = self.tile.bn, self.tile.broad(columns)
+        return columns, wide, bn + self.tile.skew, wide, bn // TURNED * (wide // self.lanes)
+
+    def place(self, number: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr, tirx.Expr, int]:
+        """See Pieces. Threads side by side have keys side by side: what they store lies in different banks then."""
+        along = i32(self.tile.bn // TURNED)
+        key, rest = tirx.truncmod(number, along) * TURNED, tirx.truncdiv(number, along) * self.lanes
+        return key_at(self.tile.how, key), rest, rest * self.pitch + key, TURNED
+
+    def stored(self, slot: int, start: tirx.Expr) -> list[Stmt]:
+        """See Pieces."""
+        columns = [[(slot * TURNED + key) * self.lanes + c for key in range(TURNED)] for c in range(self.lanes)]
+        return [store_vector(self.buffer, start + c * self.pitch, self._held(own)) for c, own in enumerate(columns)]
 
 
 def lane_reads(into: tirx.Buffer, pieces: Pieces, start: tirx.Expr, how: MatrixInstruction, size: int) -> list[Stmt]:
@@ -217,14 +196,3 @@ def lane_reads(into: tirx.Buffer, pieces: Pieces, start: tirx.Expr, how: MatrixI
     return [
         load_vector(into, at, pieces.buffer, (start + at).astype("int64"), lanes) for at in range(0, how.pack, lanes)
     ]
-
-
-def _each(slots: int, count: int, threads: int, thread: tirx.Expr, one: Callable[[int], Stmt]) -> Stmt:
-    """`one` for each slot; the last may have fewer pieces than there are threads."""
-
-    def mine(slot: int) -> Stmt:
-        if (slot + 1) * threads <= count:
-            return one(slot)
-        return tirx.IfThenElse(thread + slot * threads < i32(count), one(slot), None)
-
-    return seq(*(mine(slot) for slot in range(slots)))

@@ -57,6 +57,11 @@ def _real_batch(rate: int) -> Callable[[], list[Arrays]]:
     return lambda: [{"input": windows(4, rate), "state": np.zeros((2, 4, _STATE), np.float32)}]
 
 
+def _real_rates() -> list[Arrays]:
+    """`_real_batch` at both rates, with the rate as an input."""
+    return [feeds | {"sr": np.array(rate, np.int64)} for rate in _WINDOW for feeds in _real_batch(rate)()]
+
+
 def _real_sequence() -> list[Arrays]:
     state = np.zeros((1, 1, _STATE), np.float32)
     return [{"input": windows(60, 16000), "h": state, "c": state}]
@@ -130,6 +135,18 @@ MODELS = (
         "a5c29b1bae7bcecd5db194c80d22981bb00f2c8c2fed2d6688951ba617bf20ac",
         True,
         "without branches inside",
+    ),
+    ZooModel(
+        name="silero_vad_ifless",
+        summary="Silero VAD at 16 and 8 kHz, as an input says: a window of sound and a state -> speech or not",
+        license="MIT",
+        source=_IFLESS,
+        inputs=(
+            ModelInput("input", ("batch", "sequence"), "float32", (1, 576), quiet),
+            ModelInput("sr", (), "int64", (), lambda rng, shape: np.full(shape, 16000, np.int64)),
+            _state("batch"),
+        ),
+        real=_real_rates,
     ),
     ZooModel(
         name="silero_vad_sequence",

@@ -38,6 +38,7 @@ SIZES: dict[str, tuple[Shapes, ...]] = {
     "silero_vad_half": _windows(576),
     "silero_vad_ifless_16k": _windows(576),
     "silero_vad_ifless_8k": _windows(288),
+    "silero_vad_ifless": tuple({**shapes, "sr": ()} for shapes in _windows(576)),
     "silero_vad_sequence": tuple({"input": (count, 576), **_STATES} for count in (64, 1, 7)),
     "silero_vad_openvino": ({"input": (1, 576), "state": (2, 1, 128)},),
     "dnsmos": _batches(144160),
@@ -77,6 +78,19 @@ def test_agrees_with_onnxruntime(name, reference, zoo_model):
     if name == "plcmos":
         with pytest.raises(InputError, match="`batch_size` must be 1 for Squeeze"):
             module.run(model.sample_inputs(0, {"degraded_audio": (2, 1, 20, 257), "rater_embed": (2, 64)}))
+
+
+def test_branches_check_their_inputs_in_every_run(zoo_model):
+    model = zoo_model("silero_vad_ifless")
+    module = kompilo.load(kompilo.compile("zoo:silero_vad_ifless"), threads=1)
+    wide, narrow = model.real_inputs()
+    for feeds in (wide, wide, narrow, narrow):
+        assert module.run(feeds)["output"].shape == (4, 1)
+    with pytest.raises(InputError, match="'batch'"):
+        module.run(narrow | {"state": wide["state"][:, :3]})
+    with pytest.raises(InputError, match="int64"):
+        module.run(narrow | {"sr": np.array(8000.0)})
+    np.testing.assert_array_equal(module.run(narrow | {"sr": 8000})["output"], module.run(narrow)["output"])
 
 
 def outputs(name, zoo_model):

@@ -25,11 +25,12 @@ from ...shared.index_math import ceil_div, when
 from ...shared.tir_loops import Index, i64, seq, store
 from ..launch import allocated, barrier, registers, shared
 from .attention_matrix_rows import Keys, Pieces, Source, Values, lane_reads
+from .attention_matrix_softmax import LaneSoftmax, lowest
 from .attention_matrix_tile import MatrixFlashTile
 from .attention_problem import AttentionProblem, Batch, masked_scores
 from .gemm_index import Held, i32
 from .hidden_lengths import HiddenLengths
-from .matrix_core import READ_BYTES, exp2, in_order, other_lanes
+from .matrix_core import READ_BYTES, in_order
 from .vectors import load_vector, store_vector
 
 # A buffer of a lane's registers, and the first of those that count.
@@ -73,26 +74,22 @@ class _Block:
         self.query = Source(batch.query, how.carrier)
         self.fragments, self.across = tile.bn // how.side, self.broad // how.side
         self.per_query = self.deep // how.groups
-        self.weights_each = tile.own * (2 if how.twice else 1)
         # A lane's operands out of queries: all of them, or those of one multiplication, and all in shared memory.
         count = tile.queries(problem.depth)
         self.queries = registers(count if tile.held else tile.rows * how.pack, how.carrier, "queries")
         self.set_aside = None if tile.held else shared(tile.threads * count, how.carrier, "queries_aside")
         self.left = registers(how.pack, how.carrier, "left")
-        self.scores = registers(tile.rows * tile.own, "float32", "scores")
-        self.weights = registers(tile.rows * self.weights_each, how.carrier, "weights")
         self.sums = registers(tile.rows * self.across * how.sums, "float32", "sums")
-        self.top, self.total, self.worth, self.base = (
-            registers(tile.rows, "float32", name) for name in ("top", "total", "worth", "base")
-        )
-        self.part, self.told = registers(1, "float32", "part"), registers(1, "int32", "told")
+        self.lane, self.side, self.part_of = (tirx.Var(n, "int32") for n in ("lane", "side", "part_of"))
+        factor = _LOG2E if nest.natural else problem.scale * _LOG2E
+        self.softmax = LaneSoftmax(tile, self.lane, self.part_of, factor)
 
     def emit(self) -> Stmt:
         """Everything from the first load to the last store."""
         tile, pieces = self.tile, (self.keys, self.values)
-        buffers = [self.queries, self.left, self.scores, self.weights, self.sums, self.top, self.total, self.worth]
+        buffers = [self.queries, self.left, self.sums, *self.softmax.buffers]
         buffers += [] if self.set_aside is None else [self.set_aside]
-        buffers += [self.base, self.part, self.told, *(b for p in pieces for b in (p.ahead, p.buffer))]
+        buffers += [b for p in pieces for b in (p.ahead, p.buffer)]
         steps = ceil_div(self._visible(), tile.bn)
         telling: list[Stmt] = []
         if isinstance(steps, int) and steps <= _HIDDEN:
@@ -102,9 +99,8 @@ class _Block:
             reading, steps = lengths.read(0)
         else:
             reading, steps = None, self.indices.const(steps)
-        zero, lowest = tirx.const(0, "float32"), _lowest()
+        zero = tirx.const(0, "float32")
         clear = [store(self.sums, [k], zero) for k in range(int(self.sums.shape[0]))]
-        clear += [store(b, [i], v) for b, v in ((self.total, zero), (self.top, lowest)) for i in range(tile.rows)]
         counting, count = Held("int32").name("steps", i32(steps))
         step = tirx.Var("step", "int32")
         return allocated(
@@ -115,6 +111,7 @@ class _Block:
             *telling,
             *self._load_queries(),
             *clear,
+            *self.softmax.clear(),
             *(p.fetch(self.indices.const(0)) for p in pieces),
             *(p.keep(i32(0)) for p in pieces),
             barrier(),
@@ -127,7 +124,6 @@ class _Block:
     def _places(self) -> list[Stmt]:
         """Who this lane is: its query of each fragment, and its part of what lanes of a query share."""
         tile, how = self.tile, self.how
-        self.lane, self.side, self.part_of = (tirx.Var(n, "int32") for n in ("lane", "side", "part_of"))
         wave = tirx.truncdiv(self.thread, i32(how.wave)) * (tile.rows * how.side)
         naming = [
             tirx.Bind(self.lane, tirx.truncmod(self.thread, i32(how.wave))),
@@ -210,7 +206,7 @@ class _Block:
             *placing,
             self._score(current),
             *self._masked(step),
-            *(s for i in range(tile.rows) for s in self._weigh(i)),
+            *(s for i in range(tile.rows) for s in (*self.softmax.weigh(i), *self._faded(i))),
             self._gather(current),
             barrier() if tile.stages == 1 else None,
             when(more, seq(*(p.keep(to) for p in pieces))),
@@ -221,13 +217,14 @@ class _Block:
         """Products of keys and queries."""
         tile, how = self.tile, self.how
         start = stage * (tile.bn * self.keys.pitch) + self.key_lane
-        clear = [store(self.scores, [k], tirx.const(0, "float32")) for k in range(int(self.scores.shape[0]))]
+        scores = self.softmax.scores
+        clear = [store(scores, [k], tirx.const(0, "float32")) for k in range(int(scores.shape[0]))]
 
         def right(i: int, chunk: int) -> Place:
             return self.queries, self._query_at(i, chunk)
 
         def sums(i: int, line: int) -> Place:
-            return self.scores, i * tile.own + line * how.sums
+            return scores, i * tile.own + line * how.sums
 
         def ready(chunk: int) -> list[Stmt]:
             return [s for i in range(tile.rows) for s in self._moved(i, chunk, aside=False)]
@@ -240,7 +237,7 @@ class _Block:
         start = stage * (self.broad * self.values.pitch) + self.value_lane
 
         def right(i: int, chunk: int) -> Place:
-            return self.weights, i * self.weights_each + chunk // how.groups
+            return self.softmax.weights, i * self.softmax.each + chunk // how.groups
 
         def sums(i: int, line: int) -> Place:
             return self.sums, (i * self.across + line) * how.sums
@@ -291,8 +288,8 @@ class _Block:
             naming, end = Held("int32").name("end", i32(end - first) - self.part_of * self.how.rows)
             statements += naming
             for at, place in self._scores_of(i):
-                seen = tirx.Select(end > place, self._score_at(at), _lowest())
-                statements.append(store(self.scores, [at], seen))
+                seen = tirx.Select(end > place, self.softmax.score(at), lowest())
+                statements.append(store(self.softmax.scores, [at], seen))
         return statements
 
     def _scores_of(self, i: int) -> list[tuple[int, int]]:
@@ -304,9 +301,6 @@ class _Block:
             for v in range(how.sums)
         ]
 
-    def _score_at(self, at: int) -> tirx.Expr:
-        return tirx.BufferLoad(self.scores, [i64(at)])
-
     def _apply_masks(self, first: Index) -> list[Stmt]:
         """Scale scores, and apply masks where there are such."""
         const, own = self.indices.const, self.tile.own
@@ -314,108 +308,26 @@ class _Block:
         naming, start = self.indices.name("first_key", first + const(self.part_of * self.how.rows))
         statements = list(naming)
         for at, place in self._scores_of(0):
-            scores = [self._score_at(i * own + at) for i in range(self.tile.rows)]
+            scores = [self.softmax.score(i * own + at) for i in range(self.tile.rows)]
             statements += masked_scores(
                 self.problem,
                 self.batch,
                 start + place,
                 rows,
                 scores,
-                lambda i, score, at=at: store(self.scores, [i * own + at], score),
+                lambda i, score, at=at: store(self.softmax.scores, [i * own + at], score),
             )
         return statements
 
-    def _weigh(self, i: int) -> list[Stmt]:
-        """Weights of query fragment `i`, what its results so far are worth, and these as they count beside them."""
-        own, scale = range(i * self.tile.own, (i + 1) * self.tile.own), self._factor()
-        top, total, worth, base = (tirx.BufferLoad(b, [i64(i)]) for b in (self.top, self.total, self.worth, self.base))
-        part = tirx.BufferLoad(self.part, [i64(0)])
-        largest = [store(self.part, [0], top)]
-        largest += [store(self.part, [0], tirx.max(part, self._score_at(at))) for at in own]
-        largest += self._over_parts(tirx.max)
-        none = tirx.const(0, "float32")
-        known = [
-            store(self.base, [i], tirx.Select(part == _lowest(), none, part)),
-            store(self.worth, [i], exp2((top - base) * scale)),
-            store(self.top, [i], part),
-            store(self.total, [i], total * worth),
-        ]
-        weights: list[Stmt] = []
-        for at in own:
-            weights.append(store(self.scores, [at], exp2((self._score_at(at) - base) * scale)))
-            weights.append(store(self.total, [i], total + self._score_at(at)))
-        count = self.across * self.how.sums
-        faded = [
-            store(self.sums, [k], tirx.BufferLoad(self.sums, [i64(k)]) * worth)
-            for k in range(i * count, (i + 1) * count)
-        ]
-        return [*largest, *known, *weights, *self._rounded(i), *faded]
-
-    def _factor(self) -> tirx.Expr:
-        """What makes scores the powers of two that their weights are."""
-        return tirx.const(_LOG2E if self.nest.natural else self.problem.scale * _LOG2E, "float32")
-
-    def _over_parts(self, combine: object) -> list[Stmt]:
-        """`part` of all lanes of a query, combined."""
-        assert callable(combine)
-        statements: list[Stmt] = []
-        part, told = tirx.BufferLoad(self.part, [i64(0)]), tirx.BufferLoad(self.told, [i64(0)])
-        distance = self.how.side
-        while distance < self.how.wave:
-            bits = tirx.reinterpret("int32", part)
-            statements.append(store(self.told, [0], other_lanes(bits, self.lane, distance, self.how.wave)))
-            statements.append(store(self.part, [0], combine(part, tirx.reinterpret("float32", told))))
-            distance *= 2
-        return statements
-
-    def _rounded(self, i: int) -> list[Stmt]:
-        """Weights of query fragment `i` as right operands of the second product."""
-        how, own = self.how, self.tile.own
-        if not how.twice:
-            start = i * self.weights_each
-            return [store(self.weights, [start + k], self._element(i * own + k)) for k in range(own)]
-        # A fragment's scores are half an operand; the halves change sides, two numbers at a time.
-        statements: list[Stmt] = []
-        low, told = self.part_of == 0, tirx.BufferLoad(self.told, [i64(0)])
-        pair = registers(2, how.carrier, "pair")
-        mine = registers(1, "int32", "mine_bits")
-        both = tirx.BufferLoad(pair, [tirx.Ramp(i32(0), i32(1), 2)])
-        own_bits = tirx.BufferLoad(mine, [i64(0)])
-        for j in range(self.fragments):
-            start = i * self.weights_each + j * how.run
-            for v in range(0, how.sums, 2):
-                at = i * own + j * how.sums + v
-                statements += [store(pair, [e], self._element(at + e)) for e in range(2)]
-                statements.append(store(mine, [0], tirx.reinterpret("int32", both)))
-                statements.append(store(self.told, [0], other_lanes(own_bits, self.lane, how.side, how.wave)))
-                for half, (a, b) in enumerate(((own_bits, told), (told, own_bits))):
-                    value = tirx.reinterpret(f"{how.carrier}x2", tirx.Select(low, a, b))
-                    place = tirx.Ramp(i32(start + half * how.sums + v), i32(1), 2)
-                    statements.append(tirx.BufferStore(self.weights, value, [place]))
-        return [allocated([pair, mine], *statements)]
-
-    def _element(self, at: int) -> tirx.Expr:
-        """A weight as operands hold it: int16 stands for the bits of bfloat16, rounded to nearest even."""
-        how, weight = self.how, self._score_at(at)
-        if how.carrier == how.dtype:
-            return weight if how.dtype == "float32" else weight.astype(how.dtype)
-        bits = tirx.reinterpret("int32", weight)
-        odd = tirx.bitwise_and(tirx.shift_right(bits, i32(16)), i32(1))
-        # A weight is between 0 and 1, or NaN, whose upper half alone may be infinity's.
-        number = tirx.Select(weight == weight, bits + odd + i32(0x7FFF), i32(0x7FC00000))
-        return tirx.shift_right(number, i32(16)).astype(how.carrier)
+    def _faded(self, i: int) -> list[Stmt]:
+        """Results so far of query fragment `i` as they count beside the weights of a step."""
+        count, worth = self.across * self.how.sums, self.softmax.worth_of(i)
+        places = range(i * count, (i + 1) * count)
+        return [store(self.sums, [k], tirx.BufferLoad(self.sums, [i64(k)]) * worth) for k in places]
 
     def _results(self, i: int) -> list[Stmt]:
         """Store what exists of the results of query fragment `i`."""
         how, problem, const = self.how, self.problem, self.indices.const
-        part, inverse = tirx.BufferLoad(self.part, [i64(0)]), tirx.BufferLoad(self.base, [i64(i)])
-        one, zero = tirx.const(1, "float32"), tirx.const(0, "float32")
-        share = tirx.Select(part == zero, zero, one / part) if problem.zero_rows else one / part
-        finish: list[Stmt] = [
-            store(self.part, [0], tirx.BufferLoad(self.total, [i64(i)])),
-            *self._over_parts(lambda a, b: a + b),
-            store(self.base, [i], share),
-        ]
         dtype, lanes = problem.op.anchor_type.dtype, math.gcd(problem.columns, how.rows)
         row = self.mine + i * how.side
         besides, column = self.indices.name("out_column", const(self.part_of * how.rows), how.rows)
@@ -426,13 +338,12 @@ class _Block:
             for v in range(0, how.sums, lanes):
                 start = column + (c * how.side + how.below(v))
                 at = (i * self.across + c) * how.sums + v
-                numbers = [tirx.BufferLoad(self.sums, [i64(at + e)]) * inverse for e in range(lanes)]
+                numbers = [tirx.BufferLoad(self.sums, [i64(at + e)]) * self.softmax.share(i) for e in range(lanes)]
                 typed = [n if dtype == "float32" else n.astype(dtype) for n in numbers]
                 write = self.batch.write(row, [start + e for e in range(lanes)], typed)
                 whole = self.broad == problem.columns
                 writes.append(write if whole else tirx.IfThenElse(start < problem.columns, write, None))
-        return [*finish, tirx.IfThenElse(row < self.batch.query.limit, seq(*writes), None)]
-
-
-def _lowest() -> tirx.Expr:
-    return tirx.const(float("-inf"), "float32")
+        return [
+            *self.softmax.finish(i, problem.zero_rows),
+            tirx.IfThenElse(row < self.batch.query.limit, seq(*writes), None),
+        ]

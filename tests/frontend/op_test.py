@@ -58,6 +58,7 @@ def make_model(
     dynamic: bool | Sequence[str] = False,
     opset: int = DEFAULT_OPSET,
     domain: str = "",
+    version: int = 1,
     ir_version: int = 10,
 ) -> onnx.ModelProto:
     """A model of `nodes`: tensors in `const` become initializers, the dimensions of `dynamic` inputs are left open."""
@@ -78,7 +79,7 @@ def make_model(
         [helper.make_empty_tensor_value_info(name) for name in outputs],
         [onnx.numpy_helper.from_array(inputs[name], name) for name in const],
     )
-    opsets = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(domain, 1)] if domain else [])
+    opsets = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(domain, version)] if domain else [])
     return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
 
 
@@ -140,6 +141,7 @@ def check_op(
     *,
     opset: int = DEFAULT_OPSET,
     domain: str = "",
+    version: int = 1,
     outputs: int | Sequence[str] = 1,
     const: Sequence[int] = (),
     dynamic: bool | Sequence[int] = False,
@@ -150,7 +152,7 @@ def check_op(
     """Test one operator.
 
     Args:
-        op: operator type, with its `domain`, at `opset`.
+        op: operator type, with its `domain` of opset `version`, at `opset`.
         inputs: arrays; None omits an optional input.
         attrs: attributes by name.
         outputs: outputs to ask for, or their names, "" for one that is not wanted.
@@ -165,6 +167,6 @@ def check_op(
     fixed = [f"x{i}" for i in const]
     loose = dynamic if isinstance(dynamic, bool) else [f"x{i}" for i in dynamic]
     wanted = [name for name in results if name]
-    model = make_model([node], named, wanted, const=fixed, dynamic=loose, opset=opset, domain=domain)
+    model = make_model([node], named, wanted, const=fixed, dynamic=loose, opset=opset, domain=domain, version=version)
     feeds = {n: x for n, x in named.items() if n not in fixed}
     return check_model(model, feeds, reference=reference, rtol=rtol, atol=atol)

@@ -1,11 +1,12 @@
-"""What elementwise converters share: scalar constants, and operands whose shapes must broadcast."""
+"""What elementwise converters share: scalar constants, operands whose shapes must broadcast, and loops over them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from tvm import relax
+from tvm import ir, relax, te, tirx
 
 from ..dtypes import numpy_dtype
 from ..node import Node
@@ -90,3 +91,28 @@ def same_sizes(node: Node, operands: Sequence[relax.Expr], skip_axis: int) -> li
         wanted = [shape[a] if a == skip_axis else size for a, size in enumerate(sizes)]
         result.append(node.cast_shape(operand, wanted))
     return result
+
+
+def pointwise(node: Node, function: Callable[..., ir.Expr], operands: list[relax.Expr], name: str) -> relax.Expr:
+    """`function` of one element of each operand; the operands broadcast."""
+    operands = broadcast_operands(node, operands)
+
+    def compute(*tensors: te.Tensor) -> te.Tensor:
+        rank = max(len(t.shape) for t in tensors)
+        columns = zip(*([1] * (rank - len(t.shape)) + list(t.shape) for t in tensors), strict=True)
+        shape = [next((size for size in sizes if not _is_one(size)), 1) for sizes in columns]
+
+        def element(*at: tirx.Var) -> ir.Expr:
+            return function(*(t(*_place(t, at[rank - len(t.shape) :])) for t in tensors))
+
+        return te.compute(shape, element, name=name)
+
+    return node.te(compute, *operands, name=name)
+
+
+def _place(tensor: te.Tensor, at: tuple) -> list:
+    return [tirx.const(0, "int64") if _is_one(size) else i for size, i in zip(tensor.shape, at, strict=True)]
+
+
+def _is_one(size: Any) -> bool:
+    return isinstance(size, (int, tirx.IntImm)) and int(size) == 1

@@ -7,7 +7,7 @@ much room in the artifact. The table of an embedding, of which a run reads a few
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tvm import ir, relax, te, tirx
@@ -48,8 +48,9 @@ def _block(node: Node) -> int:
     return block
 
 
-def _elements(node: Node, index: int, *shape: int) -> np.ndarray | relax.Expr | None:
-    """Input `index` in another shape, of as many elements; None where it is left out."""
+def _elements(node: Node, index: int, *shape: int) -> Any:
+    """Input `index` in another shape, of as many elements: an array where it is known, else an expression; None where
+    it is left out."""
     if not node.has(index):
         return None
     found = node.shape(index)

@@ -7,15 +7,14 @@ about a million.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from tvm import ir, relax, te, tirx
+from tvm import ir, relax, tirx
 
 from ...narrow_types import limits
 from ...values import Value
-from ..broadcast import broadcast_operands
+from ..broadcast import pointwise
 from ..quantization import quantized
 from ..schemas import typed_converter
 from .operands import number, permuted
@@ -41,6 +40,14 @@ def single(node: Node, index: int) -> Value | None:
     return node.call("Reshape", node.value(index), np.zeros(0, np.int64)) if shape else node.value(index)
 
 
+def whole(node: Node, index: int) -> Value:
+    """`single` of an input that has to be there; its schema, or the caller, has made sure."""
+    value = single(node, index)
+    if value is None:
+        raise node.error(f"input {index} is required and was not found")
+    return value
+
+
 def real(node: Node, index: int) -> Value:
     """The numbers of input `index`, whose scale and zero point are the two inputs behind it."""
     return node.call("DequantizeLinear", node.value(index), single(node, index + 1), single(node, index + 2))
@@ -50,31 +57,6 @@ def requantized(node: Node, x: Value, scale: int, dtype: str) -> Value:
     """`x` as integers of `dtype`, whose scale is input `scale`, and whose zero point the one behind it."""
     point = single(node, scale + 1) or Value(array=np.zeros((), dtype))
     return node.call("QuantizeLinear", x, single(node, scale), point)
-
-
-def pointwise(node: Node, function: Callable[..., ir.Expr], operands: list[relax.Expr], name: str) -> relax.Expr:
-    """`function` of one element of each operand; the operands broadcast."""
-    operands = broadcast_operands(node, operands)
-
-    def compute(*tensors: te.Tensor) -> te.Tensor:
-        rank = max(len(t.shape) for t in tensors)
-        columns = zip(*([1] * (rank - len(t.shape)) + list(t.shape) for t in tensors), strict=True)
-        shape = [next((size for size in sizes if not _is_one(size)), 1) for sizes in columns]
-
-        def element(*at: tirx.Var) -> ir.Expr:
-            return function(*(t(*_place(t, at[rank - len(t.shape) :])) for t in tensors))
-
-        return te.compute(shape, element, name=name)
-
-    return node.te(compute, *operands, name=name)
-
-
-def _place(tensor: te.Tensor, at: tuple) -> list:
-    return [tirx.const(0, "int64") if _is_one(size) else i for size, i in zip(tensor.shape, at, strict=True)]
-
-
-def _is_one(size: Any) -> bool:
-    return isinstance(size, (int, tirx.IntImm)) and int(size) == 1
 
 
 def _f64(x: ir.Expr) -> ir.Expr:
@@ -89,7 +71,7 @@ def saturated(x: ir.Expr, dtype: str) -> ir.Expr:
 
 def _scalars(node: Node, *indices: int) -> list[relax.Expr]:
     """Inputs as scalars in float32; 0 for zero points that are left out."""
-    values = [single(node, i) or Value(array=np.float32(0)) for i in indices]
+    values = [single(node, i) or Value(array=np.zeros((), np.float32)) for i in indices]
     return [(v if v.dtype == "float32" else node.call("Cast", v, to=1)).expr(node.bb) for v in values]
 
 
@@ -156,7 +138,7 @@ def qlinear_softmax(node: Node) -> Value | relax.Expr:
     steps = node.call("Floor", node.call("Div", number(1.0, "float32"), single(node, 3)))
     total = node.call("ReduceSum", powers, over)
     share = node.call("Div", node.call("Mul", powers, steps), total)
-    return quantized(node, share.expr(node.bb), None, single(node, 4).expr(node.bb), dtype)
+    return quantized(node, share.expr(node.bb), None, whole(node, 4).expr(node.bb), dtype)
 
 
 _POOL = "auto_pad:string ceil_mode:int channels_last:int count_include_pad:int kernel_shape:ints pads:ints strides:ints"
@@ -213,7 +195,7 @@ def qlinear_global_average_pool(node: Node) -> Value:
     steps = node.call("Mul", single(node, 3), node.call("Cast", node.call("Squeeze", count), to=1))
     factor = node.call("Div", single(node, 1), steps)
     scaled = node.call("Mul", total, factor).expr(node.bb)
-    return Value(expr=quantized(node, scaled, None, single(node, 4).expr(node.bb), node.dtype(0)))
+    return Value(expr=quantized(node, scaled, None, whole(node, 4).expr(node.bb), node.dtype(0)))
 
 
 def _channels_moved(node: Node, x: Value, last: bool, first: bool) -> Value:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ...values import Value
 from ..quantization import quantized
 from ..schemas import typed_converter
-from .operands import cast, given, number, permuted
-from .qlinear import BYTES, single
+from .operands import cast, number, permuted
+from .qlinear import BYTES, single, whole
 
 if TYPE_CHECKING:
     from ...node import Node
@@ -26,11 +29,9 @@ def _per_column(node: Node, index: int, columns: int) -> Value | None:
     return node.value(index)
 
 
-def _scaled(node: Node, sums: Value, *scales: Value | None) -> Value:
+def _scaled(node: Node, sums: Value, *scales: Value | np.ndarray | None) -> Value:
     """`sums`, of int32, in float32 times the product of the scales."""
-    factor = scales[0]
-    for scale in scales[1:]:
-        factor = node.call("Mul", factor, scale)
+    factor = reduce(lambda a, b: node.call("Mul", a, b), scales)
     return node.call("Mul", cast(node, sums, "float32"), factor)
 
 
@@ -66,7 +67,7 @@ def qgemm(node: Node) -> Value:
     factor = node.call("Mul", node.call("Mul", scales[0], scales[1]), scales[2])
     factor = node.call("Div", factor, result)
     value = node.call("Mul", cast(node, sums, "float32"), factor)
-    point = single(node, 8)
+    point = whole(node, 8)
     return Value(expr=quantized(node, value.expr(node.bb), None, point.expr(node.bb), node.dtype(8)))
 
 
@@ -102,7 +103,7 @@ def _columns(node: Node) -> int:
 def _with_bias(node: Node, x: Value, index: int, columns: int) -> Value:
     if not node.has(index):
         return x
-    bias = given(node, index)
+    bias = node.value(index)
     if len(node.shape(index)) != 1 or node.symbols.equal(node.shape(index)[0], columns) is False:
         raise node.error(f"input {index}, the bias, must have {columns} elements, found shape {node.shape(index)}")
     return node.call("Add", x, cast(node, bias, "float32"))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...dtypes import numpy_dtype
 from ...values import Value
 from ..schemas import typed_converter
 from .normalization import embed_layer_normalization
@@ -67,12 +66,14 @@ def _real(node: Node, index: int, scale: Value | None, point: Value | None) -> V
     x = node.value(index)
     if scale is None:
         raise node.error(f"input {index} needs a scale, which was not found")
-    arrays = [v.array for v in (x, scale, point) if v is not None]
-    if any(a is None for a in arrays):
+    zero = np.zeros((), np.int32) if point is None else point.array
+    if x.array is None or scale.array is None or zero is None:
         return node.call("DequantizeLinear", x, scale, point)
-    zero = 0 if point is None else point.array.astype(np.int32)
-    dtype = numpy_dtype(scale.dtype)
-    return Value(array=((x.array.astype(np.int32) - zero).astype(np.float32) * scale.array).astype(dtype))
+    return Value(array=_numbers(x.array, scale.array, zero))
+
+
+def _numbers(x: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    return (x.astype(np.int32) - zero.astype(np.int32)).astype(np.float32) * scale
 
 
 # Inputs of QEmbedLayerNormalization that are quantized -> their scales, and their zero points.
@@ -130,9 +131,8 @@ def _lstm_weights(node: Node, index: int, scale: int) -> Value:
         parameters.append(
             Value(array=known.reshape(wide)) if known is not None else reshaped(node, node.value(each), *wide)
         )
-    arrays = [v.array for v in (node.value(index), *parameters)]
-    if all(a is not None for a in arrays):
-        x, by, zero = arrays
-        return Value(array=(x.astype(np.int32) - zero.astype(np.int32)).astype(np.float32) * by)
+    x, by, zero = (v.array for v in (node.value(index), *parameters))
+    if x is not None and by is not None and zero is not None:
+        return Value(array=_numbers(x, by, zero))
     moved = node.call("Sub", *(node.call("Cast", v, to=6) for v in (node.value(index), parameters[1])))
     return node.call("Mul", node.call("Cast", moved, to=1), parameters[0])

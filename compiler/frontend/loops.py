@@ -25,18 +25,43 @@ Body = Callable[[onnx.GraphProto, Sequence[Value]], list[Value]]
 def unroll_scan(node: Node, convert: Body) -> list[Value | None]:
     """Final states, then scan outputs; the scanned axes have one fixed size."""
     if node.opset < 9:
-        raise node.error("Scan of opset 8, which has a batch axis, is not supported")
-    body, count = node.required("body"), node.required("num_scan_inputs")
-    states = [node.value(i) for i in range(len(node.values) - count)]
-    scanned = range(len(states), len(node.values))
+        return _batched_scan(node, convert)
+    count = node.required("num_scan_inputs")
+    values = [node.value(i) for i in range(len(node.values))]
+    scanned = range(len(values) - count, len(values))
     axes = [node.axis(a, node.rank(i)) for i, a in zip(scanned, node.attr("scan_input_axes", [0] * count), strict=True)]
     steps = _steps(node, [node.shape(i)[a] for i, a in zip(scanned, axes, strict=True)])
-    backward = node.attr("scan_input_directions", [0] * count)
+    return [*_scan(node, convert, values, axes, node.attr("scan_input_directions", [0] * count), steps)]
+
+
+def _batched_scan(node: Node, convert: Body) -> list[Value | None]:
+    """Scan of opset 8: axis 0 of everything is a batch, whose elements are scanned one by one along axis 1."""
+    if node.has(0):
+        raise node.error("lengths of the sequences are not supported")
+    count = node.required("num_scan_inputs")
+    inputs = range(1, len(node.values))
+    scanned = inputs[len(inputs) - count :]
+    batch = _steps(node, [node.shape(i)[0] if node.rank(i) else 0 for i in inputs])
+    steps = _steps(node, [node.shape(i)[1] if node.rank(i) > 1 else 0 for i in scanned])
+    backward = node.attr("directions", [0] * count)
+    results = [
+        _scan(node, convert, [_slice(node, node.value(i), 0, k) for i in inputs], [0] * count, backward, steps)
+        for k in range(batch)
+    ]
+    return [_stacked(node, [row[i] for row in results], 0) for i in range(len(results[0]))]
+
+
+def _scan(
+    node: Node, convert: Body, values: Sequence[Value], axes: Sequence[int], backward: Sequence[int], steps: int
+) -> list[Value]:
+    """The last states, then the scan outputs, for first states and scanned tensors, as many as there are `axes`."""
+    body, first = node.required("body"), len(values) - len(axes)
+    states, scanned = list(values[:first]), values[first:]
     rows: list[list[Value]] = []
     for step in range(steps):
         slices = [
-            _slice(node, node.value(i), axis, steps - 1 - step if back else step)
-            for i, axis, back in zip(scanned, axes, backward, strict=True)
+            _slice(node, value, axis, steps - 1 - step if back else step)
+            for value, axis, back in zip(scanned, axes, backward, strict=True)
         ]
         results = convert(body, [*states, *slices])
         states, outputs = results[: len(states)], results[len(states) :]

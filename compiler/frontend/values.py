@@ -29,8 +29,8 @@ def constant(array: np.ndarray) -> relax.Expr:
     """
     if array.nbytes > _MOST_MADE and not array.flags.c_contiguous:
         raise ModelError(
-            f"A constant of shape {list(array.shape)} that the model computes has {array.nbytes} bytes, expected at most "
-            f"{_MOST_MADE}."
+            f"A constant of shape {list(array.shape)} that the model computes has {array.nbytes} bytes, "
+            f"expected at most {_MOST_MADE}."
         )
     array = array.view(CARRIER) if array.dtype.name in CARRIED else array
     return relax.const(tvm.runtime.tensor(np.asarray(array, order="C")))

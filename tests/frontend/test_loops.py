@@ -77,3 +77,14 @@ def test_refusals():
     feeds = {"s": floats(3), "x": floats(5, 3), "scale": floats(3)}
     with pytest.raises(ModelError, match="the scanned axes must have one fixed size, found \\['x0'\\]"):
         import_model(make_model([node], feeds, ["last", "all"], dynamic=["x"]))
+
+
+def test_scan_with_a_batch():
+    """Opset 8: the elements of a batch are scanned each by itself, forward or backward."""
+    nodes = [helper.make_node("Add", ["s", "v"], ["next"]), helper.make_node("Mul", ["next", "v"], ["row"])]
+    body = helper.make_graph(nodes, "body", [info("s", [2]), info("v", [2])], [info("next", [2]), info("row", [2])])
+    node = helper.make_node("Scan", ["", "start", "x"], ["last", "rows"], body=body, num_scan_inputs=1, directions=[1])
+    start, x = floats(3, 2), floats(3, 5, 2)
+    sums = start[:, None] + np.cumsum(x[:, ::-1], 1)
+    model = make_model([node], {"start": start, "x": x}, ["last", "rows"], opset=8)
+    check_model(model, {"start": start, "x": x}, reference=[sums[:, -1], sums * x[:, ::-1]])

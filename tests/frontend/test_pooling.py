@@ -137,6 +137,7 @@ def test_max_unpool():
     attrs = {"kernel_shape": [2, 2], "strides": [2, 2]}
     check_op("MaxUnpool", [x, indices], attrs)
     check_op("MaxUnpool", [x, indices, i64(1, 1, 5, 5)], attrs, const=(2,), reference="onnx")
+    check_op("MaxUnpool", [x, indices, i64(1, 1, 5, 5)], attrs, reference="onnx")
 
 
 ERRORS = {

@@ -19,9 +19,9 @@ sys.path.insert(0, str(HERE))
 
 from suite_cases import KINDS, Case, all_cases  # noqa: E402
 from suite_runner import Outcome, read_expected, run_cases, surprises, write_expected  # noqa: E402
-from suite_worker import CRASH, HANG, PASS, REFUSED, WRONG  # noqa: E402
+from suite_worker import CRASH, DISPUTED, HANG, PASS, REFUSED, WRONG  # noqa: E402
 
-STATES = (PASS, REFUSED, "disputed", WRONG, CRASH, HANG)
+STATES = (PASS, REFUSED, DISPUTED, WRONG, CRASH, HANG)
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from tvm import relax, te, tirx
 from ..dtypes import is_float, is_integer, is_unsigned
 from ..node import Node
 from .broadcast import broadcast_operands, scalar
-from .registry import Result, converter
+from .registry import converter
 
 op = relax.op
 
@@ -290,16 +290,3 @@ def clamp(x: relax.Expr, low: float | None, high: float | None, dtype: str) -> r
     if low is not None:
         return op.maximum(x, scalar(low, dtype))
     return x if high is None else op.minimum(x, scalar(high, dtype))
-
-
-@converter("Dropout")
-def dropout(node: Node) -> tuple[Result, ...]:
-    """Nothing at inference. The mask, where asked for, keeps every element."""
-    training, ratio = node.const(2), node.const(1)
-    trains = node.has(2) and (training is None or training.reshape(-1)[0])
-    if trains and (ratio is None or ratio.reshape(-1)[0] != 0):
-        raise node.error("training mode is not supported")
-    if node.num_outputs < 2:
-        return (node.inputs[0],)
-    dtype = "bool" if node.opset >= 10 else node.dtype(0)
-    return node.inputs[0], op.full(node.shape(0), scalar(1, dtype), dtype)

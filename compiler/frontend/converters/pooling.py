@@ -13,10 +13,11 @@ from ..symbols import as_expr
 from ..values import Dim
 from .broadcast import scalar
 from .data_movement import index_at
-from .padding import Window, all_fixed, read_window, spatial_list, tidy
+from .padding import Window, read_window, spatial_list, tidy
 from .reduction import reduce
 from .registry import converter
 from .runtime_checks import with_sizes
+from .runtime_sizes import Sizes, elements, exprs, fits, sizes_of_run, vector_length
 
 if TYPE_CHECKING:
     from ..node import Node
@@ -149,13 +150,37 @@ def max_unpool(node: Node) -> relax.Expr:
     out = node.emit(relax.op.reshape(out, natural))
     if not node.has(2):
         return out
+    wanted = _unpooled_shape(node, natural)
+    return out if node.symbols.same_shape(wanted, natural) else node.te(_padded, out, exprs(wanted), name="unpool")
+
+
+def _unpooled_shape(node: Node, natural: list[Dim]) -> list[Dim]:
+    """`output_shape`, at least the shape that the windows cover; it may be data."""
     wanted = node.dims(2)
-    if wanted is None or not all_fixed([*wanted, *natural]):
-        raise node.error("output_shape and the input's shape must be known when the model is compiled")
-    if len(wanted) != len(natural) or any(w < n for w, n in zip(wanted, natural, strict=True)):
+    if wanted is None:
+        if vector_length(node, 2, "output_shape") != len(natural):
+            raise node.error(f"output_shape must have {len(natural)} sizes, found {node.shape(2)}")
+
+        def sizes(given: te.Tensor, least: list[ir.Expr]) -> Sizes:
+            found = elements(given)
+            return Sizes(found, tirx.all(fits(found), *[w >= n for w, n in zip(found, least, strict=True)]))
+
+        return sizes_of_run(node, sizes, node.inputs[2], exprs(natural), count=len(natural))
+    if len(wanted) != len(natural):
         raise node.error(f"output_shape must be at least {natural}, found {wanted}")
-    widths = [p for w, n in zip(wanted, natural, strict=True) for p in (0, w - n)]
-    return node.emit(relax.op.nn.pad(out, widths)) if any(widths) else out
+    for axis, (size, least) in enumerate(zip(wanted, natural, strict=True)):
+        node.require_at_least(size, least, f"output_shape[{axis}]")
+    return wanted
+
+
+def _padded(x: te.Tensor, shape: list[ir.Expr]) -> te.Tensor:
+    """`x` in a larger tensor, zeros behind it."""
+
+    def element(*at: tirx.Var) -> ir.Expr:
+        inside = tirx.all(*[i < size for i, size in zip(at, x.shape, strict=True)])
+        return tirx.if_then_else(inside, x(*at), tirx.const(0, x.dtype))
+
+    return te.compute(shape, element, name="unpool")
 
 
 def _clamped(places: te.Tensor, count: ir.Expr) -> te.Tensor:

@@ -29,7 +29,11 @@ from ..cuda_shim import build
 from ..cuda_shim.translate import translate
 
 HERE = Path(__file__).parent
-_LIBRARIES = {"libcuda.so.1": "driver.cpp", "libcudart.so.13": "runtime.cpp", "libamdhip64.so": "hip.cpp"}
+_LIBRARIES = {
+    "libcuda.so.1": ("driver.cpp", "kernels.cpp"),
+    "libcudart.so.13": ("runtime.cpp",),
+    "libamdhip64.so": ("hip.cpp",),
+}
 _FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Werror"]
 
 
@@ -44,11 +48,11 @@ def folder() -> Path:
         with tempfile.TemporaryDirectory(dir=build.cache_folder()) as scratch:
             made = Path(scratch) / "made"
             made.mkdir()
-            for name, source in _LIBRARIES.items():
-                versions = HERE / f"{source}.map"
+            for name, sources in _LIBRARIES.items():
+                versions = HERE / f"{sources[0]}.map"
                 extra = [f"-Wl,--version-script={versions}"] if versions.exists() else []
                 link = [str(made / "libcuda.so.1")] if name != "libcuda.so.1" else []
-                command = [build.compiler() or "g++", *_FLAGS, str(HERE / source), *link, *extra]
+                command = [build.compiler() or "g++", *_FLAGS, *(str(HERE / s) for s in sources), *link, *extra]
                 subprocess.run([*command, f"-Wl,-soname,{name}", "-o", str(made / name)], check=True)
             with contextlib.suppress(OSError):  # another process was faster
                 made.rename(place)

@@ -31,8 +31,10 @@ from kompilo.compiler.tune.device.local import check_local
 
 _KINDS = ("cuda", "rocm")
 _ELSEWHERE = "run.py --bundle DIR --target cuda:h200 makes a folder for a machine that has that GPU."
-_LIBRARIES = ("libtvm_runtime.so", "libtvm_runtime_extra.so", "libtvm_runtime_cuda.so")
-_RUNTIME_LIBRARY = "nvidia/cu13/lib/libcudart.so.13"
+# Kind of target -> parts of TVM's runtime that its loader takes, and CUDA's runtime library, where it lies in wheels.
+_PLAIN = ("libtvm_runtime.so", "libtvm_runtime_extra.so")
+_LIBRARIES = {"cuda": (*_PLAIN, "libtvm_runtime_cuda.so"), "rocm": _PLAIN}
+_WHEELS = {"cuda": ("nvidia/cu13/lib/libcudart.so.13",), "rocm": ()}
 
 
 def main() -> int:
@@ -49,7 +51,7 @@ def main() -> int:
             make.make(folder, options.target, options.small, say=_say)
             whole = not options.models or models.write(folder, options.target, _say)
             if options.runtime is not None:
-                carry_runtime(folder, options.runtime)
+                carry_runtime(folder, options.runtime, str(find_target(options.target).spec.kind))
             if options.bundle is not None:
                 size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
                 _say(f"{folder}: {size / 1e6:.1f} MB; on the machine with the GPU: python3 play.py")
@@ -76,28 +78,38 @@ def _check_target(name: str, local: bool) -> None:
             raise TargetError(error.message.removeprefix("tuning for "), _ELSEWHERE) from None
 
 
-def carry_runtime(folder: Path, wheel: Path) -> None:
-    """Put Kompilo's loader into the folder, with TVM's runtime and apache-tvm-ffi from `wheel`."""
+def carry_runtime(folder: Path, wheel: Path, kind: str) -> None:
+    """Put Kompilo's loader for GPUs of a kind into the folder, with TVM's runtime and apache-tvm-ffi from `wheel`."""
     place = folder / models.RUNTIME
     with zipfile.ZipFile(wheel) as files:
         files.extractall(place)
     root = Path(make.HERE).parents[1]
     shutil.copytree(root / "kompilo", place / "kompilo", ignore=shutil.ignore_patterns("__pycache__"))
-    for part in (".", "artifact", "runtime"):
-        (place / "kompilo" / "compiler" / part).mkdir(parents=True, exist_ok=True)
-        for source in (root / "compiler" / part).glob("*.py"):
-            shutil.copy(source, place / "kompilo" / "compiler" / part / source.name)
-    spec = find_spec("tvm")
+    compiler = root / "compiler"
+    for source in (
+        *compiler.glob("*.py"),
+        *(compiler / "artifact").rglob("*.py"),
+        *(compiler / "runtime").rglob("*.py"),
+    ):
+        copy = place / "kompilo" / "compiler" / source.relative_to(compiler)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, copy)
+    shutil.copy(_installed("typing_extensions"), place / "typing_extensions.py")  # which apache-tvm-ffi imports
+    libraries = _installed("tvm").parent / "lib"
+    for name in _LIBRARIES[kind]:
+        shutil.copy(libraries / name, place / "kompilo" / name)
+    for path in _WHEELS[kind]:
+        if (libraries.parents[1] / path).is_file():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(libraries.parents[1] / path, folder / path)
+
+
+def _installed(module: str) -> Path:
+    """The file of a module that is installed."""
+    spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None
-    libraries = Path(spec.origin).parent / "lib"
-    for name in _LIBRARIES:
-        shutil.copy(libraries / name, place / "kompilo" / name)
-    cudart = libraries.parents[1] / _RUNTIME_LIBRARY
-    if cudart.is_file():
-        target = folder / _RUNTIME_LIBRARY
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(cudart, target)
+    return Path(spec.origin)
 
 
 def _say(line: str) -> None:

@@ -17,9 +17,9 @@ from heapq import heappop, heappush
 from itertools import count
 
 from ...errors import DeadlineError, DeviceError, KompiloError
-from .messages import DONE, DROP, READY, Message, pack
-from .process import Given, State, WorkerProcess
-from .requests import Request, Slots
+from .messages import DONE, READY, Message
+from .process import Given, State, WorkerProcess, no_device
+from .requests import Request, Slots, closed
 from .routes import Routes, quickest
 from .times import StageTimes
 
@@ -28,11 +28,8 @@ _DEPTH = 2
 # Requests that are looked at for a route ahead of their turn, for each worker.
 _WINDOW = 4
 _TICK_S = 0.1
-_START_S = 120.0
 _MOST_FAILURES = 3
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
-# A worker is given up that is silent for the patience and so many times what its stages should take.
-_TIMES_LONGER = 20
 
 Collect = Callable[[int], object]  # the result in a slot
 
@@ -71,6 +68,7 @@ class Dispatcher(threading.Thread):
         self._stranded: list[tuple[Request, int]] = []
         self._restarts: list[tuple[float, int]] = []
         self._serial = count(1)
+        self._hungry = True
         self._stopping = threading.Event()
         self.counts = {"answered": 0, "failed": 0, "late": 0, "cancelled": 0, "repeated": 0}
         self.done = [0] * len(self.workers)
@@ -80,14 +78,15 @@ class Dispatcher(threading.Thread):
         """Take a request, or look again at one that was cancelled."""
         with self._open:
             self._inbox.append(request)
-            if self._wake >= 0:
+            if self._wake < 0:
+                if not request.number:
+                    request.finish(error=closed())
+            elif self._hungry or request.number or request.urgent:
                 os.eventfd_write(self._wake, 1)
-            elif not request.number:
-                request.finish(error=_closed())
 
     def settled(self) -> bool:
         """Whether every worker is ready, or will not be started again."""
-        return all(worker.state is State.READY or self._is_lost(worker) for worker in self.workers)
+        return all(worker.state is State.READY or worker.is_lost for worker in self.workers)
 
     def stop(self) -> None:
         """End the workers and the thread; requests in flight fail."""
@@ -118,8 +117,14 @@ class Dispatcher(threading.Thread):
             self._receive(self._inbox.popleft())
         self._look_at_clocks(time.monotonic())
         self._admit()
+        # Requests that come while every worker has enough to do are taken when one of them has answered: being woken
+        # for each costs as much as the rest of what is done for it. (Who appends looks at this flag behind that, and
+        # we look at the inbox behind this.)
+        self._hungry = any(worker.state is not State.READY or len(worker.given) < _DEPTH for worker in self.workers)
 
     def _timeout(self) -> float | None:
+        if self._inbox:
+            return 0.0
         waits = [when for when, *_ in self._deadlines[:1]] + [when for when, _ in self._restarts]
         timeout = max(0.0, min(waits) - time.monotonic()) if waits else None
         if any(worker.given or worker.state is State.STARTING for worker in self.workers):
@@ -133,8 +138,8 @@ class Dispatcher(threading.Thread):
             self._give_up(request)  # it was cancelled
             return
         request.number = next(self._serial)
-        if all(self._is_lost(worker) for worker in self.workers):
-            self._fail(request, self._no_device())
+        if all(worker.is_lost for worker in self.workers):
+            self._fail(request, no_device(self.workers))
         else:
             heappush(self._pending, (request.urgency, request.number, request))
             if request.deadline is not None:
@@ -254,12 +259,7 @@ class Dispatcher(threading.Thread):
             self.counts["cancelled"] += 1
             request.over = True
         for worker in self.workers:
-            for task, given in worker.given.items():
-                if given.request is request and worker.end is not None:
-                    try:
-                        worker.end.send(pack(Message(DROP, task)))
-                    except OSError:
-                        continue  # its end is noticed elsewhere
+            worker.drop(request)
         self._settle(request)
 
     def _settle(self, request: Request) -> None:
@@ -332,7 +332,7 @@ class Dispatcher(threading.Thread):
         worker.problem = problem
         worker.failures = 0
         worker.restarts += 1
-        if not self._is_lost(worker):
+        if not worker.is_lost:
             pause = min(_FIRST_PAUSE_S * 2**worker.restarts, _LONGEST_PAUSE_S)
             self._restarts.append((time.monotonic() + pause, worker.number))
         queue, self._queues[worker.number] = self._queues[worker.number], []
@@ -341,16 +341,8 @@ class Dispatcher(threading.Thread):
             self._again(given.request, given.stage, worker.number, f"{worker.device}: {problem}.")
         for _, _, request, stage in queue:
             self._give(request, stage)
-        if all(self._is_lost(other) for other in self.workers):
-            self._fail_all(self._no_device())
-
-    def _is_lost(self, worker: WorkerProcess) -> bool:
-        """Whether a worker that never was ready was started so often that it will not be started again."""
-        return worker.state is State.DOWN and not worker.proved and worker.restarts > _MOST_FAILURES
-
-    def _no_device(self) -> DeviceError:
-        told = "; ".join(f"{worker.device}: {worker.problem}" for worker in self.workers)
-        return DeviceError(f"no device is left to run the model ({told}).")
+        if all(other.is_lost for other in self.workers):
+            self._fail_all(no_device(self.workers))
 
     def _retry_stranded(self) -> None:
         stranded, self._stranded = self._stranded, []
@@ -369,16 +361,9 @@ class Dispatcher(threading.Thread):
         for number in due:
             self._start(self.workers[number])
         for worker in self.workers:
-            self._check_silence(worker, now)
-
-    def _check_silence(self, worker: WorkerProcess, now: float) -> None:
-        if worker.state is State.STARTING and now - worker.started_at > _START_S:
-            self._down(worker, f"it was not ready after {_START_S:.0f} s")
-        if worker.state is State.READY and worker.given:
-            longest = max(given.seconds for given in worker.given.values())
-            silence = now - worker.heard
-            if silence > self._patience + _TIMES_LONGER * longest:
-                self._down(worker, f"it did not answer for {silence:.1f} s")
+            silence = worker.silence(now, self._patience)
+            if silence is not None:
+                self._down(worker, silence)
 
     # The end
 
@@ -391,7 +376,7 @@ class Dispatcher(threading.Thread):
             self._fail(request, error)
 
     def _end(self) -> None:
-        error = _closed()
+        error = closed()
         self._slots.close(error)
         with self._open:
             self._selector.close()
@@ -408,7 +393,3 @@ class Dispatcher(threading.Thread):
         for request in waiting:
             self._fail(request, error)
         self._fail_all(error)
-
-
-def _closed() -> KompiloError:
-    return KompiloError("the pipeline was closed before the request was done.")

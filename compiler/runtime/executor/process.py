@@ -8,14 +8,20 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from ...errors import DeviceError
 from ..core_sets import CoreSet
-from .messages import RUN, Message, Orders, pack, receive, send_orders
+from .messages import DROP, RUN, Message, Orders, pack, receive, send_orders
 from .requests import Request
+
+_START_S = 120.0
+# A worker is given up that is silent for the patience and so many times what its stages should take.
+_TIMES_LONGER = 20
+MOST_STARTS = 3
 
 
 class State(Enum):
@@ -90,6 +96,28 @@ class WorkerProcess:
         request = given.request
         self.end.send(pack(Message(RUN, task, request.slot, given.stage, request.urgency)))
 
+    def drop(self, request: Request) -> None:
+        """Tell the worker not to begin what it has of a request."""
+        for task, given in self.given.items():
+            if given.request is request and self.end is not None:
+                with suppress(OSError):  # its end is noticed elsewhere
+                    self.end.send(pack(Message(DROP, task)))
+
+    def silence(self, now: float, patience: float) -> str | None:
+        """How long the worker has not answered, in words, if that is too long."""
+        if self.state is State.STARTING and now - self.started_at > _START_S:
+            return f"it was not ready after {_START_S:.0f} s"
+        if self.state is State.READY and self.given:
+            longest = max(given.seconds for given in self.given.values())
+            if now - self.heard > patience + _TIMES_LONGER * longest:
+                return f"it did not answer for {now - self.heard:.1f} s"
+        return None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a worker that never was ready was started so often that it will not be started again."""
+        return self.state is State.DOWN and not self.proved and self.restarts > MOST_STARTS
+
     def messages(self) -> list[Message | None]:
         """What the worker has said since; None as the last where the socket has ended."""
         found: list[Message | None] = []
@@ -117,3 +145,9 @@ class WorkerProcess:
         self.state = State.DOWN
         lost, self.given = list(self.given.values()), {}
         return lost
+
+
+def no_device(workers: Sequence[WorkerProcess]) -> DeviceError:
+    """That none of `workers` could be started, and why."""
+    told = "; ".join(f"{worker.device}: {worker.problem}" for worker in workers)
+    return DeviceError(f"no device is left to run the model ({told}).")

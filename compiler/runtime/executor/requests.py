@@ -52,6 +52,11 @@ class Request:
                 self.future.set_exception(error)
 
     @property
+    def urgent(self) -> bool:
+        """Whether it cannot wait for the dispatcher's next look at the inbox: more urgent than others, or due."""
+        return self.deadline is not None or self.urgency <= time.monotonic()
+
+    @property
     def is_given_up(self) -> bool:
         """Whether nobody waits for the result any more."""
         return self.over or self.future.cancelled()
@@ -149,3 +154,8 @@ def deadline_of(seconds: float | None) -> float | None:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
         raise UsageError(f"deadline: expected seconds above 0, found {seconds!r}.")
     return time.monotonic() + seconds
+
+
+def closed() -> KompiloError:
+    """What a request that is in flight at the end fails with."""
+    return KompiloError("the pipeline was closed before the request was done.")

@@ -38,10 +38,9 @@ class Dispatcher(threading.Thread):
     """Runs until `stop`; `accept` may be called from any thread.
 
     Args:
-        workers: of all devices, not started yet.
+        workers: not started yet.
         routes, times: what may run where, and how long it takes.
-        slots: where requests' slots go back to.
-        collect: makes the result of what lies in a slot.
+        slots, collect: where slots go back to, and what makes the result of one.
         patience: seconds of silence after which a worker is taken for hanging.
     """
 
@@ -117,9 +116,8 @@ class Dispatcher(threading.Thread):
             self._receive(self._inbox.popleft())
         self._look_at_clocks(time.monotonic())
         self._admit()
-        # Requests that come while every worker has enough to do are taken when one of them has answered: being woken
-        # for each costs as much as the rest of what is done for it. (Who appends looks at this flag behind that, and
-        # we look at the inbox behind this.)
+        # Who hands a request in looks at this flag behind the inbox, and we at the inbox behind the flag: none is missed.
+        # Being woken for requests that no worker has room for costs as much as the rest of what is done for them.
         self._hungry = any(worker.state is not State.READY or len(worker.given) < _DEPTH for worker in self.workers)
 
     def _timeout(self) -> float | None:
@@ -225,8 +223,13 @@ class Dispatcher(threading.Thread):
             return
         request.left -= 1
         if not request.left:
+            try:
+                result = self._collect(request.slot)
+            except MemoryError:
+                self._fail(request, KompiloError("there is not enough memory for the model's results."))
+                return
             self.counts["answered"] += 1
-            request.finish(self._collect(request.slot))
+            request.finish(result)
             self._settle(request)
             return
         for follower in self.routes.stages[stage].after:

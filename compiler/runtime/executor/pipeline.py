@@ -113,7 +113,8 @@ class Pipeline:
             A future of the result. `cancel` gives the request up at any time before it is done.
 
         Raises:
-            UsageError, InputError: impossible arguments.
+            UsageError, InputError: impossible arguments, or a call from a callback of a future.
+            DeadlineError: there was no place until the deadline.
             KompiloError: the pipeline is closed.
         """
         urgency, until = urgency_of(priority), deadline_of(deadline)
@@ -220,6 +221,11 @@ class _Executor:
         self, inputs: Sequence[Any], arrays: Sequence[np.ndarray], priority: str, urgency: float, until: float | None
     ) -> Future[Any]:
         """A request with checked arrays; see Pipeline.submit."""
+        if threading.current_thread() is self.dispatcher:
+            raise UsageError(
+                "submit: expected a thread of yours, found a callback of a future, which must not wait.",
+                "hand the request to a thread of your own.",
+            )
         slot = self.slots.take(priority, urgency, until)
         try:
             for spec, array in zip(inputs, arrays, strict=True):

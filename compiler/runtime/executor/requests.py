@@ -83,17 +83,25 @@ class Slots:
         with self._lock:
             heappush(self._waiting, (urgency, next(self._serial), waiter))
             self._serve()
-        if waiter.slot is None:
-            try:
+        try:
+            if waiter.slot is None:
                 waiter.event.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            finally:
-                with self._lock:
-                    waiter.gone = waiter.slot is None
-        if self._closed is not None and waiter.slot is None:
+        except BaseException:  # Ctrl-C
+            self._leave(waiter)
+            if waiter.slot is not None:
+                self.give(waiter.slot)
+            raise
+        self._leave(waiter)
+        if waiter.slot is not None:
+            return waiter.slot
+        if self._closed is not None:
             raise self._closed
-        if waiter.slot is None:
-            raise DeadlineError("the deadline passed while the request waited for a place in the queue.")
-        return waiter.slot
+        raise DeadlineError("the deadline passed while the request waited for a place in the queue.")
+
+    def _leave(self, waiter: _Waiter) -> None:
+        """The waiter gets no slot any more, if it has none."""
+        with self._lock:
+            waiter.gone = waiter.slot is None
 
     def give(self, slot: int) -> None:
         """The slot is free again."""

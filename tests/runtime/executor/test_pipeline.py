@@ -177,6 +177,24 @@ def test_no_more_requests_are_taken_than_there_are_places(pipeline, devices, exp
         check(future.result(60), expected[k])
 
 
+def test_callbacks_cannot_wait_for_the_thread_that_calls_them(pipeline, devices, expected):
+    both = pipeline(devices)
+    found = []
+
+    def again(future) -> None:
+        try:
+            both.submit(sample())
+        except UsageError as error:
+            found.append(error.message)
+
+    future = both.submit(sample(1))
+    future.add_done_callback(again)
+    check(future.result(60), expected[1])
+    check(both(sample(2)), expected[2])
+    assert len(found) == 1
+    assert "found a callback of a future" in found[0]
+
+
 def test_closing_fails_what_is_in_flight_and_ends_the_workers(pipeline, devices):
     both = pipeline(devices)
     both.wait_ready(60)

@@ -21,7 +21,7 @@ from .object_files import write_object
 from .passes.anchors import op_name
 from .passes.capture_graphs import capture_graphs
 from .schedule.target import Target
-from .schedule.whole_design import WholeDesign
+from .schedule.whole_design import KnownDesigns, WholeDesign, no_designs
 from .scratch import scratch_folder
 
 # LLVM eliminates common subexpressions better than TVM, whose analysis of the variables that it introduces takes more
@@ -79,13 +79,17 @@ def vm_finalize() -> list[tvm.ir.transform.Pass]:
     ]
 
 
-def build(mod: tvm.ir.IRModule, target: Target, weights: Sequence[np.ndarray] = ()) -> Built:
+def build(
+    mod: tvm.ir.IRModule, target: Target, weights: Sequence[np.ndarray] = (), designs: KnownDesigns = no_designs
+) -> Built:
     """Lower, compile and link `mod` (all PrimFuncs scheduled, weights already parameters, whose values are `weights`).
+
+    `designs` tells targets that build hardware of whole models what records know of the model's.
 
     Raises TargetError if no linker is found or the target cannot have the model, KompiloError if the temporary folder
     has no room.
     """
-    design = target.whole_design(mod, weights)
+    design = target.whole_design(mod, weights, designs)
     if design is not None:
         return _of_design(design)
     operators = describe_operators(mod)
@@ -100,7 +104,9 @@ def build(mod: tvm.ir.IRModule, target: Target, weights: Sequence[np.ndarray] = 
 
 
 def _of_design(design: WholeDesign) -> Built:
-    operators = tuple(Operator(s.name, "stage", s.spec, "nest", s.config, "default", 1, s.flops) for s in design.stages)
+    operators = tuple(
+        Operator(s.name, "stage", s.spec, "nest", s.config, design.source, 1, s.flops) for s in design.stages
+    )
     return Built(b"", operators, MemoryPlan(design.buffers), (design.code,), design.weights)
 
 

@@ -317,7 +317,7 @@ def _selector(target: Target, library: RecordLibrary, precision: str) -> Selecto
     from .schedule.selection import Selector
     from .tune.advisors import default_advisors
 
-    return Selector(target, default_advisors(target, library), precision)
+    return Selector(target, default_advisors(target, library), precision, library.known_design(target.spec.key))
 
 
 def compile_module(
@@ -334,7 +334,7 @@ def compile_module(
     target = selector.target
     mod, own = lift_weights(run_phases(mod, target, report, selector=selector))
     report("build", 0, 1)
-    built = build(mod, target, own)
+    built = build(mod, target, own, selector.designs)
     report("build", 1, 1)
     return TargetCode(
         name=name,
@@ -361,9 +361,11 @@ def _records_used(library: RecordLibrary, codes: Sequence[TargetCode]) -> dict[s
         for o in code.operators
         if (code.key, o.spec) in library.chosen
     ]
+    named = [(code, *library.chosen_designs[code.key]) for code in codes if code.key in library.chosen_designs]
+    designs = [file for code, design, file in named if any(o.source == design.source for o in code.operators)]
     return {
-        "used": len(chosen),
-        "files": sorted({known.file for known in chosen}),
+        "used": len(chosen) + len(designs),
+        "files": sorted({known.file for known in chosen} | set(designs)),
         "predicted": sum(o.source == MODEL_SOURCE for code in codes for o in code.operators),
         "unreadable": sum(len(library.problems(code.key)) for code in codes),
     }

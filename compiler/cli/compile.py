@@ -17,7 +17,7 @@ from ..number_words import count, size_text
 from . import console
 from .arguments import parse_shapes
 from .host_view import decided_facts, host_facts, print_decided, print_host
-from .options import AsJson, Calibration, InputShapes, ModelArgument, MoreRecords, Precision
+from .options import AsJson, Calibration, CalibrationMethod, InputShapes, ModelArgument, MoreRecords, Precision
 from .outputs import check_output
 from .quantization import print_quantization
 
@@ -37,9 +37,7 @@ def compile_model(
     inputs: InputShapes = None,
     precision: Precision = "fp32",
     calibration: Calibration = None,
-    calibration_method: Annotated[
-        str, typer.Option(help="minmax, or percentile: cuts off the largest 0.01% of each value's magnitudes.")
-    ] = "minmax",
+    calibration_method: CalibrationMethod = "minmax",
     records: MoreRecords = None,
     no_records: Annotated[
         bool, typer.Option("--no-records", help="Use no tuning records, and nothing learnt from them.")

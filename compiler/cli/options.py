@@ -53,6 +53,9 @@ Calibration = Annotated[
         show_default=False,
     ),
 ]
+CalibrationMethod = Annotated[
+    str, typer.Option(help="minmax, or percentile: cuts off the largest 0.01% of each value's magnitudes.")
+]
 MoreRecords = Annotated[
     list[Path] | None,
     typer.Option(

@@ -12,7 +12,7 @@ from ..errors import InputError, UsageError
 from ..model_source import resolve
 from . import console
 from .arguments import a_folder, parse_shapes
-from .options import AsJson, InputShapes, ModelArgument, Precision
+from .options import AsJson, Calibration, CalibrationMethod, InputShapes, ModelArgument, Precision
 from .outputs import check_html, write_text
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def tune(
         ),
     ] = None,
     precision: Precision = "fp32",
+    calibration: Calibration = None,
+    calibration_method: CalibrationMethod = "minmax",
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Measure every config of every operator.")] = False,
     bundle: Annotated[
         Path | None,
@@ -59,7 +61,7 @@ def tune(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find faster configs for a model's operators; compile then uses them.
+    """Find faster configs for a model's operators, or for an FPGA a faster design of the model; compile then uses them.
 
     Goes on where an earlier session stopped. Ctrl-C ends it: what was measured is kept.
     """
@@ -73,6 +75,16 @@ def tune(
     resolve(model)
     check_html(html, "HTML report")
     hardware = _find_target(target)
+    if hardware.writes_projects:
+        from .tune_design import DesignRequest, check_unused, run
+
+        unused = {"--workers": workers is not None, "--exhaustive": exhaustive, "--bundle": bundle is not None}
+        check_unused(target, unused)
+        given = calibration, calibration_method, html, as_json
+        run(DesignRequest(model, target, limit, trials, shapes or None, records, seed, precision, *given))
+        return
+    if calibration is not None:
+        raise UsageError(f"target {target!r}: expected no --calibration, which tuning of fpga:PART takes for int8.")
     if bundle is not None:
         if html is not None or isinstance(places, str):
             raise UsageError("expected --bundle without --html and without a cluster.")

@@ -9,6 +9,7 @@ from typing import Protocol
 from .op_spec import OpSpec
 from .target import Target
 from .template import Candidate, Config, Space, Template
+from .whole_design import KnownDesigns, no_designs
 
 Option = tuple[Template, Space]
 
@@ -34,12 +35,19 @@ class Selector:
     """Chooses among a target's templates: what the first advisor with an opinion says, else the first match's default.
 
     Choices and built candidates are kept per OpSpec: equal operators of a model share one kernel. `precision` is what
-    the compile allows ("fp32", "tf32", "fp16").
+    the compile allows ("fp32", "tf32", "fp16"). `designs` tells what records know of hardware of whole models.
     """
 
-    def __init__(self, target: Target, advisors: Sequence[Advisor] = (), precision: str = "fp32"):
+    def __init__(
+        self,
+        target: Target,
+        advisors: Sequence[Advisor] = (),
+        precision: str = "fp32",
+        designs: KnownDesigns = no_designs,
+    ):
         self.target = target
         self.precision = precision
+        self.designs = designs
         self.advisors = tuple(advisors)
         self._choices: dict[OpSpec, Choice | None] = {}
         self._candidates: dict[OpSpec, Candidate] = {}

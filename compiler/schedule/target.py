@@ -14,7 +14,7 @@ from ..launches import DeviceProgram
 from .roofline import Roofline
 from .target_spec import TargetSpec
 from .template import Template
-from .whole_design import WholeDesign
+from .whole_design import DesignSpace, KnownDesigns, WholeDesign, no_designs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,12 +79,18 @@ class Target(ABC):
 
         return tvm.tirx.build(mod, target=self.tvm_target()), ()
 
-    def whole_design(self, mod: tvm.ir.IRModule, weights: Sequence[np.ndarray]) -> WholeDesign | None:
+    def whole_design(
+        self, mod: tvm.ir.IRModule, weights: Sequence[np.ndarray], known: KnownDesigns = no_designs
+    ) -> WholeDesign | None:
         """The scheduled `mod` as hardware, for targets that build it for whole models; None where kernels are compiled.
 
-        `weights` are the values of the trailing parameters of `main`. Raises TargetError if the hardware cannot have
-        an operator, or the model does not fit.
+        `weights` are the values of the trailing parameters of `main`; `known` says what records have of the model.
+        Raises TargetError if the hardware cannot have an operator, or the model does not fit.
         """
+        return None
+
+    def design_space(self, mod: tvm.ir.IRModule, weights: Sequence[np.ndarray]) -> DesignSpace | None:
+        """The designs to choose from, for the tuner; None where `whole_design` is. Raises TargetError likewise."""
         return None
 
     def write_project(self, folder: Path, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:

@@ -9,6 +9,9 @@ from typing import Union
 
 from ..errors import UsageError
 from ..schedule.op_spec import OpSpec
+from ..schedule.whole_design import KnownDesign, KnownDesigns
+from .design_records import FILE as DESIGNS
+from .design_records import DesignRecord, designs_of
 from .evidence import Known, join
 from .record import Holds, Point
 from .record_file import Problem
@@ -20,10 +23,31 @@ Records = Union[Folder, Sequence[Folder], "RecordLibrary", bool, None]
 
 @dataclass(frozen=True)
 class RecordLibrary:
-    """`stores` in the order of their precedence; `chosen`: what decided, by target key and the operator's text."""
+    """`stores` in the order of their precedence; `chosen`: what decided, by target key and the operator's text;
+    `chosen_designs`: what was named for hardware of a whole model, and the record's file, by target key."""
 
     stores: tuple[RecordStore, ...]
     chosen: dict[tuple[str, str], Known] = field(default_factory=dict, compare=False, repr=False)
+    chosen_designs: dict[str, tuple[KnownDesign, str]] = field(default_factory=dict, compare=False, repr=False)
+
+    def designs(self, key: str, design: str) -> list[DesignRecord]:
+        """Designs of a model's structure on the target `key`, the fastest first: all are exact, wherever they lie."""
+        found = [record for store in self.stores for record in designs_of(store, key, design)]
+        return sorted(found, key=lambda record: record.point.cycles)
+
+    def known_design(self, key: str) -> KnownDesigns:
+        """Tells of a model's structure the fastest recorded design on the target `key`."""
+
+        def known(design: str) -> KnownDesign | None:
+            found = self.designs(key, design)
+            if not found:
+                return None
+            store = next(s for s in self.stores if found[0] in designs_of(s, key, design))
+            chosen = found[0].known()
+            self.chosen_designs[key] = chosen, f"{store.label or store.folder}:{key}/{DESIGNS}"
+            return chosen
+
+        return known
 
     @classmethod
     def of(cls, records: Records = None) -> RecordLibrary:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..driver import check_precision
+from ..errors import UsageError
 from ..schedule.op_words import op_words
 from ..schedule.selection import Selector
 from ..schedule.target import Target, find_target
@@ -81,6 +82,11 @@ def tune(
     seconds = None if budget is None else budget_seconds(budget)
     hardware = find_target(target)
     check_precision(precision, {target: hardware})
+    if hardware.writes_projects:
+        raise UsageError(
+            f"target {target!r}: expected one that kernels are measured for, found hardware of whole models.",
+            "kompilo.compiler.tune.designs.tune_design searches its designs, as `kompilo tune` does.",
+        )
     if not _is_cluster(workers):
         if hardware.drives_device:
             check_local(hardware)

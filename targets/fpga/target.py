@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...compiler.errors import TargetError
 from ...compiler.schedule.target import Target
 from ...compiler.schedule.template import Template
-from ...compiler.schedule.whole_design import WholeDesign
+from ...compiler.schedule.whole_design import DesignSpace, KnownDesigns, WholeDesign, no_designs
 from .presets import fpga_spec, preset_names
 from .spec import FpgaSpec
 
@@ -74,8 +74,10 @@ class FpgaTarget(Target):
         """Loops stay as they are: how far they are unfolded is decided for all operators at once."""
         return func, "nest"
 
-    def whole_design(self, mod: tvm.ir.IRModule, weights: Sequence[np.ndarray]) -> WholeDesign:
-        """The design of a module after all passes.
+    def whole_design(
+        self, mod: tvm.ir.IRModule, weights: Sequence[np.ndarray], known: KnownDesigns = no_designs
+    ) -> WholeDesign:
+        """The design of a module after all passes: the one that `known` names, if that still fits, or the default.
 
         Raises TargetError naming an open dimension, an operator or a type that hardware has not, or the resource that
         the part has too little of.
@@ -83,9 +85,22 @@ class FpgaTarget(Target):
         from .design.build import design_of
         from .design.pack import whole_design
         from .design.read import read_model
+        from .design.space import known_design, model_key
 
-        self._design = design_of(read_model(mod, weights), self.spec)
-        return whole_design(self._design)
+        model = read_model(mod, weights)
+        record = known(model_key(model))
+        self._design = known_design(model, self.spec, record) if record is not None else None
+        source = record.source if record is not None and self._design is not None else "default"
+        if self._design is None:
+            self._design = design_of(model, self.spec)
+        return whole_design(self._design, source)
+
+    def design_space(self, mod: tvm.ir.IRModule, weights: Sequence[np.ndarray]) -> DesignSpace:
+        """Folds of all operators. Errors as for `whole_design`, but for a default that does not fit."""
+        from .design.read import read_model
+        from .design.space import FpgaDesigns
+
+        return FpgaDesigns(read_model(mod, weights), self.spec)
 
     def write_project(self, folder: Path, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
         """A Vitis HLS project; see `project/`."""

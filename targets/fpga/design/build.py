@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,60 +25,88 @@ from .share import share_memories
 _ATTEMPTS, _STEP = 6, 0.9
 
 
-def design_of(model: Model, spec: FpgaSpec) -> Design:
-    """The design of `model` for a part.
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A plan's kernel, the values of its weights, what it takes exactly, and how many blocks that is by resource."""
+
+    model: Model
+    plan: Plan
+    kernel: Kernel
+    weights: Mapping[str, np.ndarray]
+    exact: Estimate
+    used: Mapping[str, int]
+
+    def over(self, spec: FpgaSpec) -> dict[str, float]:
+        """Resources of which it takes more than is usable, and how many times that."""
+        return {r: n / spec.budget(r) for r, n in self.used.items() if n > spec.budget(r)}
+
+
+def build_plan(model: Model, plan: Plan, spec: FpgaSpec) -> Built:
+    """The kernel of a plan. Unfoldable if an operator cannot have its fold."""
+    made, packed = _kernel(model, plan, spec)
+    exact = estimate(made)
+    return Built(model, plan, made, packed, exact, _used(exact, spec))
+
+
+def default_plan(model: Model, spec: FpgaSpec) -> Built:
+    """What is built without tuning, of a model with shared memories.
 
     TargetError if it does not fit even with one lane each: the sentence names the resource that is missing most, and
     the nearest part that has enough.
     """
-    model = share_memories(model)
-    lanes = {b.name: lane_of(estimate(_alone(model, b)).schedules[0], spec) for b in model.bodies}
+    single = {b.name: alone(model, b, hold_for(b, 1)) for b in model.bodies}
+    lanes = {name: lane_of(made.schedules[0], spec) for name, made in single.items()}
     _check_fits(model, lanes, spec)
     room = dict.fromkeys(RESOURCES, 1.0)
     for _ in range(_ATTEMPTS):
-        plan = choose_folds(model, lanes, spec, room)
-        made, packed = _kernel(model, plan, spec)
-        exact = estimate(made)
-        used = _used(exact, spec)
-        over = {r: n / spec.budget(r) for r, n in used.items() if n > spec.budget(r)}
+        built = build_plan(model, choose_folds(model, lanes, spec, room), spec)
+        over = built.over(spec)
         if not over:
             break
         # Multiplexers between banks are not in the plan's figures: plan for less.
         room = {r: room[r] * (_STEP / over[r] if r in over else 1.0) for r in room}
-    stages = tuple(_facts(model, plan, exact, k, packed, spec) for k in range(len(model.bodies)))
+    return built
+
+
+def finish(built: Built, spec: FpgaSpec) -> Design:
+    """The design of a kernel that was chosen."""
+    model = built.model
     return Design(
         spec,
-        made,
-        _kernel(model, plan, spec, flat=True)[0],
+        built.kernel,
+        _kernel(model, built.plan, spec, flat=True)[0],
         model.inputs,
         model.outputs,
-        tuple(packed.items()),
-        stages,
-        exact.cycles,
-        tuple(used.items()),
+        tuple(built.weights.items()),
+        tuple(_facts(built, k, spec) for k in range(len(model.bodies))),
+        built.exact.cycles,
+        tuple(built.used.items()),
     )
 
 
-def _alone(model: Model, body: Body) -> Kernel:
-    """One operator with one lane, for its graph."""
-    plan = Plan(model, {body.name: hold_for(body, 1)} | {b.name: Fold() for b in model.bodies if b is not body})
+def design_of(model: Model, spec: FpgaSpec) -> Design:
+    """The design of `model` for a part without tuning; errors as for `default_plan`."""
+    return finish(default_plan(share_memories(model), spec), spec)
+
+
+def alone(model: Model, body: Body, fold: Fold) -> Estimate:
+    """What one operator takes by itself, with the banks that its own fold wants. Unfoldable if it cannot have it."""
+    plan = Plan(model, {body.name: fold} | {b.name: Fold() for b in model.bodies if b is not body})
     arrays = _tensors(model, plan, {}, only=body)
-    made = emit(body, plan.folds[body.name], arrays, model.tensors, _placer({}))
-    return kernel("alone", [*arrays.values(), *(a for a, _ in made.weights), *made.sums], [made.nest])
+    made = emit(body, fold, arrays, model.tensors, _placer({}))
+    return estimate(kernel("alone", [*arrays.values(), *(a for a, _ in made.weights), *made.sums], [made.nest]))
 
 
 def _tensors(
     model: Model, plan: Plan, memories: Mapping[str, str], only: Body | None = None, flat: bool = False
 ) -> dict[str, Array]:
-    """The arrays of tensors that are no weights; each in one bank with `flat`."""
+    """The arrays of tensors that are no weights, those of `only` if it is given; each in one bank with `flat`."""
     names = {a.name for a in ([only.target, *(x.array for x in only.loads())] if only else [])}
     made = {}
     for name, tensor in model.tensors.items():
         if name in plan.banks and (only is None or name in names):
-            banks = 1 if only is not None or flat else plan.banks[name]
-            memory = memories.get(name, "bram")
-            role = "local" if only is not None and tensor.role == "local" else tensor.role
-            made[name] = array(name, [tensor.size], str(tensor.dtype), memory, [banks], role)
+            banks = 1 if flat else plan.banks[name]
+            made[name] = array(name, [tensor.size], str(tensor.dtype), memories.get(name, "bram"), [banks], tensor.role)
     return made
 
 
@@ -120,18 +149,16 @@ def _used(made: Estimate, spec: FpgaSpec) -> dict[str, int]:
     return {"dsp": made.dsps(spec.dsp), "bram18": made.bram18(), "uram": made.uram(), "lut": lut}
 
 
-def _facts(
-    model: Model, plan: Plan, made: Estimate, number: int, packed: Mapping[str, np.ndarray], spec: FpgaSpec
-) -> StageFacts:
-    body, schedule = model.bodies[number], made.schedules[number]
-    fold = plan.folds[body.name]
+def _facts(built: Built, number: int, spec: FpgaSpec) -> StageFacts:
+    body, schedule, packed = built.model.bodies[number], built.exact.schedules[number], built.weights
+    fold = built.plan.folds[body.name]
     nest = schedule.graph.nest
     own = Kernel(nest.name, tuple(a for a in nest.arrays() if a.name in packed or a.name == body.target.name), (nest,))
-    alone = Estimate(own, (schedule,), schedule.cycles)
+    single = Estimate(own, (schedule,), schedule.cycles)
     macs = body.trip if body.combine == "add" else 0
     return StageFacts(
         body.name, body.source, fold.lanes, fold.terms, fold.held, schedule.ii, nest.trip, schedule.depth,
-        schedule.cycles, macs, alone.dsps(spec.dsp), alone.bram18(), alone.uram(), luts_of(schedule),
+        schedule.cycles, macs, single.dsps(spec.dsp), single.bram18(), single.uram(), luts_of(schedule),
     )  # fmt: skip
 
 

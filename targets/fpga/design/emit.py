@@ -7,9 +7,10 @@ operator's loops read it, a bank for each lane.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -122,11 +123,10 @@ def walked(index: Affine, banks: int, serial: Mapping[str, int]) -> Digits:
     return tuple(found)
 
 
-def accesses(body: Body) -> Iterator[tuple[Array, Affine]]:
-    """Every access of `body`, weights included."""
-    yield body.target, body.index
-    for load in body.loads():
-        yield load.array, load.indices[0]
+@functools.lru_cache(maxsize=4096)
+def accesses(body: Body) -> tuple[tuple[Array, Affine], ...]:
+    """Every access of `body`, weights included, once each; the store comes first."""
+    return tuple(dict.fromkeys([(body.target, body.index), *((load.array, load.indices[0]) for load in body.loads())]))
 
 
 def emit(body: Body, fold: Fold, arrays: Mapping[str, Array], tensors: Mapping[str, Tensor], place: Place) -> Emitted:

@@ -7,6 +7,7 @@ arrays; the finished kernel is estimated exactly afterwards.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,14 +85,7 @@ class Plan:
         return banks
 
     def _suits(self, body: Body, name: str, banks: int) -> bool:
-        loops = loops_of(body, self.folds[body.name])
-        try:
-            for array, index in accesses(body):
-                if array.name == name:
-                    walked(substitute_index(index, loops.values), banks, loops.extents)
-        except Unfoldable:
-            return False
-        return True
+        return _suits(body, self.folds[body.name], name, banks)
 
     def cycles(self, body: Body, depth: int) -> int:
         """Predicted cycles of one operator."""
@@ -106,12 +100,30 @@ class Plan:
             if name in self.banks:
                 found.append(Need(name, tensor.dtype.bits, -(-tensor.size // self.banks[name]), self.banks[name]))
         for body in self.model.bodies:
-            for array, index in dict.fromkeys(accesses(body)):
-                tensor = self.model.tensors[array.name]
+            for name, dealt in _weights(body, self.folds[body.name]):
+                tensor = self.model.tensors[name]
                 if tensor.role == "weight":
-                    lanes = _dealt(body, self.folds[body.name], index)
-                    found.append(Need(f"{array.name}_{body.name}", tensor.dtype.bits, -(-tensor.size // lanes), lanes))
+                    found.append(Need(f"{name}_{body.name}", tensor.dtype.bits, -(-tensor.size // dealt), dealt))
         return found
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _suits(body: Body, fold: Fold, name: str, banks: int) -> bool:
+    """Whether an operator can have a tensor in so many banks."""
+    loops = loops_of(body, fold)
+    try:
+        for array, index in accesses(body):
+            if array.name == name:
+                walked(substitute_index(index, loops.values), banks, loops.extents)
+    except Unfoldable:
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _weights(body: Body, fold: Fold) -> tuple[tuple[str, int], ...]:
+    """The arrays that an operator reads, and in how many banks those that are weights lie."""
+    return tuple((array.name, _dealt(body, fold, index)) for array, index in accesses(body)[1:])
 
 
 def _wanted(body: Body, fold: Fold, index: Affine) -> int:
@@ -126,25 +138,26 @@ def _dealt(body: Body, fold: Fold, index: Affine) -> int:
     return math.prod(count for loops, count in along if loops and index.coefficient(loops[0].var))
 
 
-def lane_choices(body: Body) -> list[int]:
+def lane_choices(body: Body, most: int = MAX_LANES, whole: int = 1) -> list[int]:
     """Lanes that an operator can have: powers of two that divide its last axis, if all tensors go with that axis or
-    not at all."""
-    return _powers(body, body.axes[-1:])
+    not at all; up to `most`, and the whole axis if that is no longer than `whole`."""
+    return _widths(body, body.axes[-1:], most, whole)
 
 
-def term_choices(body: Body) -> list[int]:
+def term_choices(body: Body, most: int = MAX_LANES, whole: int = 1) -> list[int]:
     """Terms of a sum that an operator can have at once: likewise for the last loop that is reduced over."""
     plain = not body.value.lets and not any(isinstance(e, Function) for e in deep(body.value.expr))
-    return _powers(body, body.reduce[-1:]) if plain and body.combine else [1]
+    return _widths(body, body.reduce[-1:], most, whole) if plain and body.combine else [1]
 
 
-def _powers(body: Body, loops: Sequence[Loop]) -> list[int]:
+def _widths(body: Body, loops: Sequence[Loop], most: int, whole: int) -> list[int]:
     if not loops:
         return [1]
     steps = {i.coefficient(loops[0].var) for a, i in accesses(body) if not a.name.startswith("w")}
     extent = loops[0].extent
-    most = min(extent, MAX_LANES) if steps <= {0, 1} else 1
-    return [1 << k for k in range(most.bit_length()) if extent % (1 << k) == 0 and 1 << k <= most]
+    most = min(extent, most) if steps <= {0, 1} else 1
+    powers = [1 << k for k in range(most.bit_length()) if extent % (1 << k) == 0 and 1 << k <= most]
+    return sorted({*powers, extent}) if extent <= min(whole, most) else powers
 
 
 def hold_for(body: Body, lanes: int, terms: int = 1) -> Fold:

@@ -83,14 +83,14 @@ def pack(design: Design) -> PackedDesign:
     )  # fmt: skip
 
 
-def whole_design(design: Design) -> WholeDesign:
-    """`design` as the compiler takes it."""
+def whole_design(design: Design, source: str = "default") -> WholeDesign:
+    """`design` as the compiler takes it; `source` says what chose it."""
     packed = pack(design)
     stages = tuple(DesignStage(s.name, s.source, s.fold, 2 * s.macs or None) for s in design.stages)
     local = [a for a in design.kernel.role("local") if a.memory != "register"]
     buffers = tuple(sorted((math.prod(a.shape) * a.dtype.numpy().itemsize for a in local), reverse=True))
     code = DeviceCode(DESIGN, packed.part, packed.to_json(), ())
-    return WholeDesign(code, tuple(data.reshape(-1) for _, data in design.weights), stages, buffers)
+    return WholeDesign(code, tuple(data.reshape(-1) for _, data in design.weights), stages, buffers, source)
 
 
 def _port(a: Array) -> Port:

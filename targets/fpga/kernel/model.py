@@ -6,6 +6,7 @@ block RAMs. Estimates: look-up tables and flip-flops.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -80,6 +81,7 @@ def estimate(kernel: Kernel) -> Estimate:
     return Estimate(kernel, schedules, cycles)
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def bram18_of(bits: int, depth: int) -> int:
     """Fewest 18 Kib block RAMs for `depth` words of `bits`."""
     return min(math.ceil(bits / w) * math.ceil(depth / d) for w, d in BRAM18_SHAPES)

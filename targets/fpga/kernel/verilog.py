@@ -67,14 +67,26 @@ def emit_verilog(kernel: Kernel, name: str | None = None) -> VerilogDesign:
     return VerilogDesign(kernel, top, text, made, sum(n.flip_flops for n in nests))
 
 
+Port = tuple[str, tuple[int, ...]]
+
+
 class _Top:
     def __init__(self, kernel: Kernel, nests: list[NestVerilog], schedules: tuple[Schedule, ...]):
         self.kernel, self.nests, self.schedules = kernel, nests, schedules
+        # By array's name and bank: designs have thousands of banks.
+        self.numbers = {(a.name, bank): k for k, (a, bank) in enumerate(host_banks(kernel))}
+        self.readers: dict[Port, list[int]] = {}
+        self.writers: dict[Port, list[int]] = {}
+        for k, nest in enumerate(nests):
+            for users, banks in ((self.readers, nest.reads), (self.writers, nest.writes)):
+                for a, bank in banks:
+                    users.setdefault((a.name, bank), []).append(k)
 
     def lines(self) -> list[str]:
         lines = self._order()
+        touched = {name for name, _ in (*self.readers, *self.writers)}
         for array in self.kernel.arrays:
-            if any(array in (a for a, _ in (*n.reads, *n.writes)) for n in self.nests) or array.role != "local":
+            if array.name in touched or array.role != "local":
                 for bank in bank_indices(array):
                     lines += self._bank(array, bank)
         for s in self.kernel.streams:
@@ -109,10 +121,8 @@ class _Top:
     def _bank(self, array: Array, bank: tuple[int, ...]) -> list[str]:
         name, bits, depth = port_name(array.name, bank), array.dtype.bits, array.depth
         address = address_bits(depth)
-        number = host_banks(self.kernel).index((array, bank)) if array.role != "local" else -1
-        readers = [k for k, n in enumerate(self.nests) if (array, bank) in n.reads]
-        writers = [k for k, n in enumerate(self.nests) if (array, bank) in n.writes]
-        chosen = f"hsel == {number}"
+        readers, writers = (users.get((array.name, bank), []) for users in (self.readers, self.writers))
+        chosen = f"hsel == {self.numbers.get((array.name, bank), -1)}"
         write = [(f"s{k}_{name}_we", f"s{k}_{name}_wa", f"s{k}_{name}_wd") for k in writers]
         if array.role == "in":
             write.insert(0, (f"(hwe && {chosen})", f"had[{address - 1}:0]", f"hwd[{bits - 1}:0]"))

@@ -90,11 +90,16 @@ def artifact():
     return kompilo.compile(everything(), target=["cpu", "fpga:u280"])
 
 
-def designed(net: onnx.ModelProto, part: str):
+def read(net: onnx.ModelProto, part: str):
+    """A model as the operators of a design."""
     target = find_target(f"fpga:{part}")
     selector = _selector(target, RecordLibrary.of(False), "fp32")
     mod, weights = lift_weights(run_phases(import_model(net, None).mod, target, selector=selector))
-    return design_of(read_model(mod, weights), target.spec)
+    return read_model(mod, weights)
+
+
+def designed(net: onnx.ModelProto, part: str):
+    return design_of(read(net, part), find_target(f"fpga:{part}").spec)
 
 
 @pytest.fixture(scope="module")

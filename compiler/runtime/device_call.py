@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..element_types import CARRIED, array_dtype, carrier
-from ..errors import InputError
+from ..errors import InputError, KompiloError
 from ..tensor_spec import TensorSpec
 from .accelerator import Accelerator, Pinned
 from .call import Call, Program, runtime_error
@@ -60,6 +60,8 @@ class DeviceExecution:
                     results = self._export(results)
                 elif stream is None:
                     accelerator.synchronize()
+        except KompiloError:
+            raise
         except Exception as error:  # tvm_ffi raises the type that the C++ side names
             failure = accelerator.failure(error)
             raise failure or runtime_error(error, program.inputs, values) from error

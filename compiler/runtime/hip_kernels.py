@@ -69,9 +69,7 @@ class _Launcher:
         unknown = [tag for tag in kernel.launch if tag not in _PLACES]
         unknown += [dtype for dtype in kernel.arguments if dtype not in _AS_THEY_LIE and dtype != _NARROWED]
         if unknown:
-            raise ArtifactError(
-                f"the artifact's kernel {kernel.name} takes {unknown[0]}, which HIP has no way to pass."
-            )
+            raise ArtifactError(f"the artifact's kernel {kernel.name} takes {unknown[0]}, which HIP cannot pass.")
         self.function: c_void_p | None = None
         self.kernel = kernel
         self.callback = _CALL(self._callback(device, number, interface))

@@ -60,11 +60,13 @@ def model_of(rows: int | str) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def artifact_of(model: bytes | str, path: Path, **inputs: tuple[int, ...]) -> Path:
+def artifact_of(
+    model: bytes | str, path: Path, stand_in: str = "shim:a100", name: str = "cuda:sm_80", **inputs: tuple[int, ...]
+) -> Path:
     """An artifact for the CPU, and for a GPU as the stand-in has it."""
-    made = kompilo.compile(model, target=["cpu", "shim:a100"], inputs=inputs or None, records=False)
+    made = kompilo.compile(model, target=["cpu", stand_in], inputs=inputs or None, records=False)
     cpu, gpu = made.targets
-    targets = (dataclasses.replace(gpu, name="cuda:sm_80"), cpu)
+    targets = (dataclasses.replace(gpu, name=name), cpu)
     Artifact(made.inputs, made.outputs, targets, made.weights, {}).save(path)
     return path
 

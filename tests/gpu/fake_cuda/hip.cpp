@@ -54,7 +54,8 @@ extern "C" int cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, uns
                               void**);
 EXPORT hipModuleLaunchKernel(void* f, unsigned a, unsigned b, unsigned c, unsigned d, unsigned e, unsigned g, unsigned shared,
                              void* stream, void** values, void** extra) {
-    if (owners.at(f) != current) return 98;
+    if (!owners.count(f)) return 400;
+    if (owners[f] != current) return 98;
     return cuLaunchKernel(f, a, b, c, d, e, g, shared, stream, values, extra);
 }
 SAME(hipEventCreateWithFlags, cuEventCreate, (void** a, unsigned b), (a, b))

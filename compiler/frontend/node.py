@@ -107,7 +107,7 @@ class Node:
             outputs: how many results are wanted.
         """
         assert self.convert is not None
-        values = [Value(array=x) if isinstance(x, np.ndarray) else x for x in operands]
+        values = [Value(array=np.asarray(x)) if isinstance(x, np.ndarray | np.generic) else x for x in operands]
         names = ["" if v is None else f"{i}" for i, v in enumerate(values)]
         results = [f"{self.name}/{op_type}{i or ''}" for i in range(outputs)]
         proto = onnx.helper.make_node(op_type, names, results, name=self.name, **attributes)

@@ -15,11 +15,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 
 from ...errors import DeadlineError, DeviceError, KompiloError
 from .messages import DONE, READY, Message
 from .process import Given, State, WorkerProcess, no_device
-from .requests import Request, Slots, closed
+from .requests import Deadlines, Request, Slots, closed
 from .routes import Routes, quickest
 from .times import StageTimes
 
@@ -63,7 +64,7 @@ class Dispatcher(threading.Thread):
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._pending: list[tuple[float, int, Request]] = []
         self._queues: list[list[tuple[float, int, Request, int]]] = [[] for _ in self.workers]
-        self._deadlines: list[tuple[float, int, Request]] = []
+        self._deadlines = Deadlines()
         self._stranded: list[tuple[Request, int]] = []
         self._restarts: list[tuple[float, int]] = []
         self._serial = count(1)
@@ -116,15 +117,15 @@ class Dispatcher(threading.Thread):
             self._receive(self._inbox.popleft())
         self._look_at_clocks(time.monotonic())
         self._admit()
-        # Who hands a request in looks at this flag behind the inbox, and we at the inbox behind the flag: none is missed.
-        # Being woken for requests that no worker has room for costs as much as the rest of what is done for them.
+        # Being woken for requests that no worker has room for costs as much as the rest of what is done for them. Who
+        # hands one in looks at this flag behind the inbox, and we at the inbox behind the flag: none is missed.
         self._hungry = any(worker.state is not State.READY or len(worker.given) < _DEPTH for worker in self.workers)
 
     def _timeout(self) -> float | None:
         if self._inbox:
             return 0.0
-        waits = [when for when, *_ in self._deadlines[:1]] + [when for when, _ in self._restarts]
-        timeout = max(0.0, min(waits) - time.monotonic()) if waits else None
+        next_time = min([self._deadlines.next, *(when for when, _ in self._restarts)])
+        timeout = None if next_time == inf else max(0.0, next_time - time.monotonic())
         if any(worker.given or worker.state is State.STARTING for worker in self.workers):
             timeout = _TICK_S if timeout is None else min(timeout, _TICK_S)
         return timeout
@@ -140,8 +141,7 @@ class Dispatcher(threading.Thread):
             self._fail(request, no_device(self.workers))
         else:
             heappush(self._pending, (request.urgency, request.number, request))
-            if request.deadline is not None:
-                heappush(self._deadlines, (request.deadline, request.number, request))
+            self._deadlines.add(request)
 
     def _admit(self) -> None:
         """Give routes to the requests that wait, the most urgent first, as far as their devices have room for more."""
@@ -353,12 +353,10 @@ class Dispatcher(threading.Thread):
             self._give(request, stage)
 
     def _look_at_clocks(self, now: float) -> None:
-        while self._deadlines and self._deadlines[0][0] <= now:
-            request = heappop(self._deadlines)[2]
-            if not request.is_given_up:
-                self.counts["late"] += 1
-                request.finish(error=DeadlineError("the deadline passed before the model was done."))
-                self._give_up(request)
+        for request in self._deadlines.due(now):
+            self.counts["late"] += 1
+            request.finish(error=DeadlineError("the deadline passed before the model was done."))
+            self._give_up(request)
         due = [number for when, number in self._restarts if when <= now]
         self._restarts = [(when, number) for when, number in self._restarts if when > now]
         for number in due:

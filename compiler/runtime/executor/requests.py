@@ -6,8 +6,9 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
+from math import inf
 from typing import Any
 
 from ...errors import DeadlineError, KompiloError, UsageError
@@ -17,6 +18,7 @@ from ...errors import DeadlineError, KompiloError, UsageError
 PRIORITIES = {"interactive": 0.0, "normal": 0.5, "batch": 5.0}
 # Slots that a class leaves to more urgent ones.
 _LEFT_FREE = {"interactive": 0, "normal": 1, "batch": 2}
+_MOST_DEADLINES = 256
 
 
 @dataclass(eq=False)
@@ -60,6 +62,36 @@ class Request:
     def is_given_up(self) -> bool:
         """Whether nobody waits for the result any more."""
         return self.over or self.future.cancelled()
+
+
+class Deadlines:
+    """Requests by the time that they have; those that are over are forgotten, as their results belong to others."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Request]] = []
+
+    @property
+    def next(self) -> float:
+        """The first deadline; infinite if there is none."""
+        return self._heap[0][0] if self._heap else inf
+
+    def add(self, request: Request) -> None:
+        """Remember a request, if it has a deadline."""
+        if request.deadline is None:
+            return
+        if len(self._heap) >= _MOST_DEADLINES:
+            self._heap = [entry for entry in self._heap if not entry[2].over]
+            heapify(self._heap)
+        heappush(self._heap, (request.deadline, request.number, request))
+
+    def due(self, now: float) -> list[Request]:
+        """The requests that are too late; each is told once."""
+        late = []
+        while self._heap and self._heap[0][0] <= now:
+            request = heappop(self._heap)[2]
+            if not request.is_given_up:
+                late.append(request)
+        return late
 
 
 class Slots:

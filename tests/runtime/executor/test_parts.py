@@ -1,0 +1,176 @@
+"""The parts of the executor by themselves: routes, times, slots, deadlines, packets, places in memory."""
+
+import threading
+import time
+from concurrent.futures import Future
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kompilo.compiler.runtime.executor import times as times_module
+from kompilo.compiler.runtime.executor.arena import Arena, as_json, from_json, places_of
+from kompilo.compiler.runtime.executor.messages import RUN, Message, pack, unpack
+from kompilo.compiler.runtime.executor.placement import Placement, Route, Stage
+from kompilo.compiler.runtime.executor.requests import Deadlines, Request, Slots, urgency_of
+from kompilo.compiler.runtime.executor.routes import Routes
+from kompilo.compiler.runtime.executor.times import StageTimes
+from kompilo.compiler.segments import Segment
+from kompilo.compiler.tensor_spec import TensorSpec
+from kompilo.errors import DeadlineError, KompiloError
+
+
+def spec(name: str, *shape: int, dtype: str = "float32") -> TensorSpec:
+    return TensorSpec(name, shape or (3, 5), dtype)
+
+
+@st.composite
+def graphs(draw):
+    """Pieces, each of which reads some of what is there before it, and a legal route through them."""
+    count = draw(st.integers(1, 7))
+    pieces = []
+    for k in range(count):
+        known = ["x", *(f"t{j}" for j in range(k))]
+        read = draw(st.sets(st.sampled_from(known), min_size=1, max_size=3))
+        pieces.append(Segment(tuple(spec(name) for name in sorted(read)), (spec(f"t{k}"),)))
+    order = list(range(count))
+    devices = draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
+    cuts = draw(st.lists(st.booleans(), min_size=count, max_size=count))
+    stages: list[Stage] = []
+    for k in order:
+        if stages and stages[-1].device == devices[k] and cuts[k]:
+            stages[-1] = Stage(devices[k], (*stages[-1].pieces, k))
+        else:
+            stages.append(Stage(devices[k], (k,)))
+    return pieces, Route(tuple(stages))
+
+
+@settings(max_examples=150, deadline=None)
+@given(graphs(), st.lists(st.floats(0, 1), min_size=3, max_size=3), st.sets(st.integers(0, 2), min_size=1))
+def test_stages_wait_for_what_they_read_and_write_what_others_read(found, busy, ready):
+    pieces, route = found
+    routes = Routes(Placement(("a", "b", "c"), (route,)), pieces, [f"t{len(pieces) - 1}"])
+    for stage in routes.stages:
+        inside = {f"t{p}" for p in stage.pieces}
+        read = {s.name for p in stage.pieces for s in pieces[p].inputs} - inside - {"x"}
+        assert read == {n for n in read for b in stage.before if n in routes.stages[b].writes}
+        assert all(
+            stage.before.count(b) == 1 and routes.stages.index(stage) in routes.stages[b].after for b in stage.before
+        )
+        assert set(stage.writes) <= inside
+    times = StageTimes([[0.1, 0.2, 0.4] for _ in routes.stages])
+    usable = [d in ready for d in range(3)]
+    choice = routes.best(busy, usable, times)
+    assert set(choice.where) == set(range(len(routes.stages)))
+    assert set(choice.where.values()) <= ready
+    assert all(choice.where[n] == s.device for n, s in enumerate(routes.stages) if usable[s.device])
+    assert choice.end >= max(choice.busy[d] for d in set(choice.where.values())) - 1e-9
+
+
+def test_the_route_that_is_done_first_is_taken():
+    piece = [Segment((spec("x"),), (spec("y"),))]
+    placement = Placement(("fast", "slow"), (Route((Stage(0, (0,)),)), Route((Stage(1, (0,)),))), ((1.0, 3.0),))
+    routes = Routes(placement, piece, ["y"])
+    times = StageTimes(routes.planned(placement))
+    chosen = [routes.best(busy, [True, True], times).where for busy in ([0, 0], [1.9, 0], [2.1, 0], [5.0, 3.0])]
+    assert chosen == [{0: 0}, {0: 0}, {1: 1}, {0: 0}]
+    assert routes.best([0, 0], [False, True], times).where[0] == 1
+
+
+def test_times_are_learnt_and_half_forgotten(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(times_module.time, "monotonic", lambda: now[0])
+    times = StageTimes([[0.1, None], [None, None]])
+    assert times.seconds(0, 0) == 0.1
+    assert times.seconds(0, 1) == 0.1  # as on the device that is known
+    for _ in range(40):
+        times.note(0, 0, 1.0)
+    assert times.seconds(0, 0) == pytest.approx(1.0)
+    now[0] += 5.0
+    assert times.seconds(0, 0) == pytest.approx(0.55)
+    now[0] += 1000.0
+    assert times.seconds(0, 0) == pytest.approx(0.1)
+    times.note(1, 1, 0.25)
+    assert times.seconds(1, 1) == times.seconds(1, 0) == 0.25
+    assert times.latest(0) == [1.0] * 40
+
+
+def test_slots_go_to_the_most_urgent_and_some_are_left_for_them():
+    slots = Slots(4)
+    soon = time.monotonic() + 0.05
+    assert {slots.take("batch", urgency_of("batch"), None) for _ in range(2)} < {0, 1, 2, 3}
+    with pytest.raises(DeadlineError):
+        slots.take("batch", urgency_of("batch"), soon)
+    normal = slots.take("normal", urgency_of("normal"), None)
+    with pytest.raises(DeadlineError):
+        slots.take("normal", urgency_of("normal"), time.monotonic() + 0.05)
+    slots.take("interactive", urgency_of("interactive"), None)
+    order = []
+
+    def wait_for(name: str, urgency: float) -> None:
+        slots.take("interactive", urgency, None)
+        order.append(name)
+
+    threads = [threading.Thread(target=wait_for, args=(name, at)) for name, at in (("late", 9e9), ("early", 1.0))]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + 5
+    while len(slots._waiting) < 2 and time.monotonic() < until:
+        time.sleep(0.005)
+    slots.give(normal)
+    threads[1].join(5)
+    assert order == ["early"]
+    slots.give(normal)
+    threads[0].join(5)
+    assert order == ["early", "late"]
+    slots.close(KompiloError("closed."))
+    with pytest.raises(KompiloError, match="closed"):
+        slots.take("normal", 0.0, None)
+
+
+def test_deadlines_are_told_once_and_forgotten_when_a_request_is_over():
+    deadlines = Deadlines()
+    requests = [Request(Future(), 0, 0.0, float(k), k) for k in range(1000)]
+    for request in requests:
+        deadlines.add(request)
+        if request.number % 2:
+            request.finish(1)
+    assert len(deadlines._heap) < 800
+    assert [r.number for r in deadlines.due(9.5)] == [0, 2, 4, 6, 8]
+    assert deadlines.due(9.5) == []
+    assert deadlines.next >= 10.0
+    assert requests[1].future.result() == 1
+
+
+@given(st.integers(0, 4), st.integers(0, 2**63), st.integers(0, 2**32 - 1), st.floats(allow_nan=False), st.text())
+def test_packets_keep_what_they_are_given(kind, task, slot, value, text):
+    message = Message(kind, task, slot, 7, value, text.encode(errors="replace").decode())
+    assert unpack(pack(message)) == message
+    assert len(pack(Message(RUN, text="x" * 10**6))) <= 1 << 16
+
+
+def test_tensors_have_places_of_their_own_that_all_processes_see():
+    pieces = [
+        Segment((spec("a", 3, 7, dtype="int8"), spec("e", 0, 4)), (spec("b", 5, dtype="bfloat16"), spec("c"))),
+        Segment((spec("b", 5, dtype="bfloat16"),), (spec("d", dtype="bool"),)),
+    ]
+    places = places_of(pieces)
+    assert from_json(as_json(places)) == places
+    assert all(place.offset % 64 == 0 for place in places.values())
+    ends = sorted((p.offset, p.offset + p.nbytes) for p in places.values())
+    assert all(first[1] <= second[0] for first, second in pairwise(ends))
+    mine = Arena(places, 3)
+    other = Arena(from_json(as_json(places)), 3, mine.descriptor)
+    for slot in range(3):
+        for k, name in enumerate(places):
+            mine.view(slot, name)[...] = (slot + k) % 2
+    for slot in range(3):
+        for k, name in enumerate(places):
+            view = other.view(slot, name)
+            assert view.shape == places[name].shape
+            assert view.ctypes.data % 64 == 0 or not view.size
+            np.testing.assert_array_equal(view.astype(np.float32), np.full(view.shape, (slot + k) % 2, np.float32))
+    mine.close()
+    mine.close()

@@ -54,6 +54,7 @@ def compile(
     host: bool = True,
     project: str | os.PathLike[str] | None = None,
     pieces: int | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Compile an ONNX model for one or several targets.
 
@@ -75,6 +76,8 @@ def compile(
         project: for a target that builds hardware (fpga:PART): a folder for its project, see docs/fpga.md.
         pieces: cut the model into so many pieces at most, each with code of its own: `kompilo.Pipeline` shares them out
             among devices, see docs/runtime.md. The artifact's `segments` are the pieces.
+        values: inputs that are these numbers, lists or arrays in every run: the artifact does not take them, and what
+            follows from them is computed now, such as which branch of an `If` is taken.
 
     Returns:
         An artifact to `save` as a .kpo file, or to give to `kompilo.load`.
@@ -89,7 +92,7 @@ def compile(
     report = progress or _silent
     started = time.perf_counter()
     report("import", 0, 1)
-    program = _import(model, inputs, host)
+    program = _import(model, inputs, host, values)
     _check_host(program)
     if pieces is not None:
         program = _split(program, pieces, calibration)
@@ -223,10 +226,15 @@ def _known_phase(phase: str, known: Sequence[str]) -> str:
     return phase
 
 
-def _import(model: Model, inputs: Mapping[str, Sequence[int | str]] | None, host: bool = True) -> ImportedProgram:
+def _import(
+    model: Model,
+    inputs: Mapping[str, Sequence[int | str]] | None,
+    host: bool = True,
+    values: Mapping[str, Any] | None = None,
+) -> ImportedProgram:
     from .frontend.host_import import import_program
 
-    return import_program(resolve(model), inputs, host)
+    return import_program(resolve(model), inputs, host, values)
 
 
 def _find_targets(target: str | Sequence[str]) -> dict[str, Target]:

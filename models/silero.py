@@ -13,7 +13,7 @@ from .zoo_model import Arrays, ModelInput, ZooModel, normal
 
 _WHEEL = Wheel("silero-vad", "6.2.3", "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8")
 _FOLDER = "silero_vad/data/"
-_PLAIN = WheelMember(
+PLAIN = WheelMember(
     _WHEEL, _FOLDER + "silero_vad.onnx", "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3"
 )
 _OPSET_15 = WheelMember(
@@ -90,7 +90,7 @@ def _windowed(name: str, member: WheelMember, rate: int, sha256: str, sr: bool, 
 MODELS = (
     _windowed(
         "silero_vad_16k",
-        _PLAIN,
+        PLAIN,
         16000,
         "f113eccb4b6bd2ace5bd65a04253ef5d1ebd56055550f6204f1f271b6351a673",
         True,
@@ -98,7 +98,7 @@ MODELS = (
     ),
     _windowed(
         "silero_vad_8k",
-        _PLAIN,
+        PLAIN,
         8000,
         "f5b4b05fef7d78b56cf58b7299b1017eaf2d48f03208557bcf12b38d119f3860",
         True,

@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -154,6 +154,25 @@ def read_values(texts: Iterable[str], specs: Sequence[TensorSpec]) -> dict[str, 
     return values
 
 
+def read_fixed_values(texts: Iterable[str]) -> dict[str, Any]:
+    """The --value options: NAME=NUMBER, NAME=[1,2,3] (JSON) or NAME=FILE.npy.
+
+    Raises InputError for unreadable files, UsageError for bad syntax or a name that comes twice.
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, value = _split_value(text, ())
+        if not name or not value:
+            raise UsageError(f"expected --value NAME=VALUE, found {text!r}.", "for example sr=16000.")
+        if name in values:
+            raise UsageError(f"the value of input {name!r} is given twice.")
+        try:
+            values[name] = _read_npy(Path(value), name) if value.endswith(".npy") else json.loads(value)
+        except ValueError:
+            raise UsageError(f"expected a number, [1,2,3] or FILE.npy for input {name!r}, found {value!r}.") from None
+    return values
+
+
 def _split_value(text: str, known: Iterable[str]) -> tuple[str, str]:
     """ "NAME=VALUE" in two, at the first "=" unless a known name has one in it; empty where there is none."""
     fitting = [name for name in known if text.startswith(f"{name}=")]
@@ -174,13 +193,7 @@ def _read_value(value: str, spec: TensorSpec) -> np.ndarray:
             raise InputError(f"{value!r} has no array {spec.name!r}: found {', '.join(members)}.")
         return members.get(spec.name, next(iter(members.values())))
     if path.suffix == ".npy":
-        try:
-            with path.open("rb") as file:
-                return np.lib.format.read_array(file, allow_pickle=False)
-        except FileNotFoundError:
-            raise InputError(f"there is no file {value!r} for input {spec.name!r}.") from None
-        except (ValueError, EOFError):  # numpy's words are on how to unpickle what one trusts
-            raise InputError(f"{value!r} is no readable .npy file of numbers.") from None
+        return _read_npy(path, spec.name)
     if not spec.is_numeric:
         from .host_view import read_host_value
 
@@ -194,6 +207,18 @@ def _read_value(value: str, spec: TensorSpec) -> np.ndarray:
             _VALUE_HINT,
         ) from None
     return array if array.ndim or not spec.shape else _filled(spec, array)
+
+
+def _read_npy(path: Path, name: str) -> np.ndarray:
+    import numpy as np
+
+    try:
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"there is no file {str(path)!r} for input {name!r}.") from None
+    except (ValueError, EOFError):  # numpy's words are on how to unpickle what one trusts
+        raise InputError(f"{str(path)!r} is no readable .npy file of numbers.") from None
 
 
 def _filled(spec: TensorSpec, value: np.ndarray) -> np.ndarray:

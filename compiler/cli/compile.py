@@ -15,9 +15,18 @@ from ..errors import UsageError
 from ..model_source import resolve, stem
 from ..number_words import count, size_text
 from . import console
-from .arguments import parse_shapes
+from .arguments import parse_shapes, read_fixed_values
 from .host_view import decided_facts, host_facts, print_decided, print_host
-from .options import AsJson, Calibration, CalibrationMethod, InputShapes, ModelArgument, MoreRecords, Precision
+from .options import (
+    AsJson,
+    Calibration,
+    CalibrationMethod,
+    FixedValues,
+    InputShapes,
+    ModelArgument,
+    MoreRecords,
+    Precision,
+)
 from .outputs import check_output
 from .quantization import print_quantization
 
@@ -35,6 +44,7 @@ def compile_model(
         typer.Option("--target", "-t", help="cpu, or cpu:PRESET (see kompilo targets); may be repeated. Default cpu."),
     ] = None,
     inputs: InputShapes = None,
+    fixed: FixedValues = None,
     precision: Precision = "fp32",
     calibration: Calibration = None,
     calibration_method: CalibrationMethod = "minmax",
@@ -58,7 +68,7 @@ def compile_model(
     as_json: AsJson = False,
 ) -> None:
     """Compile an ONNX model into one .kpo file."""
-    shapes = parse_shapes(inputs or ())
+    shapes, values = parse_shapes(inputs or ()), read_fixed_values(fixed or ())
     resolve(model)
     output = output or Path(f"{stem(model)}.kpo")
     _check_output(model, output)
@@ -81,6 +91,7 @@ def compile_model(
             host=not no_host,
             project=project,
             pieces=pieces,
+            values=values or None,
         )
         artifact.save(output)
     summary = _summary(artifact, output, time.perf_counter() - start)

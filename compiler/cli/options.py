@@ -27,6 +27,15 @@ InputShapes = Annotated[
         help=f"Fix the shape of an input; a name in place of a size keeps that dimension dynamic. {_ONE_OF_SEVERAL}",
     ),
 ]
+FixedValues = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--value",
+        metavar="NAME=VALUE",
+        help=f"Fix an input to a number, [1,2,3], or what a .npy file holds, in every run. {_ONE_OF_SEVERAL}",
+        show_default=False,
+    ),
+]
 InputValues = Annotated[
     list[str] | None,
     typer.Option(

@@ -18,6 +18,7 @@ from ..tensor_spec import ANY_SHAPE, TensorSpec
 from .control import DecidedInRuns, key_of, with_branch_inlined
 from .control_import import ControlImport, shifted
 from .converters.registry import canonical_domain
+from .fixed_values import Values, fix_values
 from .graph_order import describe, ordered_nodes, reads
 from .host_operators import check_made_well, check_trusted, host_word, inner_nodes, why_host
 from .host_partition import Part, partition
@@ -69,18 +70,23 @@ class ImportedProgram:
         return tuple(part if isinstance(part, Segment) else Segment(part.inputs, part.outputs) for part in self.parts)
 
 
-def import_program(model: ModelLike, inputs: Shapes | None = None, host: bool = True) -> ImportedProgram:
+def import_program(
+    model: ModelLike, inputs: Shapes | None = None, host: bool = True, values: Values | None = None
+) -> ImportedProgram:
     """Read and check an ONNX model, and convert what can be compiled.
 
     Args:
         model, inputs: as for `import_model`.
+        values: inputs that are constants of these values, see `fix_values`.
         host: whether operators may stay on the host.
     Raises:
         ModelError: as `import_model`; or an operator could be run on the host only, where that is not allowed or
             where the evaluator cannot be trusted with it.
-        UsageError: `inputs` does not fit the model.
+        UsageError: `inputs` or `values` do not fit the model.
     """
     source = read_model(model)
+    if values:
+        source = fix_values(source, values)
     try:
         if not may_need_host(source.proto):
             return _whole(import_source(source, inputs))

@@ -1,0 +1,53 @@
+"""`kompilo compile --value NAME=VALUE`."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+
+@pytest.fixture
+def path(tmp_path):
+    """y = x * k + b, of three elements."""
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in INPUTS.items()]
+    nodes = [helper.make_node("Mul", ["x", "k"], ["m"]), helper.make_node("Add", ["m", "b"], ["y"])]
+    graph = helper.make_graph(nodes, "g", infos, [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3])])
+    file = tmp_path / "line.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
+    return file
+
+
+INPUTS = {"x": [3], "k": [], "b": [3]}
+
+
+def test_numbers_lists_and_files(kompilo, path, tmp_path):
+    np.save(tmp_path / "b.npy", np.array([1, 0, -1], np.float32))
+    out = tmp_path / "line.kpo"
+    outcome = kompilo(
+        "compile", path, "-o", out, "--no-records", "--value", "k=2.5", "--value", f"b={tmp_path / 'b.npy'}", "--json"
+    )
+    assert [spec["name"] for spec in json.loads(outcome.out)["inputs"]] == ["x"]
+    assert kompilo("run", out, "--input", "x=[1,2,3]", "--output", tmp_path / "y.npz").code == 0
+    with np.load(tmp_path / "y.npz") as found:
+        np.testing.assert_allclose(found["y"], [3.5, 5, 6.5])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["k"], "expected --value NAME=VALUE, found 'k'"),
+        (["k=two"], "expected a number, [1,2,3] or FILE.npy for input 'k', found 'two'"),
+        (["k=1", "k=2"], "the value of input 'k' is given twice"),
+        (["b=none.npy"], "there is no file 'none.npy' for input 'b'"),
+        (["q=1"], "A value is given for input 'q', which the model does not have"),
+    ],
+)
+def test_what_is_no_value(kompilo, path, tmp_path, option, message):
+    words = [word for text in option for word in ("--value", text)]
+    outcome = kompilo("compile", path, "-o", tmp_path / "o.kpo", *words)
+    assert outcome.code == 2
+    assert message in " ".join(outcome.err.split())

@@ -1,17 +1,25 @@
-# make demo | test | lint | format | gpu-check | clean. Needs Python 3.11 or newer with venv, and a linker (gcc, clang or ld.lld).
+# make demo | test | conformance | fuzz | lint | format | gpu-check | clean. Needs Python 3.11 or newer with venv, and a linker (gcc, clang or ld.lld).
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-.PHONY: demo test lint format gpu-check clean
+.PHONY: demo test conformance fuzz lint format gpu-check clean
 
 demo: $(VENV)/.installed-ort
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
 test: $(VENV)/.installed-test
 	COLUMNS=200 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
+
+# The whole of ONNX's suite; the result goes into docs/conformance.md. Tests run a quarter of it.
+conformance: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/onnx/run_suite.py --jobs $(JOBS) --page
+
+# Broken models, none of which may be anything but taken or refused; 20,000 take about five minutes.
+fuzz: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/fuzz/run_fuzz.py --count 20000
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

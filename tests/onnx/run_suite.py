@@ -1,6 +1,8 @@
 """The whole suite, or a part, with a table of what is refused and why:
 
-python tests/onnx/run_suite.py                      all 2033 cases, about ten minutes on one core
+python tests/onnx/run_suite.py                      all 2033 cases, about fifteen minutes on one core
+python tests/onnx/run_suite.py --jobs 2 --page      all, on two cores, and the result goes into docs/conformance.md
+python tests/onnx/run_suite.py --read FILE --page   the page from the outcomes that --json wrote
 python tests/onnx/run_suite.py --cases 'lstm|gru'   those whose name matches
 python tests/onnx/run_suite.py --update             all, and the list of refused cases is written anew
 """
@@ -17,30 +19,39 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+from conformance import STATES, write_page  # noqa: E402
 from suite_cases import KINDS, Case, all_cases  # noqa: E402
 from suite_runner import Outcome, read_expected, run_cases, surprises, write_expected  # noqa: E402
-from suite_worker import CRASH, DISPUTED, HANG, PASS, REFUSED, WRONG  # noqa: E402
-
-STATES = (PASS, REFUSED, DISPUTED, WRONG, CRASH, HANG)
+from suite_worker import PASS, REFUSED  # noqa: E402
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="", help="regular expression that names have to contain")
     parser.add_argument("--part", default="1/1", help="I/N: the I-th of N interleaved parts")
+    parser.add_argument("--jobs", type=int, default=1, help="worker processes at once")
+    parser.add_argument("--read", type=Path, help="take the outcomes of this file, which --json wrote, and run nothing")
+    parser.add_argument(
+        "--page", action="store_true", help="write the result of the whole suite to docs/conformance.md"
+    )
     parser.add_argument("--update", action="store_true", help="write what is refused to the list of expectations")
     parser.add_argument("--json", type=Path, help="file for all outcomes")
     parser.add_argument("--verbose", action="store_true", help="a line for each case that does not pass")
     options = parser.parse_args()
+    if options.page and (options.cases or options.part != "1/1"):
+        parser.error("--page needs the whole suite")
     outcomes = []
-    for outcome in run_cases(select(options.cases, options.part)):
+    for outcome in read(options.read) or run_cases(select(options.cases, options.part), jobs=options.jobs):
         outcomes.append(outcome)
         if outcome.state != PASS and (options.verbose or outcome.state != REFUSED):
             print(f"{outcome.state:8}{outcome.name}: {outcome.detail}", flush=True)
+    outcomes.sort(key=lambda o: o.name)
     if options.json:
         options.json.write_text(json.dumps([vars(o) for o in outcomes], indent=1))
     if options.update:
         update(outcomes)
+    if options.page:
+        write_page(outcomes)
     print(table(outcomes))
     found = surprises(outcomes, read_expected())
     print("\n".join(found))
@@ -51,6 +62,11 @@ def select(pattern: str, part: str) -> list[Case]:
     index, count = (int(number) for number in part.split("/"))
     cases = [case for name, case in all_cases().items() if re.search(pattern, name)]
     return cases[index - 1 :: count]
+
+
+def read(path: Path | None) -> list[Outcome]:
+    """The outcomes in a file, if there is one."""
+    return [Outcome(**entry) for entry in json.loads(path.read_text())] if path else []
 
 
 def update(outcomes: list[Outcome]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import queue
 import re
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -82,11 +84,41 @@ class Worker:
         self._process.join()
 
 
-def run_cases(cases: Iterable[Case], limit_s: float = TIME_LIMIT_S) -> Iterator[Outcome]:
-    """Check `cases` one after the other."""
+def run_cases(cases: Iterable[Case], limit_s: float = TIME_LIMIT_S, jobs: int = 1) -> Iterator[Outcome]:
+    """Check `cases`, each worker one after the other; outcomes come as they are found."""
+    todo, done = iter(list(cases)), queue.SimpleQueue[Outcome | BaseException | None]()
+    taking = threading.Lock()
+
+    def work() -> None:
+        try:
+            for outcome in _outcomes(todo, taking, limit_s):
+                done.put(outcome)
+            done.put(None)
+        except BaseException as error:
+            done.put(error)
+
+    for _ in range(jobs):
+        threading.Thread(target=work, daemon=True).start()
+    running = jobs
+    while running:
+        found = done.get()
+        if isinstance(found, BaseException):
+            raise found
+        if found is None:
+            running -= 1
+        else:
+            yield found
+
+
+def _outcomes(cases: Iterator[Case], taking: threading.Lock, limit_s: float) -> Iterator[Outcome]:
+    """What becomes of cases that one worker takes, as long as there are some."""
     worker = Worker()
     try:
-        for case in cases:
+        while True:
+            with taking:
+                case = next(cases, None)
+            if case is None:
+                return
             started = time.perf_counter()
             state, detail = worker.check(case, limit_s)
             if state == HANG or detail.startswith("the process ended"):

@@ -55,19 +55,21 @@ def make_model(
     outputs: Sequence[str],
     *,
     const: Sequence[str] = (),
-    dynamic: bool | Sequence[str] = False,
+    dynamic: bool | Sequence[str] | Mapping[str, Sequence[int]] = False,
     opset: int = DEFAULT_OPSET,
     domain: str = "",
     version: int = 1,
     ir_version: int = 10,
 ) -> onnx.ModelProto:
-    """A model of `nodes`: tensors in `const` become initializers, the dimensions of `dynamic` inputs are left open."""
-    open_names = set(inputs) if dynamic is True else set(dynamic or ())
+    """A model of `nodes`: tensors in `const` become initializers, the dimensions of `dynamic` inputs are left open, or
+    those of them that it gives for an input."""
+    if not isinstance(dynamic, Mapping):
+        dynamic = {name: range(inputs[name].ndim) for name in (inputs if dynamic is True else dynamic or ())}
     infos = [
         helper.make_tensor_value_info(
             name,
             helper.np_dtype_to_tensor_dtype(x.dtype),
-            [f"{name}{axis}" for axis in range(x.ndim)] if name in open_names else list(x.shape),
+            [f"{name}{axis}" if axis in dynamic.get(name, ()) else size for axis, size in enumerate(x.shape)],
         )
         for name, x in inputs.items()
         if name not in const
@@ -144,7 +146,7 @@ def check_op(
     version: int = 1,
     outputs: int | Sequence[str] = 1,
     const: Sequence[int] = (),
-    dynamic: bool | Sequence[int] = False,
+    dynamic: bool | Sequence[int] | Mapping[int, Sequence[int]] = False,
     reference: str | Sequence[np.ndarray] = "ort",
     rtol: float = 1e-5,
     atol: float = 1e-5,
@@ -157,7 +159,7 @@ def check_op(
         attrs: attributes by name.
         outputs: outputs to ask for, or their names, "" for one that is not wanted.
         const: indices of the inputs that are initializers.
-        dynamic: True or the indices of the inputs whose dimensions are left open at import.
+        dynamic: True or the indices of the inputs whose dimensions are left open at import; which, if a dict.
         reference: "ort", "onnx", or the expected arrays.
     """
     named = {f"x{i}": np.asarray(x) for i, x in enumerate(inputs) if x is not None}
@@ -165,8 +167,28 @@ def check_op(
     results = [f"y{i}" for i in range(outputs)] if isinstance(outputs, int) else list(outputs)
     node = helper.make_node(op, names, results, domain=domain, **(attrs or {}))
     fixed = [f"x{i}" for i in const]
-    loose = dynamic if isinstance(dynamic, bool) else [f"x{i}" for i in dynamic]
+    axes = {f"x{i}": dynamic[i] for i in dynamic} if isinstance(dynamic, Mapping) else None
+    loose = dynamic if isinstance(dynamic, bool) else axes or [f"x{i}" for i in dynamic]
     wanted = [name for name in results if name]
     model = make_model([node], named, wanted, const=fixed, dynamic=loose, opset=opset, domain=domain, version=version)
     feeds = {n: x for n, x in named.items() if n not in fixed}
     return check_model(model, feeds, reference=reference, rtol=rtol, atol=atol)
+
+
+def check_variants(
+    op: str,
+    x: np.ndarray,
+    variants: Sequence[Mapping[str, Any]],
+    *,
+    domain: str,
+    version: int = 1,
+    outputs: int = 1,
+    dynamic: bool = False,
+    atol: float = 1e-5,
+) -> None:
+    """Like `check_op`, for one model in which a node for each of `variants`, which are attributes, reads `x`."""
+    results = [[f"y{i}_{k}" for k in range(outputs)] for i in range(len(variants))]
+    nodes = [helper.make_node(op, ["x"], out, domain=domain, **a) for out, a in zip(results, variants, strict=True)]
+    wanted = [name for out in results for name in out]
+    model = make_model(nodes, {"x": x}, wanted, dynamic=dynamic, domain=domain, version=version)
+    check_model(model, {"x": x}, atol=atol)

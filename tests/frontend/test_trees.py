@@ -13,7 +13,7 @@ pytest.importorskip("onnxruntime", reason="the trees are compared with ONNX Runt
 
 from kompilo.compiler.errors import ModelError
 
-from op_test import check_model, check_op, floats, ints, make_model, reference_outputs
+from op_test import check_op, check_variants, floats, ints, make_model, reference_outputs
 
 ML = "ai.onnx.ml"
 MODES = ["BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ"]
@@ -58,21 +58,13 @@ def rows(count: int = 23, dtype: str = "float32") -> np.ndarray:
     return (ints(count, 4, low=-4, high=5) / 2).astype(dtype)
 
 
-def check_all(op: str, x: np.ndarray, nodes: list[dict[str, Any]], *, dynamic: bool = False) -> None:
-    """One model of a node for each set of attributes, which all read the same rows."""
-    outputs = [[f"y{i}", f"z{i}"][: 1 + (op == "TreeEnsembleClassifier")] for i in range(len(nodes))]
-    protos = [helper.make_node(op, ["x"], out, domain=ML, **a) for out, a in zip(outputs, nodes, strict=True)]
-    wanted = [name for out in outputs for name in out]
-    check_model(make_model(protos, {"x": x}, wanted, dynamic=dynamic, domain=ML), {"x": x})
-
-
 def test_all_modes_and_missing_values() -> None:
     attributes = forest(1, [0], MODES, "target", n_targets=1)
     x = rows()
     x[::3, 1] = x[::5, 2] = np.nan
     tracks = {"nodes_missing_value_tracks_true": ints(len(attributes["nodes_modes"]), low=0, high=2).tolist()}
     each = [forest(2, [0], [mode], "target", n_targets=1, trees=2) for mode in MODES]
-    check_all("TreeEnsembleRegressor", x, [attributes, attributes | tracks, *each], dynamic=True)
+    check_variants("TreeEnsembleRegressor", x, [attributes, attributes | tracks, *each], dynamic=True, domain=ML)
 
 
 def test_aggregates() -> None:
@@ -81,7 +73,7 @@ def test_aggregates() -> None:
         attributes = forest(3, [0, 1, 2], MODES[:1], "target", n_targets=3, aggregate_function=aggregate)
         one = forest(4, [0], MODES[:2], "target", n_targets=1, aggregate_function=aggregate, base_values=[0.25])
         nodes += [attributes, attributes | {"base_values": [0.5, -1.0, 2.0]}, one]
-    check_all("TreeEnsembleRegressor", rows(), nodes)
+    check_variants("TreeEnsembleRegressor", rows(), nodes, domain=ML)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int64", "int32"])
@@ -104,8 +96,8 @@ def test_post_transforms() -> None:
         for count in (2, 1):
             ids = list(range(count))
             targets.append(forest(7, ids, MODES[:1], "target", n_targets=count, post_transform=transform))
-    check_all("TreeEnsembleClassifier", rows(), classes, dynamic=True)
-    check_all("TreeEnsembleRegressor", rows(), targets)
+    check_variants("TreeEnsembleClassifier", rows(), classes, outputs=2, dynamic=True, domain=ML)
+    check_variants("TreeEnsembleRegressor", rows(), targets, domain=ML)
 
 
 def test_two_classes_of_which_one_has_weights() -> None:
@@ -117,7 +109,7 @@ def test_two_classes_of_which_one_has_weights() -> None:
         for transform in ("NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO"):
             nodes.append(attributes | {"post_transform": transform})
             nodes += [] if weighed else [nodes[-1] | {"base_values": [0.1]}]
-    check_all("TreeEnsembleClassifier", rows(), nodes)
+    check_variants("TreeEnsembleClassifier", rows(), nodes, outputs=2, domain=ML)
 
 
 def test_two_classes_of_which_both_have_weights() -> None:

@@ -86,3 +86,24 @@ def _softmax_zero(node: Node, scores: Value) -> Value:
     powers = node.call("Where", counts, node.call("Exp", node.call("Sub", scores, largest)), np.array(0, dtype))
     small = node.call("Mul", scores, node.call("Exp", node.call("Neg", largest)))
     return node.call("Div", node.call("Where", counts, powers, small), node.call("ReduceSum", powers, axes))
+
+
+def of_two(node: Node, score: Value, name: str) -> Value:
+    """(rows, 2) from the one score (rows, 1) that two classes have: the second class's, and what it leaves to 1.
+
+    As in ONNX Runtime, LOGISTIC is taken of the score and of its negative, and other functions of nothing.
+    """
+    if name == "PROBIT":
+        raise node.error("attribute 'post_transform' is PROBIT, which leaves one of two scores open")
+    if name == "LOGISTIC":
+        return node.call("Sigmoid", node.call("Concat", node.call("Neg", score), score, axis=1))
+    return node.call("Concat", node.call("Sub", np.array(1, np.float32), score), score, axis=1)
+
+
+def matrix(node: Node, x: Value, values: np.ndarray, rows: int, name: str) -> np.ndarray:
+    """Attribute `name` as `rows` of as many numbers as the rows of `x` have features."""
+    width = len(values) // rows if rows else 0
+    if width * rows != len(values) or not width:
+        raise node.error(f"attribute {name!r} must have {rows} rows of numbers, found {len(values)}")
+    node.require_equal((x.shape or [0, 0])[1], width, "the number of features")
+    return values.reshape(rows, width)

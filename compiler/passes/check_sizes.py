@@ -22,6 +22,8 @@ from .anchors import op_name
 from .base import Pass
 
 NAME = "check_sizes"
+# Kinds of kernels, of templates and without ("", that are loops), for which nothing is as good as any size.
+_ALSO_EMPTY = ("", "matmul", "attention")
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class CheckSizes(Pass):
     Before:  main(x: (n, 4, h)) { y = call_tir(conv2d_0, (x, w), (n, 8, h - 4)) ... }
     After:   main(x: (n, 4, h)) { check_sizes(n, h); y = call_tir(conv2d_0, (x, w), (n, 8, h - 4)) ... }
 
-    check_sizes is a PrimFunc that raises ValueError, "`h - 4` must be at least 1". Templates' kernels may read an
-    element ahead of looking at sizes; other kernels are loops, for which nothing is as good as any size. Input sizes
+    check_sizes is a PrimFunc that raises ValueError, "`h - 4` must be at least 1". Templates' kernels of windows may
+    read an element ahead of looking at sizes; products and other kernels take nothing like any size. Input sizes
     count as at least 1. Sizes that the data decide are not checked. What operators require was written into an
     attribute of `main` by the importer. Comes after all that rewrites `main`, because it puts a block in front of the
     dataflow block.
@@ -68,7 +70,7 @@ def _least_sizes(mod: tvm.ir.IRModule, main: relax.Function, sizes: list[tirx.Va
     found: dict[str, tuple[ir.Expr, int]] = {}
     for block in main.body.blocks:
         for binding in block.bindings:
-            wanted = 1 if _is_template(mod, binding.value) else 0
+            wanted = 0 if _kind(mod, binding.value) in _ALSO_EMPTY else 1
             for size in _dims(binding.var.ty):
                 if isinstance(size, tirx.Var | tirx.IntImm) or not set(free_sizes(size)) <= set(sizes):
                     continue
@@ -82,11 +84,10 @@ def _at_least(size: ir.Expr, least: int) -> Requirement:
     return Requirement(size >= tirx.IntImm("int64", least), f"`{size_text(size)}` must be at least {least}")
 
 
-def _is_template(mod: tvm.ir.IRModule, value: relax.Expr) -> bool:
-    if op_name(value) != "call_tir":
-        return False
-    func = mod[value.args[0]]
-    return bool(func.attrs and func.attrs.get("kompilo.kind"))
+def _kind(mod: tvm.ir.IRModule, value: relax.Expr) -> str:
+    """What a template's kernel computes; nothing where no template made it."""
+    attrs = mod[value.args[0]].attrs if op_name(value) == "call_tir" else None
+    return str(attrs.get("kompilo.kind", "")) if attrs else ""
 
 
 def _dims(ty: ir.Type) -> Iterator[ir.Expr]:

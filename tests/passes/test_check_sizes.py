@@ -84,3 +84,29 @@ def test_models_refuse(name) -> None:
     assert message in str(caught.value)
     fitting = (*shape[:1], 4, *[20] * (len(shape) - 2))
     assert module.run({"x": np.ones(fitting, np.float32)})["y"].size
+
+
+def test_products_of_nothing() -> None:
+    """Of no rows, of no columns, and sums of none."""
+    constants = {"start": [2], "end": [1 << 40], "axis": [0]}
+    nodes = [
+        helper.make_node("Slice", ["x", *constants], ["r"]),
+        helper.make_node("Transpose", ["r"], ["t"]),
+        helper.make_node("MatMul", ["r", "w"], ["a"]),
+        helper.make_node("MatMul", ["v", "t"], ["b"]),
+        helper.make_node("MatMul", ["t", "r"], ["c"]),
+        helper.make_node("Concat", ["c", "w"], ["y"], axis=1),
+    ]
+    proto = model(nodes, ("n", 24), w=(24, 9), v=(7, 24))
+    proto.graph.initializer.extend(numpy_helper.from_array(np.array(v), k) for k, v in constants.items())
+    proto.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in "ab")
+    loaded = kompilo.load(kompilo.compile(proto, records=False))
+    for n in (2, 5):
+        x = np.random.default_rng(0).standard_normal((n, 24)).astype("f4")
+        y, a, b = loaded(x)
+        r = x[2:]
+        for found, wanted in ((y[:, :24], r.T @ r), (a, r @ np.ones((24, 9))), (b, np.ones((7, 24)) @ r.T)):
+            assert found.shape == wanted.shape
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputError, match="must be at least"):
+        loaded(np.zeros((0, 24), "f4"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from ..artifact.artifact import Artifact
@@ -22,9 +23,9 @@ def choose_target(artifact: Artifact, device: str) -> tuple[TargetCode, int]:
 
     A design of hardware is taken, for its simulator, where its name asks for it, or nothing else is there.
 
-    `device` is a kind ("cuda", the GPU number 1 of it: "cuda:1"), a target's name or key; or "auto" for a GPU that is
-    here, or the CPU target with most of this CPU's features. Of several targets for a kind of GPU, the one for the
-    newest architecture that the GPU runs is taken.
+    `device` is a kind ("cuda", the GPU number 1 of it: "cuda:1"), a target's name or key; or "auto" for the first GPU
+    here that runs some of the code, or the CPU target with most of this CPU's features. Of several targets for a kind
+    of GPU, the one for the newest architecture that the GPU runs is taken.
 
     Raises:
         UsageError: no target of that name.
@@ -43,7 +44,7 @@ def choose_target(artifact: Artifact, device: str) -> tuple[TargetCode, int]:
         group = [t for t in wanted if t.device and t.device[0].format == kind]
         try:
             if group:
-                return _for_gpu(group, number), number
+                return _for_some_gpu(group) if name == "auto" else (_for_gpu(group, number), number)
         except ArtifactError as error:
             refusals.append(error)
     designs = [t for t in wanted if is_design(t)]
@@ -69,7 +70,7 @@ def problem_of(target: TargetCode) -> str | None:
         return f"Kompilo's loader does not drive targets of the kind {_kind(target)!r}."
     try:
         if target.device:
-            _for_gpu([target], 0)
+            _for_some_gpu([target])
         else:
             check_target(target)
     except KompiloError as error:  # ArtifactError, or TVM's runtime is not installed at all
@@ -99,6 +100,22 @@ def way_out(artifact: Artifact) -> str:
     return "compile the model for cpu as well, and load it anywhere."
 
 
+def _for_some_gpu(group: Sequence[TargetCode]) -> tuple[TargetCode, int]:
+    """The best of `group`, all for one kind of GPU, on the first GPU that runs any of it, and the GPU's number.
+
+    Where none does, the first is what the error is about.
+    """
+    refused: ArtifactError | None = None
+    for number in itertools.count():
+        try:
+            return _for_gpu(group, number), number
+        except _OtherGpu as error:
+            refused = refused or error
+        except ArtifactError as error:  # no GPU of that number, if there is one before
+            raise refused or error from None
+    raise AssertionError("GPUs are finite in number")
+
+
 def _for_gpu(group: Sequence[TargetCode], number: int) -> TargetCode:
     """The best of `group`, all for one kind of GPU, on GPU `number`."""
     kind = kind_of(group[0])
@@ -113,9 +130,13 @@ def _for_gpu(group: Sequence[TargetCode], number: int) -> TargetCode:
     if best is not None:
         return best
     archs = " and ".join(dict.fromkeys(code.arch for t in group for code in t.device))
-    raise ArtifactError(
+    raise _OtherGpu(
         f"the artifact was built for {archs}, but this machine's GPU ({device.name}) has the version {device.version}."
     )
+
+
+class _OtherGpu(ArtifactError):
+    """The GPU runs none of the code; another one might."""
 
 
 def split_number(device: str) -> tuple[str, int]:

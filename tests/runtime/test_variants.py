@@ -42,14 +42,17 @@ def artifact(*targets: TargetCode) -> Artifact:
 
 @pytest.fixture
 def machine(monkeypatch):
-    """`machine(cuda=Device(...) or a reason)` says what this machine has; a kind that is not named is missing."""
+    """`machine(cuda=Device(...), several or a reason)` says what is here; a kind that is not named is missing."""
 
     def has(**kinds):
         def find(kind, number=0):
             found = kinds.get(kind.name, f"this machine has no {kind.name} driver ({kind.driver})")
-            if isinstance(found, Device):
-                return found
-            raise Missing(found)
+            if isinstance(found, str):
+                raise Missing(found)
+            there = {d.number: d for d in (found if isinstance(found, tuple) else (found,))}
+            if number not in there:
+                raise Missing(f"this machine has {len(there)} {kind.name} devices, and none of number {number}")
+            return there[number]
 
         monkeypatch.setattr(choice, "find_device", find)
 
@@ -78,6 +81,20 @@ def test_the_second_gpu(machine):
     assert choice.choose_target(artifact(H100, CPU), "cuda:1") == (H100, 1)
     with pytest.raises(UsageError, match="device 'rocm:1': expected auto or one of"):
         choice.choose_target(artifact(H100, CPU), "rocm:1")
+
+
+def test_auto_takes_the_first_gpu_that_runs_the_code(machine):
+    small, large, larger = Device(0, "Tesla T4", "7.5"), Device(1, "NVIDIA A10", "8.6"), Device(2, "NVIDIA H200", "9.0")
+    machine(cuda=(small, large, larger))
+    assert choice.choose_target(artifact(H100, A100, CPU), "auto") == (A100, 1)
+    assert choice.choose_target(artifact(H100, CPU), "auto") == (H100, 2)
+    assert choice.problem_of(H100) is None
+    with pytest.raises(ArtifactError, match=r"this machine's GPU \(Tesla T4\) has the version 7.5"):
+        choice.choose_target(artifact(H100, CPU), "cuda")  # GPU number 0
+    machine(cuda=(small, large))
+    assert choice.choose_target(artifact(H100, CPU), "auto") == (CPU, 0)
+    with pytest.raises(ArtifactError, match=r"this machine's GPU \(Tesla T4\) has the version 7.5"):
+        choice.choose_target(artifact(H100), "auto")
 
 
 def test_gpus_of_two_makers(machine):

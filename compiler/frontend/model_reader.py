@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import AttributeProto
 
 from ..errors import ModelError, UsageError
+from .classical import without_maps_and_labels
 from .converters.registry import canonical_domain
 
 # The first IR version with opset imports, and the newest that the `onnx` package we test against writes.
@@ -27,7 +28,7 @@ class ModelSource:
     """A model as read.
 
     Attributes:
-        proto: the model.
+        proto: the model, but for what `classical` puts in the place of some nodes.
         folder: where its external data lies; None for a model that did not come from a file.
         opsets: domain ("" is the standard one) -> version.
         provenance: what an artifact records of its origin: file, sha256, producer, ir_version, opsets.
@@ -62,7 +63,7 @@ def read_model(model: ModelLike) -> ModelSource:
         "ir_version": proto.ir_version,
         "opsets": {domain or "ai.onnx": version for domain, version in opsets.items()},
     }
-    return ModelSource(proto, folder, opsets, provenance)
+    return ModelSource(without_maps_and_labels(proto), folder, opsets, provenance)
 
 
 def _read_file(path: Path) -> bytes:

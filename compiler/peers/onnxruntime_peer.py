@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -47,9 +48,17 @@ class OnnxRuntimePeer(Peer):
         """Run once."""
         names = [o.name for o in self._session.get_outputs()]
         try:
-            return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+            results = dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
         except Exception as error:
             raise ModelError(f"ONNX Runtime cannot run the model: {_sentence(error)}") from error
+        return {name: _columns(value) for name, value in results.items()}
+
+
+def _columns(value: Any) -> Any:
+    """A sequence of maps with a column for each key, which ONNX Runtime gives in their order; else the value itself."""
+    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        return np.array([list(row.values()) for row in value], np.float32)
+    return value
 
 
 def _sentence(error: Exception) -> str:

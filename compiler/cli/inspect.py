@@ -120,6 +120,7 @@ def _artifact_facts(artifact: Artifact, path: Path, integrity: str) -> dict[str,
 def _segment_facts(segment: Segment) -> dict[str, Any]:
     return {
         "on_host": segment.on_host,
+        "decided_in_runs": segment.control is not None,
         "inputs": [asdict(s) for s in segment.inputs],
         "outputs": [asdict(s) for s in segment.outputs],
         "model_bytes": len(segment.model or b""),

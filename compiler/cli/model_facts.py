@@ -21,18 +21,19 @@ from ..frontend.model_reader import read_model
 from ..peers.fixed_model import set_input_shapes
 from ..peers.sampling import assume_sizes
 from ..tensor_spec import Dim, TensorSpec
-from .host_view import host_facts
+from .host_view import decided_facts, host_facts
 
 Shape = tuple[int, ...]
 
-_EVALUATED, _HOST = "at compile time", "on the host"
+_EVALUATED, _HOST, _DECIDED = "at compile time", "on the host", "decided in each run"
 # "If" chooses one of its graphs while the model is compiled.
 _WITHOUT_CONVERTER = evaluated_operators() | {"If"}
 
 
 @dataclass(frozen=True)
 class OperatorUse:
-    """How often an ONNX operator occurs, its FLOPs, and how it is supported: see `_support`, or "on the host"."""
+    """How often an ONNX operator occurs, its FLOPs, and how it is supported: see `_support`, "on the host" or
+    "decided in each run"."""
 
     operator: str
     count: int
@@ -75,6 +76,7 @@ def model_facts(path: Path, shapes: Mapping[str, tuple[Dim, ...]]) -> ModelFacts
     inferred = _inferred_shapes(proto, {s.name: s.shape for s in fixed})
     compiled, problem = _compiled(path, shapes)
     on_host = {o.operator for o in compiled.host_operators} if compiled is not None else set()
+    decided = {o["operator"] for o in decided_facts(compiled.segments)} if compiled is not None else set()
     counts: Counter[str] = Counter()
     work: Counter[str] = Counter()
     support: dict[str, str] = {}
@@ -84,7 +86,8 @@ def model_facts(path: Path, shapes: Mapping[str, tuple[Dim, ...]]) -> ModelFacts
         counts[name] += 1
         work[name] += _node_flops(node, inferred)
         if name not in support:
-            support[name] = _HOST if name in on_host else _support(node, source.opsets, functions)
+            support[name] = _support(node, source.opsets, functions)
+            support[name] = _HOST if name in on_host else _DECIDED if name in decided else support[name]
             if support[name] == "none" and compiled is not None:
                 support[name] = _EVALUATED
     tensors = _parameters(graph)

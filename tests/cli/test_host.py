@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from host_models import BOOL, FLOAT, STRING, model, node, optional, sentences, sequence, tensor
+from onnx import helper
 
 from kompilo.compiler.runtime import host_operators
 
@@ -85,6 +86,31 @@ def test_inspect(kompilo, words, artifact):
     text = kompilo("inspect", words, "--ir", "import").out
     assert "# Segment 0: on the host" in text
     assert "R.matmul" in text
+
+
+def test_what_runs_decide(kompilo, tmp_path):
+    """An `If` on data is listed apart from operators on the host, and --no-host allows it."""
+    branches = [
+        helper.make_graph([node(op, "x", op)], "branch", [], [onnx.ValueInfoProto(name=op)]) for op in ("Exp", "Neg")
+    ]
+    one = helper.make_node("If", ["c"], ["y"], "choice", then_branch=branches[0], else_branch=branches[1])
+    path, artifact = tmp_path / "m.onnx", tmp_path / "m.kpo"
+    onnx.save(model([one], [tensor("x", FLOAT, ["n"]), tensor("c", BOOL, [])], [tensor("y", FLOAT, ["n"])]), path)
+    outcome = kompilo("compile", path, "-o", artifact, "--no-records", "--no-host")
+    assert outcome.code == 0
+    assert "Decided in each run, between compiled segments: 1 operator" in outcome.out
+    facts = json.loads(kompilo("inspect", artifact, "--json").out)
+    assert facts["host_operators"] == []
+    assert facts["decided_operators"] == [
+        {"segment": 2, "operator": "If", "node": "choice", "reason": "its condition is data"}
+    ]
+    assert [segment["decided_in_runs"] for segment in facts["segments"]] == [False, False, True]
+    assert "Decided in each run" in kompilo("inspect", artifact).out
+    operators = json.loads(kompilo("inspect", path, "--json").out)["operators"]
+    assert [(o["operator"], o["support"]) for o in operators] == [("If", "decided in each run")]
+    done = kompilo("run", artifact, "--input", "x=[1]", "--input", "c=true", "--output", tmp_path / "y.npz")
+    assert done.code == 0
+    assert np.load(tmp_path / "y.npz")["y"] == pytest.approx([np.e], rel=1e-6)
 
 
 def test_run_with_strings(kompilo, fails, artifact, tmp_path):

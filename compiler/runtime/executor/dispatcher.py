@@ -30,6 +30,7 @@ _DEPTH = 2
 _WINDOW = 4
 _TICK_S = 0.1
 _MOST_FAILURES = 3
+_TRIES = 4  # of a request, for each device
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
 
 Collect = Callable[[int], object]  # the result in a slot
@@ -244,7 +245,7 @@ class Dispatcher(threading.Thread):
             return
         request.failures += 1
         request.refused.add(device)
-        if request.failures > 2 * len(self.workers):
+        if request.failures > _TRIES * len(self.workers):
             self._fail(request, DeviceError(f"every device failed to run the model: {problem}"))
             return
         self.counts["repeated"] += 1

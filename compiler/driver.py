@@ -370,7 +370,7 @@ def _records_used(library: RecordLibrary, codes: Sequence[TargetCode]) -> dict[s
         if (code.key, o.spec) in library.chosen
     ]
     named = [(code, *library.chosen_designs[code.key]) for code in codes if code.key in library.chosen_designs]
-    designs = [file for code, design, file in named if any(o.source == design.source for o in code.operators)]
+    designs = [file for code, design, file in named for o in code.operators if o.source == design.source]
     return {
         "used": len(chosen) + len(designs),
         "files": sorted({known.file for known in chosen} | set(designs)),

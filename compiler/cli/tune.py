@@ -57,7 +57,8 @@ def tune(
         typer.Option(metavar="DIR", help="Measure nothing here: make a bundle of candidates for a GPU elsewhere."),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a report with tuning curves and a roofline plot.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a report with plots; for an FPGA, FILE.svg is the picture alone."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -54,9 +54,10 @@ def run(asked: DesignRequest) -> None:
         asked.precision, asked.calibration, asked.calibration_method, _say,
     )  # fmt: skip
     if asked.html is not None:
-        from ..tune.design_report import design_page
+        from ..tune.design_report import design_page, picture_file
 
-        write_text(asked.html, design_page(report))
+        made = picture_file if asked.html.suffix == ".svg" else design_page
+        write_text(asked.html, made(report))
     if asked.as_json:
         console.print_json(design_facts(report))
     else:

@@ -77,6 +77,13 @@ def pareto_picture(report: DesignReport) -> str:
     return svg_of(figure, "pareto", f"Latency in milliseconds against DSP blocks of designs of {report.model}")
 
 
+def picture_file(report: DesignReport) -> str:
+    """The picture as an SVG file of its own."""
+    check_matplotlib()
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return pareto_picture(report).replace("<svg", f"<svg {spaces}", 1) + "\n"
+
+
 def _dots(axes: Axes, points: Sequence[DesignPoint], colour: str, marker: str, label: str) -> None:
     if points:
         places = [taken(p, RESOURCE) for p in points], [p.seconds * 1e3 for p in points]

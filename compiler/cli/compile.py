@@ -72,6 +72,8 @@ def compile_model(
     resolve(model)
     output = output or Path(f"{stem(model)}.kpo")
     _check_output(model, output)
+    if project is not None and project.resolve() == output.resolve():
+        raise UsageError(f"expected two places for output and project, found {str(output)!r} for both.")
     _check_targets(target or ())
     if no_records and records:
         raise UsageError("expected either --records or --no-records, found both.")

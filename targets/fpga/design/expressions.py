@@ -264,11 +264,37 @@ def _mask(t: Translator, e: tirx.Expr, dtype: Scalar, guard: Expr | None) -> Exp
 
 def _rounded(t: Translator, e: tirx.Expr, dtype: Scalar, guard: Expr | None) -> Expr:
     """To the nearest integer, halves to even; what is beyond 2^22 stays as it is."""
+    if dtype != FLOAT32:
+        raise t.fail("float32 to round", e)
     x = t.name(t.expr(e.args[0], guard))
     magic, limit = const(_ROUND, FLOAT32), const(2.0**22, FLOAT32)
     near = op("sub", op("add", x, magic), magic)
     small = op("and", op("lt", x, limit), op("lt", const(-(2.0**22), FLOAT32), x))
     return op("select", small, near, x, dtype=dtype)
+
+
+def _whole(t: Translator, e: tirx.Expr, dtype: Scalar, guard: Expr | None) -> tuple[Expr, Expr]:
+    """A float32 and the nearest integer to it, exact everywhere: from 2^23 on all are integers. Of `_rounded`, which
+    does with less, that holds below 2^22."""
+    if dtype != FLOAT32:
+        raise t.fail("float32 to round", e)
+    x = t.name(t.expr(e.args[0], guard))
+    low, high = const(-(2.0**23), dtype), const(2.0**23, dtype)
+    magic = t.name(op("select", op("lt", x, const(0.0, dtype)), low, high, dtype=dtype))
+    near = op("sub", op("add", x, magic), magic)
+    return x, t.name(op("select", op("and", op("lt", x, high), op("lt", low, x)), near, x, dtype=dtype))
+
+
+def _floor(t: Translator, e: tirx.Expr, dtype: Scalar, guard: Expr | None) -> Expr:
+    """The largest integer that is not above."""
+    x, near = _whole(t, e, dtype, guard)
+    return op("select", op("lt", x, near), op("sub", near, const(1.0, dtype)), near, dtype=dtype)
+
+
+def _ceil(t: Translator, e: tirx.Expr, dtype: Scalar, guard: Expr | None) -> Expr:
+    """The smallest integer that is not below."""
+    x, near = _whole(t, e, dtype, guard)
+    return op("select", op("lt", near, x), op("add", near, const(1.0, dtype)), near, dtype=dtype)
 
 
 _RULES: dict[str, Callable[[Translator, tirx.Expr, Scalar, Expr | None], Expr]] = {
@@ -291,4 +317,6 @@ _CALLS: dict[str, Callable[[Translator, tirx.Expr, Scalar, Expr | None], Expr]] 
     "reinterpret": _reinterpret,
     "round": _rounded,
     "nearbyint": _rounded,
+    "floor": _floor,
+    "ceil": _ceil,
 }

@@ -12,7 +12,7 @@ from typing import Any
 from ....compiler.device_code import DeviceCode
 from ....compiler.errors import ArtifactError
 from ....compiler.schedule.whole_design import DESIGN, DesignStage, WholeDesign
-from ..kernel.hls import PRELUDE, cpp_type, element_type, emit_hls
+from ..kernel.hls import PRELUDE, element_type, emit_hls, storage
 from ..kernel.ir import Array
 from .record import Design, StageFacts
 
@@ -140,11 +140,6 @@ extern "C" void kp_run() {{
 extern "C" void kp_run() {{ {call} }}
 #endif
 """
-
-
-def storage(a: Array) -> str:
-    """The C++ type of an element as numpy has it."""
-    return cpp_type(a.dtype) if a.dtype.is_float else f"{a.dtype.numpy()}_t"
 
 
 def _plain(a: Array, value: str) -> str:

@@ -89,6 +89,11 @@ def element_type(dtype: Scalar) -> str:
     return "ap_uint<1>" if dtype == BOOL else cpp_type(dtype)
 
 
+def storage(array: Array) -> str:
+    """The C++ type of an element as numpy has it, in memory and in files."""
+    return cpp_type(array.dtype) if array.dtype.is_float else f"{array.dtype.numpy()}_t"
+
+
 def token_type(stream: Stream) -> str:
     """The C++ type of a token."""
     return f"kp_token<{cpp_type(stream.dtype)}, {math.prod(stream.shape)}>"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from ..design.pack import TOP, storage
+from ..design.pack import TOP
 from ..design.record import Design
-from ..kernel.hls import PRELUDE, declaration, element_type, emit_hls
+from ..kernel.hls import PRELUDE, declaration, emit_hls
 from ..kernel.ir import Array
+from ..sim.csim import run_lines
 from ..spec import FpgaSpec
 
 # Interfaces to global memory that a kernel has at most: as many as HBM has ports on these boards.
@@ -93,16 +94,8 @@ static long kp_check(const std::string &folder, const char *name, const std::vec
 
 def testbench(design: Design) -> str:
     """testbench.cpp."""
-    kernel = design.kernel
     lines = [TESTBENCH, 'int main(int argc, char **argv) {\n  std::string folder = argc > 1 ? argv[1] : "data";']
-    for a in kernel.role("in"):
-        types = f"<{storage(a)}, {element_type(a.dtype)}>"
-        lines.append(f'  auto {a.name} = kp_input{types}(folder, "{a.name}", {math.prod(a.shape)});')
-    for a in kernel.role("out"):
-        lines.append(f"  std::vector<{element_type(a.dtype)}> {a.name}({math.prod(a.shape)});")
-    arguments = ", ".join(f"{a.name}.data()" for a in (*kernel.role("in"), *kernel.role("out")))
-    lines += [f"  {TOP}({arguments});", "  long bad = 0;"]
-    lines += [f'  bad += kp_check<{storage(a)}>(folder, "{a.name}", {a.name});' for a in kernel.role("out")]
+    lines += run_lines(design.kernel, TOP, "kp_check")
     return "\n".join([*lines, '  puts(bad ? "FAILED" : "passed");', "  return bad ? 1 : 0;", "}", ""])
 
 

@@ -41,9 +41,13 @@ def project_files(design: Design, inputs: Sequence[np.ndarray], outputs: Sequenc
 def write_project(
     folder: Path, design: Design, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
 ) -> list[str]:
-    """Writes the project into `folder`, made where it is missing; the paths written. TargetError if that fails."""
+    """Writes the project into `folder`, made where it is missing; the paths written. Data of an earlier project that
+    this one has not are removed. TargetError if that fails."""
     files = project_files(design, inputs, outputs)
     try:
+        for old in folder.glob("data/*.bin"):  # of an earlier project, whose arrays had other names
+            if f"data/{old.name}" not in files:
+                old.unlink()
         for path, data in files.items():
             file = folder / path
             file.parent.mkdir(parents=True, exist_ok=True)

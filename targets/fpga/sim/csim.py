@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ....compiler.errors import TargetError
-from ..kernel.hls import PRELUDE, cpp_type, declaration, element_type, emit_hls
-from ..kernel.ir import Array, Kernel
+from ..kernel.hls import PRELUDE, declaration, element_type, emit_hls, storage
+from ..kernel.ir import Kernel
 from .case import Case, Outcome, Run, check_arrays, tool
 from .headers import header_folder
 
@@ -110,9 +110,18 @@ def _first_error(text: str) -> str:
     return next((line for line in lines if "error" in line), lines[0])
 
 
-def storage(array: Array) -> str:
-    """The C++ type in which a file holds elements of an array."""
-    return cpp_type(array.dtype) if array.dtype.is_float else f"{array.dtype.numpy()}_t"
+def run_lines(kernel: Kernel, name: str, check: str) -> list[str]:
+    """C++ that reads the inputs of a kernel from `folder`, calls the function `name`, and adds up in `bad` what the
+    function `check` says of its outputs."""
+    lines = []
+    for a in kernel.role("in"):
+        types = f"<{storage(a)}, {element_type(a.dtype)}>"
+        lines.append(f'  auto {a.name} = kp_input{types}(folder, "{a.name}", {math.prod(a.shape)});')
+    for a in kernel.role("out"):
+        lines.append(f"  std::vector<{element_type(a.dtype)}> {a.name}({math.prod(a.shape)});")
+    arguments = ", ".join(f"{a.name}.data()" for a in (*kernel.role("in"), *kernel.role("out")))
+    lines += [f"  {name}({arguments});", "  long bad = 0;"]
+    return [*lines, *(f'  bad += {check}<{storage(a)}>(folder, "{a.name}", {a.name});' for a in kernel.role("out"))]
 
 
 def testbench(names: Mapping[Kernel, str]) -> str:
@@ -120,16 +129,7 @@ def testbench(names: Mapping[Kernel, str]) -> str:
     parts = [TESTBENCH]
     for kernel, name in names.items():
         lines = [f"{declaration(kernel, name)};", f"static long kp_case_{name}(const std::string &folder) {{"]
-        for a in kernel.role("in"):
-            types = f"<{storage(a)}, {element_type(a.dtype)}>"
-            lines.append(f'  auto {a.name} = kp_input{types}(folder, "{a.name}", {math.prod(a.shape)});')
-        for a in kernel.role("out"):
-            lines.append(f"  std::vector<{element_type(a.dtype)}> {a.name}({math.prod(a.shape)});")
-        arguments = ", ".join(f"{a.name}.data()" for a in (*kernel.role("in"), *kernel.role("out")))
-        lines += [f"  {name}({arguments});", "  long bad = 0;"]
-        for a in kernel.role("out"):
-            lines.append(f'  bad += kp_output<{storage(a)}>(folder, "{a.name}", {a.name});')
-        parts.append("\n".join([*lines, "  return bad;", "}"]))
+        parts.append("\n".join([*lines, *run_lines(kernel, name, "kp_output"), "  return bad;", "}"]))
     choose = "\n".join(f'    if (name == "{n}") bad = kp_case_{n}(folder + "/" + data);' for n in names.values())
     parts.append(_MAIN.replace("CHOOSE", choose))
     return "\n".join(parts)

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import kompilo
+from kompilo.compiler.cli.main import run_command
 from kompilo.compiler.driver import _selector
 from kompilo.compiler.errors import KompiloError
 from kompilo.compiler.frontend.importer import import_model
@@ -187,7 +188,13 @@ def test_lanes_do_not_change_what_is_computed(lanes, feeds, tmp_path, monkeypatc
 def test_a_project_checks_itself(design, feeds, tmp_path):
     need_headers()
     expected = kompilo.load(kompilo.compile(everything())).run(feeds)
+    (tmp_path / "data").mkdir()
+    for old in ("x99.bin", "notes.txt"):
+        (tmp_path / "data" / old).write_text("of an earlier project")
     files = write_project(tmp_path, design, [feeds["x"], feeds["ids"]], list(expected.values()))
+    assert {f.name for f in (tmp_path / "data").iterdir()} == {"notes.txt"} | {
+        f.removeprefix("data/") for f in files if f.startswith("data/")
+    }
     assert {"Makefile", "connectivity.cfg", "host.cpp", "run_hls.tcl", "verilog/model.v", "README.md"} <= set(files)
     facts = json.loads((tmp_path / "report.json").read_text())
     assert facts["latency_cycles"] == design.cycles
@@ -240,6 +247,20 @@ def test_casts_between_integers_and_floats():
     assert np.array_equal(integers, real.astype(np.int64))
 
 
+def test_rounding():
+    """Odd numbers, halves, what is beyond 2^22, where float32 has a half at most, and beyond 2^23."""
+    need_headers()
+    kinds = ("Floor", "Ceil", "Round")
+    nodes = [(kind, "x", kind.lower(), {}) for kind in kinds]
+    net = model(nodes, [("x", F32, [13])], [(kind.lower(), F32, [13]) for kind in kinds])
+    x = np.array([-2.5, -1, -0.3, 0, 0.5, 1.5, 2.7, 4194303.5, 4194304.5, -4194305.5, 8388609, -3e38, 3e38], np.float32)
+    floor, ceil, near = kompilo.load(kompilo.compile(net, target="fpga:v80"), device="fpga:sim")(x)
+    assert np.array_equal(floor, np.floor(x))
+    assert np.array_equal(ceil, np.ceil(x))
+    small = np.abs(x) < 2**22
+    assert np.array_equal(near[small], np.round(x[small]))
+
+
 def test_an_open_size_is_named():
     net = model([("Relu", "x", "y", {})], [("x", F32, ["n", 3])], [("y", F32, ["n", 3])])
     with pytest.raises(KompiloError, match="fixed sizes, found 'x' of nx3, whose dimension 'n' is open") as caught:
@@ -268,6 +289,15 @@ def test_what_hardware_has_not_is_named(kind, dtype, message):
     net = model([(kind, "x z", "y", {})], [("x", dtype, [3]), ("z", dtype, [3])], [("y", dtype, [3])])
     with pytest.raises(KompiloError, match=message):
         kompilo.compile(net, target="fpga:u280")
+
+
+def test_a_project_is_not_the_artifact(tmp_path, capfd):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model([("Relu", "x", "y", {})], [("x", F32, [3])], [("y", F32, [3])]).SerializeToString())
+    same = str(tmp_path / "p")
+    assert run_command(["compile", str(path), "--target", "fpga:u50", "-o", same, "--project", same]) == 2
+    assert "expected two places for output and project" in capfd.readouterr().err
+    assert not (tmp_path / "p").exists()
 
 
 def test_projects_are_of_hardware(tmp_path):

@@ -33,6 +33,14 @@ def sized(node: Node, index: int, *sizes: Dim | None) -> Value:
     return value if value.is_expr(expr) else Value(expr=expr)
 
 
+def one_element(node: Node, index: int) -> Value:
+    """Input `index`; ModelError unless it has one element."""
+    shape = node.shape(index)
+    if any(node.symbols.equal(size, 1) is False for size in shape):
+        raise node.error(f"input {index} needs one element, found shape {shape}")
+    return node.value(index)
+
+
 def given(node: Node, index: int) -> Value | None:
     """Input `index`; None where it is left out."""
     return node.value(index) if node.has(index) else None

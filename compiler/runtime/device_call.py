@@ -63,6 +63,7 @@ class DeviceExecution:
         except KompiloError:
             raise
         except Exception as error:  # tvm_ffi raises the type that the C++ side names
+            accelerator.check()
             failure = accelerator.failure(error)
             raise failure or runtime_error(error, program.inputs, values) from error
         return results[0] if isinstance(result, program.tensor_type) else tuple(results)

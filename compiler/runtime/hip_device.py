@@ -212,9 +212,12 @@ class HipDevice:
         set_device, pending, error = self.hip.functions["hipSetDevice"], self.pending, self.hip.driver.error
 
         def callback(_: int, device: int) -> None:
-            code = set_device(device >> 32)
-            if code and pending.error is None:
-                pending.error = error(code)
+            try:
+                code = set_device(device >> 32)
+                if code:
+                    raise error(code)
+            except BaseException as found:
+                pending.error = pending.error or found
 
         return callback
 

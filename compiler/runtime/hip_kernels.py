@@ -45,7 +45,8 @@ class _Frame(NamedTuple):
     """Arguments at one address, where a caller has them each time: their words, and the pointers that HIP takes."""
 
     words: Any
-    pointers: Any
+    array: Any  # of pointers
+    pointers: c_void_p  # to the array: ctypes takes 3 us longer for the array itself
     narrowed: list[tuple[Any, Any]]  # a float64 there, and the float32 that HIP gets
 
 
@@ -55,7 +56,7 @@ class _Interface:
     def __init__(self) -> None:
         library = ctypes.PyDLL(None)
         self.stream_of = library.TVMFFIEnvGetStream
-        self.stream_of.argtypes, self.stream_of.restype = (c_int32, c_int32), c_void_p
+        self.stream_of.restype = c_void_p
         self.fail = library.TVMFFIErrorSetRaisedFromCStr
         self.fail.argtypes, self.fail.restype = (c_char_p, c_char_p), None
         self.register = library.TVMFFIEnvModRegisterSystemLibSymbol
@@ -88,7 +89,7 @@ class _Launcher:
         start = len(self.kernel.arguments) * _WORDS + 1
         frame_at, stream_of, fail = self._frame, interface.stream_of, interface.fail
 
-        def call(_: int, address: int, count: int, result: int) -> int:
+        def call(_handle: int, address: int, count: int, result: int) -> int:
             try:
                 if pending.error is not None or device.closed:
                     device.raise_pending()
@@ -97,14 +98,17 @@ class _Launcher:
                     if len(frames) >= _KEPT:
                         frames.clear()
                     frame = frames[address] = frame_at(address)
-                for wide, narrow in frame.narrowed:
+                words, _, pointers, narrowed = frame
+                for wide, narrow in narrowed:
                     narrow.value = wide.value
-                extents = in_order((*frame.words[start::_WORDS], 1, 0))
+                extents = in_order((*words[start::_WORDS], 1, 0))
                 stream = stream_of(GPU, number)
-                code = launch(self.function, *extents, stream and c_void_p(stream), frame.pointers, None)
+                code = launch(self.function, *extents, stream and c_void_p(stream), pointers, None)
                 if code:
                     raise hip.driver.error(code)
             except BaseException as error:
+                if not isinstance(error, Exception):  # an interrupt is to arrive as one
+                    pending.error = error
                 fail(b"RuntimeError", (str(error) or type(error).__name__).encode())
                 return -1
             return 0
@@ -121,7 +125,8 @@ class _Launcher:
                 narrow = ctypes.c_float()
                 narrowed.append((ctypes.c_double.from_address(places[k]), narrow))
                 places[k] = ctypes.addressof(narrow)
-        return _Frame(words, (c_void_p * max(1, len(places)))(*places), narrowed)
+        array = (c_void_p * max(1, len(places)))(*places)
+        return _Frame(words, array, c_void_p(ctypes.addressof(array)), narrowed)
 
 
 class _Code:

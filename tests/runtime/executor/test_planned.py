@@ -10,7 +10,7 @@ from kompilo.compiler.cli.main import run_command
 from kompilo.compiler.plan.cluster import Link
 from kompilo.compiler.plan.plan import Plan, Route, Stage
 from kompilo.compiler.predict import measured
-from kompilo.compiler.runtime.executor.measure import measure_pieces
+from kompilo.compiler.runtime.executor.measure import latency, measure_pieces, throughput
 from kompilo.compiler.runtime.executor.placement import Placement, pieces_of
 
 from branching import branching_model, sample
@@ -59,6 +59,13 @@ def test_a_slow_device_is_left_out_of_latency_and_used_for_throughput(artifact, 
     found = measured.measured_plan(opened, devices, {}, LINK, objective, 1e12, 1.0)
     assert found.placement.single == 0
     assert found.figure == reached[0]
+
+
+def test_a_device_alone_is_measured_without_a_worker(pipeline, devices):
+    single = pipeline(devices[:1])
+    rate, seconds = throughput(single, {"x": sample()}, 0.05), latency(single, {"x": sample()}, 0.05)
+    assert single._executor is None
+    assert 0.1 < rate * seconds < 10
 
 
 def test_stages_are_joined_only_where_nobody_waits_for_it(artifact):

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from onnx import helper
 
-from op_test import bools, check_op, floats, i64, ints
+from op_test import bools, check_model, check_op, floats, i64, ints, make_model
 
 NAN, INF = np.nan, np.inf
 
@@ -207,3 +208,10 @@ def test_bit_shift_by_any_number(direction, dtype):
         opset=28,
         reference=[np.where(inside, shifted, rest)],
     )
+
+
+@pytest.mark.parametrize("comparison", ["Equal", "Less", "GreaterOrEqual"])
+def test_negated_comparisons_of_nan(comparison: str) -> None:
+    x, y = np.array([1, NAN, 3, 2], np.float32), np.array([1, NAN, 4, NAN], np.float32)
+    nodes = [helper.make_node(comparison, ["x", "y"], ["holds"]), helper.make_node("Not", ["holds"], ["z"])]
+    check_model(make_model(nodes, {"x": x, "y": y}, ["z"]), {"x": x, "y": y})

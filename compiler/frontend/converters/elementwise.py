@@ -188,13 +188,18 @@ _UNARY: dict[str, Callable[[relax.Expr], relax.Expr]] = {
     "IsNaN": op.isnan,
     "Log": op.log,
     "Neg": op.negative,
-    "Not": op.logical_not,
     "Sin": op.sin,
     "Sqrt": op.sqrt,
     "Tan": op.tan,
 }
 for _name, _unary in _UNARY.items():
     _register_unary(_name, _unary)
+
+
+@converter("Not")
+def logical_not(node: Node) -> relax.Expr:
+    """By a choice: TVM makes the opposite comparison out of one that is negated, and neither holds for NaN."""
+    return op.where(node.inputs[0], scalar(False, "bool"), scalar(True, "bool"))
 
 
 @converter("Abs")

@@ -88,6 +88,19 @@ def test_types(dtype: str) -> None:
     check_op("TreeEnsembleClassifier", [x], attributes, domain=ML, outputs=2)
 
 
+def test_numbers_in_tensors() -> None:
+    """From opset 3 on, numbers may be tensors; the operator is deprecated in opset 5 and the same."""
+    attributes = forest(11, [0, 1], MODES[:1], "target", n_targets=2, base_values=[0.1, 0.2])
+    for name in ("nodes_values", "target_weights", "base_values"):
+        values = np.array(attributes.pop(name), np.float64) / 3
+        attributes[f"{name}_as_tensor"] = numpy_helper.from_array(values, name)
+    x = rows(dtype="float64") / 3
+    node = helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], domain=ML, **attributes)
+    wanted = reference_outputs(make_model([node], {"x": x}, ["y"], domain=ML, version=3), {"x": x})
+    check_op("TreeEnsembleRegressor", [x], attributes, domain=ML, version=3, reference=wanted)
+    check_op("TreeEnsembleRegressor", [x], attributes, domain=ML, version=5, reference=wanted)
+
+
 def test_post_transforms() -> None:
     classes, targets = [], []
     for transform in ("NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO", "PROBIT"):

@@ -33,7 +33,6 @@ import onnx
 from onnx import TensorProto, helper
 
 import kompilo
-from kompilo.compiler.artifact.artifact import Artifact
 from kompilo.compiler.cli.console import json_text
 from kompilo.compiler.errors import DeadlineError, DeviceError
 from kompilo.compiler.predict.measured import measured_plan
@@ -65,9 +64,7 @@ def measure_throughput(options: argparse.Namespace) -> list[dict[str, Any]]:
     for name in (options.models or "resnet50,inception_v2,minilm_l3,ppocr_rec").split(","):
         whole, cut = (_artifact(name, options.folder, pieces) for pieces in (None, options.pieces or 4))
         inputs = zoo.find(name).sample_inputs()
-        plan = measured_plan(
-            Artifact.open(cut), UNEQUAL, inputs, shared_memory_link(), "throughput", memory_bytes(), options.seconds
-        )
+        plan = measured_plan(cut, UNEQUAL, inputs, shared_memory_link(), "throughput", memory_bytes(), options.seconds)
         rounds = [_one_round(whole, cut, plan.placement, inputs, options.seconds) for _ in range(ROUNDS)]
         first, second, both = sorted(rounds, key=lambda r: r[2] / (r[0] + r[1]))[ROUNDS // 2]
         off = plan.predicted / plan.measured - 1
@@ -108,9 +105,7 @@ def measure_latency(options: argparse.Namespace) -> list[dict[str, Any]]:
     for name in options.models.split(",") if options.models else zoo.names():
         whole, cut = (_artifact(name, options.folder, pieces) for pieces in (None, options.pieces or 24))
         inputs = zoo.find(name).sample_inputs()
-        plan = measured_plan(
-            Artifact.open(cut), EQUAL, inputs, shared_memory_link(), "latency", memory_bytes(), options.seconds
-        )
+        plan = measured_plan(cut, EQUAL, inputs, shared_memory_link(), "latency", memory_bytes(), options.seconds)
         alone = min(_median_call(kompilo.load(whole, device=device), inputs, options.seconds) for device in EQUAL)
         factor, off = alone / plan.figure, plan.predicted / plan.measured - 1
         stages = len(plan.placement.routes[0].stages)

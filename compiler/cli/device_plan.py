@@ -37,7 +37,7 @@ def plan_devices(model: Path, devices: str, objective: str, output: Path | None,
     link = shared_memory_link()
     with console.progress() as report:
         report("measure, plan and run", 0, 1)
-        found = measured_plan(artifact, names, feeds.arrays, link, objective, memory_bytes(), seconds)
+        found = measured_plan(model, names, feeds.arrays, link, objective, memory_bytes(), seconds)
     if output is not None:
         found.placement.save(output)
     if as_json:

@@ -7,7 +7,7 @@ where it is faster.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..plan.plan import Route as PlanRoute
 from ..plan.planner import Planned, Wish, make_plan
 from ..plan.work import INPUT, Prediction, TimedWork, Value, WorkGraph, WorkNode
 from ..runtime.executor.arena import Place, places_of
-from ..runtime.executor.measure import latency, measure_pieces, throughput
+from ..runtime.executor.measure import Source, latency, measure_pieces, throughput
 from ..runtime.executor.pipeline import Pipeline
 from ..runtime.executor.placement import Placement, Route, Stage, pieces_of, side_by_side
 from ..runtime.links import Link as MeasuredLink
@@ -30,6 +30,8 @@ MEASURED = "measured here"
 MEASURED_ERROR = 0.03
 _NODE = "this machine"
 _READY_S = 120.0
+
+Ask = Callable[[Pipeline, Mapping[str, np.ndarray], float], float]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Verified:
 
 
 def measured_plan(
-    artifact: Artifact,
+    source: Source,
     devices: Sequence[str],
     inputs: Mapping[str, np.ndarray],
     link: MeasuredLink,
@@ -59,9 +61,10 @@ def measured_plan(
 
     Raises UsageError and ArtifactError as Pipeline does.
     """
+    artifact = source if isinstance(source, Artifact) else Artifact.open(source)
     pieces = pieces_of(artifact)
     together = objective == "throughput"
-    times, handover = measure_pieces(artifact, devices, inputs, seconds, together)
+    times, handover = measure_pieces(source, devices, inputs, seconds, together)
     work = _work(artifact, pieces, devices, times, _joined(link, handover), memory_bytes)
     planned = make_plan(work, Wish(objective))
     placement = _placement(planned.best.plan, work, devices, times)
@@ -69,24 +72,23 @@ def measured_plan(
     alone = []
     for number in range(len(devices)):
         single = _only(side_by_side(devices, len(pieces)), number, times)
-        alone.append(_run(artifact, single, inputs, seconds, ask))
+        alone.append(_run(source, single, inputs, seconds, ask))
     best = max(range(len(devices)), key=lambda d: alone[d] if together else -alone[d])
     outcome = planned.best.outcome
     predicted = outcome.throughput if together else outcome.makespan
-    figure = alone[best] if placement.single is not None else _run(artifact, placement, inputs, seconds, ask)
-    measured = figure
+    lone = placement.single
+    figure = measured = _run(source, placement, inputs, seconds, ask) if lone is None else alone[lone]
     if (alone[best] > figure) if together else (alone[best] < figure):
         placement, figure = _only(side_by_side(devices, len(pieces)), best, times), alone[best]
     placement = replace(placement, predicted={objective: predicted, f"measured {objective}": figure})
     return Verified(placement, planned, figure, measured, predicted, tuple(alone))
 
 
-def _run(
-    artifact: Artifact, placement: Placement, inputs: Mapping[str, np.ndarray], seconds: float, ask: object
-) -> float:
-    with Pipeline(artifact, plan=placement) as pipeline:
-        pipeline.wait_ready(120.0)
-        return float(ask(pipeline, inputs, seconds))  # type: ignore[operator]
+def _run(source: Source, placement: Placement, inputs: Mapping[str, np.ndarray], seconds: float, ask: Ask) -> float:
+    with Pipeline(source, plan=placement) as pipeline:
+        if placement.single is None:
+            pipeline.wait_ready(_READY_S)
+        return ask(pipeline, inputs, seconds)
 
 
 def _only(placement: Placement, device: int, times: Sequence[Sequence[float]]) -> Placement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -12,16 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from ...artifact.artifact import Artifact
+from ...artifact.artifact import Artifact, read_artifact
 from .pipeline import Pipeline
 from .placement import Placement, Route, Stage, pieces_of
 
+Source = str | os.PathLike[str] | Artifact
 _WARM = 3
 _READY_S = 120.0
 
 
 def measure_pieces(
-    artifact: Artifact,
+    source: Source,
     devices: Sequence[str],
     inputs: Mapping[str, np.ndarray],
     seconds: float,
@@ -38,7 +40,7 @@ def measure_pieces(
 
     def measure(number: int) -> None:
         try:
-            found[number] = _measure_device(artifact, devices[number], inputs, seconds, barrier)
+            found[number] = _measure_device(source, devices[number], inputs, seconds, barrier)
         except BaseException as error:
             errors.append(error)
             barrier.abort()
@@ -57,16 +59,17 @@ def measure_pieces(
 
 
 def _measure_device(
-    artifact: Artifact,
+    source: Source,
     device: str,
     inputs: Mapping[str, np.ndarray],
     seconds: float,
     barrier: threading.Barrier,
 ) -> tuple[list[float], float]:
     """Seconds of each piece on `device`, and of handing over one stage."""
+    artifact = source if isinstance(source, Artifact) else read_artifact(source)[0]
     count = len(pieces_of(artifact))
     route = Route(tuple(Stage(0, (k,)) for k in range(count)))
-    with Pipeline(artifact, plan=Placement((device,), (route,))) as pipeline:
+    with Pipeline(source, plan=Placement((device,), (route,))) as pipeline:
         values = [inputs[spec.name] for spec in pipeline.inputs]
         pipeline.wait_ready(_READY_S)
         _sequential(lambda: pipeline.submit(*values).result(), 0.0)

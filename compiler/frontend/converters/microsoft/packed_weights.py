@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ...node import Node
 
 _FLOATS = "float32 float16 bfloat16"
-_WIDTHS = (2, 4, 8)
+WIDTHS = (2, 4, 8)
 
 
 def unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
@@ -73,7 +73,7 @@ def matmul_nbits(node: Node) -> Value:
     Accuracy levels allow A to be rounded; it is not.
     """
     n, k, block = _size(node, "N"), _size(node, "K"), _block(node)
-    bits = one_of(node, "bits", _WIDTHS, 4)
+    bits = one_of(node, "bits", WIDTHS, 4)
     if node.attr("weight_prepacked", 0):
         raise node.error(
             "attribute 'weight_prepacked' is set: weights in an order of another runtime are not supported"
@@ -209,7 +209,7 @@ def gather_block_quantized(node: Node) -> relax.Expr:
     clamped to its axis.
     """
     block, dtype = _size_or(node, "block_size", 128), node.dtype(0)
-    bits = 8 if dtype in CARRIED else one_of(node, "bits", _WIDTHS, 4)
+    bits = 8 if dtype in CARRIED else one_of(node, "bits", WIDTHS, 4)
     shape = node.shape(0)
     if not shape:
         raise node.error("input 0 needs at least 1 dimension")

@@ -280,6 +280,26 @@ def test_qattention() -> None:
     check_op("QAttention", inputs, attributes, domain=MS, outputs=2, const=(1, 2, 3, 4, 6, 7), atol=1e-4)
 
 
+@pytest.mark.parametrize(("bits", "activation", "block"), [(4, "swiglu", 0), (8, "silu", 0), (4, "relu", 32)])
+def test_qmoe(bits: int, activation: str, block: int) -> None:
+    """5 rows of 64 through 2 of 3 experts; ONNX Runtime may round activations, so it is compared as coarsely."""
+    experts, width, hidden = 3, 64, 32
+    rows = hidden * (2 if activation == "swiglu" else 1)
+    inputs: list[Any] = [floats(5, width), floats(5, experts, seed=1)]
+    for count, columns in ((rows, width), (width, hidden)):
+        scales = [experts, count, *([columns // block] if block else [])]
+        inputs += [octets(experts, count, columns * bits // 8), floats(*scales, low=0.0, high=0.16 / 2**bits)]
+        inputs.append(floats(experts, count))
+    attributes = {"k": 2, "activation_type": activation, "expert_weight_bits": bits, "normalize_routing_weights": 1}
+    attributes |= {"swiglu_fusion": 1} if activation == "swiglu" else {}
+    attributes |= {"block_size": block} if block else {}
+    const = [*range(2, 8)]
+    if block:  # zero points, packed along the blocks of a row
+        inputs += [None, None, None, octets(experts, rows, 1, seed=7), octets(experts, width, 1, seed=8)]
+        const += [11, 12]
+    check_op("QMoE", inputs, attributes, domain=MS, const=const, atol=1e-2, rtol=1e-2)
+
+
 REFUSED = {
     "attribute": (
         "QLinearAdd",
@@ -354,6 +374,12 @@ REFUSED = {
         {"block_size": 16},
         r"input 2 needs shape \[7, 4\] for blocks of 16, found \[7, 3\]",
     ),
+    "experts": (
+        "QMoE",
+        [floats(5, 64), floats(5, 3), octets(3, 32, 32), floats(3, 31), None, octets(3, 64, 16), floats(3, 64)],
+        {},
+        r"input 3 needs shape \[3, 32\], found \[3, 31\]",
+    ),
     "opset": ("QLinearSoftmax", _unary("uint8", 3, 4, result=1.0, point=0), {}, "attribute 'opset' is required"),
 }
 
@@ -362,4 +388,4 @@ REFUSED = {
 def test_refusals(name: str) -> None:
     op, inputs, attributes, message = REFUSED[name]
     with pytest.raises(ModelError, match=message):
-        check_op(op, inputs, attributes, domain=MS, reference=[])
+        check_op(op, inputs, attributes, domain=MS, reference=[], const=(2, 3, 5, 6) if op == "QMoE" else ())

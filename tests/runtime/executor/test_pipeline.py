@@ -138,7 +138,7 @@ def test_requests_fail_at_their_deadline_and_the_next_are_answered(pipeline, dev
     for future in late:
         with pytest.raises(DeadlineError, match="deadline passed"):
             future.result(10)
-    assert 0.25 < time.monotonic() - start < 3
+    assert 0.25 < time.monotonic() - start < 10
     go_on(both)
     for k in range(8):
         check(both(sample(k)), expected[k])

@@ -11,6 +11,15 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 OPERATORS = [*sorted({schema.name for schema in onnx.defs.get_all_schemas()}), "NoSuchOperator", ""]
+MICROSOFT = """
+Attention BiasGelu BiasSplitGelu DynamicQuantizeLSTM DynamicQuantizeMatMul EmbedLayerNormalization FastGelu FusedConv
+FusedGemm FusedMatMul Gelu GroupQueryAttention MatMulIntegerToFloat MatMulNBits MoE MultiHeadAttention
+NhwcConv QAttention QLinearAdd QLinearAveragePool QLinearConcat QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul
+QLinearSigmoid QLinearSoftmax QMoE QuickGelu RotaryEmbedding SimplifiedLayerNormalization SkipLayerNormalization
+SkipSimplifiedLayerNormalization
+""".split()  # noqa: SIM905
+FOREIGN = [(name, "com.microsoft") for name in MICROSOFT]
+FOREIGN += sorted({(s.name, s.domain) for s in onnx.defs.get_all_schemas() if s.domain == "ai.onnx.ml"})
 DOMAINS = ["", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft", "own", "no.such"]
 SIZES = [0, 1, 2, 3, 7, 255, 2**16, 2**31, 2**40, 2**62, -1, -2, -(2**63)]
 NUMBERS = [0, 1, -1, 2, 3, 5, 100, 2**31, -(2**31), 2**62, 2**63 - 1, -(2**63)]
@@ -123,6 +132,13 @@ def operator(model: ModelProto, rng: random.Random) -> None:
         node.domain = rng.choice(DOMAINS)
 
 
+def foreign(model: ModelProto, rng: random.Random) -> None:
+    """A node is of an operator of another domain, which the model imports."""
+    node = _node(model, rng)
+    node.op_type, node.domain = rng.choice(FOREIGN)
+    model.opset_import.append(helper.make_opsetid(node.domain, 1 if node.domain == "com.microsoft" else 5))
+
+
 def attribute(model: ModelProto, rng: random.Random) -> None:
     """An attribute goes, comes twice, or has another type, name or value."""
     node = _node(model, rng)
@@ -176,7 +192,9 @@ def _list(values: list, choices: Sequence, rng: random.Random) -> None:
 def new_attribute(model: ModelProto, rng: random.Random) -> None:
     """A node gets one of its operator's attributes, with any value."""
     node = _node(model, rng)
-    known = list(onnx.defs.get_schema(node.op_type).attributes.values()) if onnx.defs.has(node.op_type) else []
+    domain = node.domain if node.domain != "ai.onnx" else ""
+    found = onnx.defs.has(node.op_type, domain)
+    known = list(onnx.defs.get_schema(node.op_type, domain).attributes.values()) if found else []
     chosen = rng.choice(known)
     made = node.attribute.add(name=chosen.name, type=chosen.type.value)
     for _ in range(rng.randrange(4)):
@@ -334,7 +352,7 @@ def nested(model: ModelProto, rng: random.Random) -> None:
 
 
 CHANGES: list[Change] = [
-    rewire, rewire, rename, cycle, nodes_of_graph, operator, operator, attribute, attribute, attribute, new_attribute,
+    rewire, rewire, rename, cycle, nodes_of_graph, operator, operator, foreign, attribute, attribute, attribute, new_attribute,
     value_type, value_type, value_type, signature, header, initializer, initializer, known_input, known_input, function,
     nested,
 ]  # fmt: skip

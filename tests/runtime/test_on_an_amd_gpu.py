@@ -18,6 +18,8 @@ from test_sharing_a_gpu import FORK
 
 import kompilo
 from kompilo.compiler.artifact.artifact import Artifact
+from kompilo.targets.gpu.elf import ElfFile
+from kompilo.targets.gpu.resources import _amd_metadata
 
 from gpu.fake_cuda import environment
 from gpu.shim_support import needs_shim
@@ -26,6 +28,7 @@ from shim_target import install_shim_targets
 pytestmark = needs_shim
 
 STAND_IN = ("rocmshim:gfx1100", "rocm:gfx1100")
+BYTES = {"handle": 8, "int64": 8, "int32": 4, "float32": 4}
 LINKER = next((name for name in ("ld.lld-19", "ld.lld-18", "ld.lld-17", "ld.lld") if shutil.which(name)), None)
 
 
@@ -335,6 +338,11 @@ def test_real_code_objects_have_every_kernel_that_is_launched(tmp_path):
     said = on_gpu(path, script, tmp_path, gfx="gfx942:sramecc+:xnack-", name="AMD Instinct MI300X")
     assert said == "(1, 13)\n(37, 13)\n"
     launched = {line.split()[1] for line in logged(tmp_path, "launch")}
-    known = {kernel.name for code in Artifact.open(path).targets[0].device for kernel in code.kernels}
+    (code,) = Artifact.open(path).targets[0].device
+    known = {kernel.name: [BYTES[dtype] for dtype in kernel.arguments] for kernel in code.kernels}
     assert launched
-    assert launched <= known
+    assert launched <= set(known)
+    # HIP takes as many arguments as the code object names, of the sizes that it says; the hidden ones are HIP's own.
+    for name, facts in _amd_metadata(ElfFile(bytes(code.code), "code object")):
+        own = [argument for argument in facts[".args"] if not argument[".value_kind"].startswith("hidden")]
+        assert [argument[".size"] for argument in own] == known[name]

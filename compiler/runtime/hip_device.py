@@ -192,7 +192,9 @@ class HipDevice:
             raise error
 
     def clear(self) -> None:
-        """Give all GPUs what their pools keep."""
+        """Give all GPUs what their pools keep; a forked child has no part in that."""
+        if self.closed:
+            return
         for pool in list(self._pools.values()):
             pool.clear()
 

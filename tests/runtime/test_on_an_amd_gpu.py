@@ -234,8 +234,10 @@ def test_tensors_and_streams_of_other_libraries(files, tmp_path):
 
 
 END = """
-import atexit
+import atexit, tvm_ffi
+from kompilo.compiler.runtime.library import clear_memory
 def late():
+    clear_memory(tvm_ffi)
     try:
         model(x())
     except KompiloError as error:

@@ -195,6 +195,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "feature": ({"nodes_featureids": [0, 1, 9]}, "the number of features must be at least 10, found 3"),
     "negative": ({"nodes_featureids": [0, 1, -1]}, "'nodes_featureids' must not be negative, found -1"),
     "aggregate": ({"aggregate_function": 4}, "'aggregate_function' must be one of 0 to 3, found 4"),
+    "targets": ({"n_targets": 2**31}, "'n_targets' must be between 1 and 1048576, found 2147483648"),
     "transform": ({"post_transform": -1}, "'post_transform' must be one of 0 to 4, found -1"),
     "members": (
         {"membership_values": numpy_helper.from_array(np.ones(2, np.float32))},

@@ -19,6 +19,8 @@ from .scores import AI_ONNX_ML, POST_TRANSFORMS, labelled, labels, post_transfor
 if TYPE_CHECKING:
     from ...node import Node
 
+# More scores for each row than any model has; a damaged number must not take all memory.
+_MOST_TARGETS = 1 << 20
 _AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")
 _COMPARISONS: tuple[Callable[[ir.Expr, ir.Expr], ir.Expr], ...] = (
     lambda x, value: x <= value,
@@ -35,9 +37,7 @@ _TABLES = ("feature", "mode", "value", "missing", "true", "false", "roots", "dep
 @converter("TreeEnsemble", domain=AI_ONNX_ML, since=5)
 def tree_ensemble(node: Node) -> Value:
     """Of the input's type throughout; attributes are numbers where the older operators have words."""
-    dtype, targets = node.dtype(0), node.attr("n_targets", 1)
-    if targets < 1:
-        raise node.error(f"attribute 'n_targets' must be at least 1, found {targets}")
+    dtype, targets = node.dtype(0), _targets(node, node.attr("n_targets", 1))
     wide = "float32" if dtype == "float16" else dtype
     forest = counted_forest(node, targets, wide)
     aggregate = _choice(node, "aggregate_function", _AGGREGATES, 1)
@@ -46,6 +46,12 @@ def tree_ensemble(node: Node) -> Value:
     result = _aggregated(node, x, forest, targets, aggregate, np.zeros(0, wide))
     result = transformed(node, result, transform if targets > 1 or transform == "PROBIT" else "NONE")
     return result if wide == dtype else node.call("Cast", result, to=10)
+
+
+def _targets(node: Node, count: int) -> int:
+    if not 1 <= count <= _MOST_TARGETS:
+        raise node.error(f"attribute 'n_targets' must be between 1 and {_MOST_TARGETS}, found {count}")
+    return count
 
 
 def _choice(node: Node, name: str, choices: Sequence[str], default: int) -> str:
@@ -61,9 +67,7 @@ def tree_ensemble_regressor(node: Node) -> Value:
 
     As in ONNX Runtime, the only function that a single target goes through is PROBIT.
     """
-    targets, dtype = node.required("n_targets"), "float64" if node.dtype(0) == "float64" else "float32"
-    if targets < 1:
-        raise node.error(f"attribute 'n_targets' must be at least 1, found {targets}")
+    targets, dtype = _targets(node, node.required("n_targets")), "float64" if node.dtype(0) == "float64" else "float32"
     aggregate = node.attr("aggregate_function", "SUM")
     if aggregate not in _AGGREGATES:
         raise node.error(f"attribute 'aggregate_function' must be one of {', '.join(_AGGREGATES)}, found {aggregate!r}")

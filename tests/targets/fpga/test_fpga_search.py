@@ -9,7 +9,7 @@ from test_fpga_models import F32, model, normal, read
 
 import kompilo
 from kompilo.compiler.cli.main import run_command
-from kompilo.compiler.errors import UsageError
+from kompilo.compiler.errors import TargetError, UsageError
 from kompilo.compiler.schedule.whole_design import DesignPoint, front
 from kompilo.compiler.tune.design_records import DesignRecord, add_design, designs_of, path_of
 from kompilo.compiler.tune.design_report import design_page
@@ -176,8 +176,22 @@ def test_the_command(tmp_path, capfd):
     assert "expected no --calibration" in capfd.readouterr().err
 
 
-def test_kernels_are_not_tuned_for_hardware():
+def test_a_model_that_fits_no_way_says_what_is_missing(tmp_path):
+    size = 1 << 19
+    net = model([("Mul", "x w", "y", {})], [("x", F32, [size])], [("y", F32, [size])], w=normal(1, size)[0])
+    with pytest.raises(TargetError, match=r"within 166 usable block RAMs of 18 Kib, found one that needs \d+"):
+        tune_design(net, "fpga:ecp5", trials=1, records=tmp_path)
+
+
+def test_a_session_ends_with_its_time(tmp_path):
+    made = tune_design(network(), "fpga:kv260", budget=0.01, records=tmp_path)
+    assert made.stopped == "the time is up"
+    assert made.best.cycles <= made.default.cycles
+    assert len(made.tried) <= 2
+
+
+def test_kernels_are_not_tuned_for_hardware(tmp_path):
     with pytest.raises(UsageError, match="expected one that kernels are measured for"):
         kompilo.tune(network(), "fpga:u280")
     with pytest.raises(UsageError, match="expected one that builds hardware of whole models"):
-        tune_design(network(), "cpu", trials=1)
+        tune_design(network(), "cpu", trials=1, records=tmp_path)

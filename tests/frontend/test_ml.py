@@ -136,11 +136,6 @@ def test_label_encoder() -> None:
 
 
 WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
-    "strings": (
-        "LinearClassifier",
-        {"coefficients": [1.0], "classlabels_strings": ["a", "b"]},
-        "labels that are strings",
-    ),
     "no labels": ("LinearClassifier", {"coefficients": [1.0]}, "'classlabels_ints' is required"),
     "rows": (
         "LinearRegressor",

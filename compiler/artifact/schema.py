@@ -51,7 +51,7 @@ ITEM_BYTES = {
 
 _MAX_RANK = 32  # of numpy before version 2
 _MAX_DIM = 2**62
-_TARGET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,127}")
+_TARGET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+,=-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

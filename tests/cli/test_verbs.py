@@ -37,6 +37,13 @@ def test_the_default_name_keeps_every_dot_of_the_model(kompilo, model, tmp_path,
     assert (tmp_path / "net.v1.kpo").is_file()
 
 
+def test_options_of_a_target_are_part_of_its_name(kompilo, model, tmp_path):
+    path = str(tmp_path / "eight.kpo")
+    told = parsed(kompilo("compile", model, "--target", "cpu:x86-64-v3,cores=8", "-o", path, "--json"))
+    assert told["targets"][0]["name"] == "cpu:x86-64-v3,cores=8"
+    assert kompilo("inspect", path).code == 0
+
+
 def test_compile_as_json_fixes_shapes(kompilo, dynamic_model, tmp_path):
     facts = parsed(kompilo("compile", dynamic_model, "-o", tmp_path / "o.kpo", "--input", "x:2x3x8x8", "--json"))
     assert facts["inputs"] == [{"name": "x", "shape": [2, 3, 8, 8], "dtype": "float32"}]

@@ -50,7 +50,7 @@ class Outcome:
         """The detail without what differs between nodes, to group by."""
         text = re.sub(r"([A-Za-z]\w*) node '[^']*'", r"\1", self.detail)
         text = re.sub(r"^(\w+): operator \1 \(opset \d+\) is", r"operator \1 is", text)
-        text = re.sub(r"(?<=put |tor )'[^']*'", "…", text)
+        text = re.sub(r"(?<=put |tor )'[^']*'|(?<=')[^']{40,}(?=')|(?<=\()\w{24,}(?=\))", "…", text)
         return re.sub(r"\d+", "N", text).rstrip(".")
 
 

@@ -138,8 +138,11 @@ def test_unknown_domain_and_operator():
     proto = model([helper.make_node("Relo", ["x"], ["y"], "f")], [tensor("x", (2,))], [tensor("y", None)])
     with pytest.raises(ModelError, match="Relo node 'f': ONNX has no operator 'Relo'"):
         import_model(proto)
-    proto = model([helper.make_node("Multinomial", ["x"], ["y"], "f")], [tensor("x", (2,))], [tensor("y", None)])
-    with pytest.raises(ModelError, match=r"Multinomial node 'f': operator Multinomial \(opset 17\) is not supported"):
+    training = "ai.onnx.preview.training"
+    node = helper.make_node("Gradient", ["x"], ["y"], "f", domain=training, xs=["x"], y="x")
+    proto = model([node], [tensor("x", (2,))], [tensor("y", None)])
+    proto.opset_import.append(helper.make_opsetid(training, 1))
+    with pytest.raises(ModelError, match=r"Gradient node 'f': operator Gradient \(opset 1\) is not supported"):
         import_model(proto)
 
 

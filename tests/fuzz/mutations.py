@@ -352,7 +352,7 @@ def nested(model: ModelProto, rng: random.Random) -> None:
 
 
 CHANGES: list[Change] = [
-    rewire, rewire, rename, cycle, nodes_of_graph, operator, operator, foreign, attribute, attribute, attribute, new_attribute,
-    value_type, value_type, value_type, signature, header, initializer, initializer, known_input, known_input, function,
-    nested,
+    rewire, rewire, rename, cycle, nodes_of_graph, operator, operator, foreign, attribute, attribute, attribute,
+    new_attribute, value_type, value_type, value_type, signature, header, initializer, initializer, known_input,
+    known_input, function, nested,
 ]  # fmt: skip

@@ -166,16 +166,18 @@ def parallel_nest(
     while rest and product([e for e in outer if static(e)]) < tasks and len(outer) < 3:
         outer.append(rest.pop(0))
     total = product(outer)
+    # The division by an extent that turns out to be 0 may be moved to where no element is asked for.
+    divisors = [e if static(e) else tirx.max(e, i64(1)) for e in outer]
     if static(total) and total <= tasks:
         return loop(
-            total, lambda t: wrap(nest(rest, lambda r: body([*unravel(t, outer), *r]))), ForKind.PARALLEL, "task"
+            total, lambda t: wrap(nest(rest, lambda r: body([*unravel(t, divisors), *r]))), ForKind.PARALLEL, "task"
         )
     chunk = ceildiv(total, tasks)
 
     def task(t: Index) -> Stmt:
         whole = static(total) and total % chunk == 0
         size = chunk if whole else minimum(chunk, total - t * chunk)
-        return wrap(loop(size, lambda i: nest(rest, lambda r: body([*unravel(t * chunk + i, outer), *r]))))
+        return wrap(loop(size, lambda i: nest(rest, lambda r: body([*unravel(t * chunk + i, divisors), *r]))))
 
     return loop(ceildiv(total, chunk) if static(total) else tasks, task, ForKind.PARALLEL, "task")
 

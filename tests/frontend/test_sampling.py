@@ -78,3 +78,10 @@ def test_max_roi_pool(scale):
 def test_errors():
     with pytest.raises(ModelError, match="the grid needs a last dimension of 2"):
         check_op("GridSample", [floats(1, 1, 3, 3), floats(1, 2, 2, 3)], reference=[np.zeros(1)])
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 32)])
+def test_grids_of_open_sizes(size):
+    """Widths below a vector and whole vectors: a part of the loop then has no iterations."""
+    grid = floats(2, *size, 2)
+    check_op("GridSample", [floats(2, 3, 5, 7), grid], {"mode": "linear"}, opset=20, atol=1e-4, dynamic={1: (1, 2)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,12 +68,15 @@ def plan(
     if (cluster is None) == (devices is None):
         raise UsageError(f"expected either --cluster or --devices, found {'neither' if cluster is None else 'both'}.")
     if devices is not None:
-        from .device_plan import plan_devices
-
+        _refuse({"deadline": deadline, "input": inputs, "records": records, "html": html}, "--devices")
+        _refuse({"max-error": max_error, "micro-batches": micro_batches != "1"}, "--devices")
         if not is_artifact(model):
             raise UsageError("expected an artifact with --devices, found a model.", "kompilo compile --pieces 6 first.")
+        from .device_plan import plan_devices
+
         plan_devices(Path(model), devices, objective, output, seconds, as_json)
         return
+    _refuse({"output": output}, "--cluster")
     assert cluster is not None, "there is one or the other"
     from ..plan.cluster_file import read_cluster
     from ..plan.planner import Wish, make_plan
@@ -95,6 +99,13 @@ def plan(
         write_text(html, html_plan(planned))
     if not planned.meets_deadline:
         raise typer.Exit(_LATE)
+
+
+def _refuse(options: Mapping[str, object], beside: str) -> None:
+    """UsageError if one of `options`, by their names, is given, which mean nothing `beside` another."""
+    given = [f"--{name}" for name, value in options.items() if value]
+    if given:
+        raise UsageError(f"expected {beside} without {' and '.join(given)}, found both.")
 
 
 def _model_work(

@@ -133,6 +133,14 @@ def test_the_command_line_plans_runs_and_measures(artifact, devices, tmp_path, c
         ),
         (["plan", "ARTIFACT", "--cluster", "CLUSTER"], "expected an artifact of one piece with --cluster"),
         (
+            ["plan", "ARTIFACT", "--devices", "cpu:0", "--deadline", "5ms", "--html", "x.html"],
+            "expected --devices without --deadline and --html, found both",
+        ),
+        (
+            ["plan", "ARTIFACT", "--cluster", "CLUSTER", "-o", "plan.json"],
+            "expected --cluster without --output, found both",
+        ),
+        (
             ["run", "ARTIFACT", "--devices", "cpu:0", "--threads", "2"],
             "expected either --devices and --plan, or --device",
         ),

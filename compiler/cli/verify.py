@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,10 @@ from ..model_source import find_zoo_model, is_artifact, resolve
 from ..scratch import scratch_folder
 from ..tensor_spec import TensorSpec
 from . import console
+from .arguments import read_fixed_values
 from .feeds import Feeds, fits, sample_feeds
 from .host_view import check_tensors
-from .options import ArtifactArgument, AsJson, InputValues, Seed, Sizes
+from .options import ArtifactArgument, AsJson, FixedValues, InputValues, Seed, Sizes
 from .quantization import calibration_feeds, finish, measure, read_labels
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def verify(
         str | None, typer.Option(metavar="RUNTIME", help="onnxruntime (default) or reference, the onnx package's own.")
     ] = None,
     inputs: InputValues = None,
+    fixed: FixedValues = None,
     shape: Sizes = None,
     calibration: Annotated[
         Path | None,
@@ -75,8 +77,9 @@ def verify(
     if labels is not None and not integer:
         raise UsageError("--labels: expected an int8 artifact, found one of another precision.")
     check_tensors((*module.inputs, *module.outputs), "verify", strings=True)
+    values = _values(module.artifact.provenance.get("values", {}), read_fixed_values(fixed or ()))
     with scratch_folder("verify") as folder, console.progress() as report:
-        reference = _reference(against, source, module.inputs, folder)
+        reference = _reference(against, source, module.inputs, values, folder)
         sampled = _input_sets(model, source, module.inputs, inputs or (), shape or (), seed, samples)
         feeds = list(sampled if calibration is None else calibration_feeds(calibration, module.inputs))
         if integer:
@@ -94,7 +97,30 @@ def _default_tolerance(model: str) -> float:
     return entry.tolerance if entry is not None else _DEFAULT_TOLERANCE
 
 
-def _reference(against: str | None, source: Path, specs: Sequence[TensorSpec], folder: Path) -> Peer:
+def _values(told: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of each input that was fixed at compile time: as the artifact tells it, else as it is `given`.
+
+    Raises UsageError where it is neither, or an input is given that was not fixed.
+    """
+    import numpy as np
+
+    for name in given:
+        if name not in told:
+            listed = ", ".join(repr(n) for n in told) or "none"
+            raise UsageError(f"--value {name}: expected an input that the artifact has a value of, which are {listed}.")
+    for name, value in told.items():
+        # Many numbers are told as text, as are those that JSON has no word for.
+        if name not in given and np.asarray(value).dtype.kind == "U":
+            raise UsageError(
+                f"the artifact does not tell the value of input {name!r}, found {value!r}.",
+                f"--value {name}=FILE.npy, as it was compiled.",
+            )
+    return {**told, **given}
+
+
+def _reference(
+    against: str | None, source: Path, specs: Sequence[TensorSpec], values: Mapping[str, Any], folder: Path
+) -> Peer:
     """The runtime to trust, loaded: ONNX Runtime if installed and able to read the model, else the evaluator."""
     from ..peers.base import find_peer, is_installed
     from ..peers.fixed_model import fix_model_shapes
@@ -105,7 +131,7 @@ def _reference(against: str | None, source: Path, specs: Sequence[TensorSpec], f
     if against is None and not is_installed(name):
         console.note("onnxruntime is not installed (pip install 'kompilo[ort]'): using the onnx reference evaluator")
         name = "reference"
-    path = fix_model_shapes(source, {s.name: s.shape for s in specs}, folder / "fixed.onnx")
+    path = fix_model_shapes(source, {s.name: s.shape for s in specs}, folder / "fixed.onnx", values)
     peer = find_peer(name)
     try:
         peer.load(path, 1)

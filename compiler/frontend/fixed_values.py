@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
 from ..errors import UsageError
 from .dtypes import dtype_name, is_float, is_integer, numpy_dtype
-from .model_reader import ModelSource
+
+if TYPE_CHECKING:
+    from .model_reader import ModelSource  # which imports TVM; `kompilo verify` does not need it
 
 # Input -> a number, a (nested) list of numbers, or an array.
 Values = Mapping[str, Any]
@@ -28,7 +30,16 @@ def fix_values(source: ModelSource, values: Values) -> ModelSource:
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(source.proto)
-    graph = proto.graph
+    told = fix_inputs(proto.graph, values)
+    return replace(source, proto=proto, provenance={**source.provenance, "values": told})
+
+
+def fix_inputs(graph: onnx.GraphProto, values: Values) -> dict[str, Any]:
+    """Make initializers of the inputs named in `values`, in place.
+
+    Returns what an artifact's provenance says of them: numbers, or type and shape as text where they are many.
+    Raises UsageError as `fix_values`.
+    """
     infos = {info.name: info for info in graph.input}
     for name in values:
         if name not in infos or any(tensor.name == name for tensor in graph.initializer):
@@ -39,10 +50,10 @@ def fix_values(source: ModelSource, values: Values) -> ModelSource:
     kept = [info for info in graph.input if info.name not in arrays]
     del graph.input[:]
     graph.input.extend(kept)
-    told = {
-        name: array.tolist() if array.size <= 16 else f"{array.dtype} {array.shape}" for name, array in arrays.items()
+    return {
+        name: array.tolist() if array.size <= _MOST_TOLD else f"{array.dtype} {array.shape}"
+        for name, array in arrays.items()
     }
-    return replace(source, proto=proto, provenance={**source.provenance, "values": told})
 
 
 def _array(info: onnx.ValueInfoProto, value: Any) -> np.ndarray:

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 from ..errors import InputError, ModelError
+from ..frontend.fixed_values import fix_inputs
 from ..frontend.signature import used_names
 
 # Protobuf cannot write more; larger models keep their weights in external files, which saving must split off again.
 _LARGEST_FILE = 2**31 - 1
 
 
-def fix_model_shapes(model: Path, shapes: Mapping[str, Sequence[int | str]], target: Path) -> Path:
+def fix_model_shapes(
+    model: Path, shapes: Mapping[str, Sequence[int | str]], target: Path, values: Mapping[str, Any] | None = None
+) -> Path:
     """Write `model` with the input shapes `shapes` to `target`; returns `target`, or `model` if nothing changes.
 
-    Inputs that have no shape in `shapes`, because nothing uses them, are dropped: nobody would feed them.
-    Raises ModelError if there is no readable model, InputError for an unknown input.
+    Inputs in `values` become initializers of these values, as `fix_values` makes them for the compiler. Inputs that
+    have no shape in `shapes`, because nothing uses them, are dropped: nobody would feed them.
+    Raises ModelError if there is no readable model, InputError for an unknown input, UsageError for a value that does
+    not fit.
     """
     proto = load_model(model)
+    told = fix_inputs(proto.graph, values or {})
     dropped = _drop_unused_inputs(proto.graph, shapes)
-    if not set_input_shapes(proto, shapes) and not dropped:
+    if not set_input_shapes(proto, shapes) and not dropped and not told:
         return model
     onnx.save(proto, target, save_as_external_data=proto.ByteSize() > _LARGEST_FILE)
     return target

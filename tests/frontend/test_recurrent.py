@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from kompilo.compiler.errors import ModelError
+from kompilo.compiler.errors import InputError, ModelError
 from kompilo.compiler.frontend.importer import import_model
 
-from op_test import check_model, check_op, floats, make_model, reference_outputs, run_imported
+from op_test import check_model, check_op, floats, ints, make_model, reference_outputs, run_imported
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 STEPS, BATCH, SIZE, HIDDEN = 5, 3, 7, 6
@@ -149,3 +149,47 @@ def test_errors():
         check("LSTM", inputs, {"direction": "bidirectional"}, reference=[])
     with pytest.raises(ModelError, match="axis 0 of input 4|elements on axis 0"):
         check("LSTM", operands("LSTM", lengths=[1, 2]), reference=[])
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+def test_open_sizes_of_weights(op):
+    """Every input but the rows of W and R may leave its sizes open; each direction checks what the kernel reads."""
+    inputs = operands(op, 2, states=True, lengths=[5, 2, 3], peepholes=True)
+    open_ones = [0, *range(3, len(inputs))]
+    attrs = {"direction": "bidirectional", **({"linear_before_reset": 1} if op == "GRU" else {})}
+    check(op, inputs, attrs, const=(1, 2), dynamic=open_ones)
+    check(op, inputs[:4], attrs, const=(1, 2), dynamic=[3])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 3 * HIDDEN), (3 * HIDDEN,)])
+@pytest.mark.parametrize("const", [(1, 2, 3), (1, 2, 3, 7)])
+def test_peepholes_of_other_sizes(shape, const):
+    """The kernel would read beyond their end."""
+    inputs = [*operands("LSTM")[:7], floats(*shape)]
+    message = "input 7 needs 2 dimensions, found 1" if len(shape) == 1 else "input 7 needs .* elements on axis"
+    with pytest.raises(ModelError, match=message):
+        check("LSTM", inputs, const=const, reference=[])
+
+
+def test_short_peepholes_of_an_open_size():
+    with pytest.raises(InputError, match="must be 18 for LSTM node .* of input 7"):
+        check("LSTM", [*operands("LSTM")[:7], floats(1, 17)], dynamic=[7], reference=[])
+
+
+@pytest.mark.parametrize(("index", "shape"), [(1, (1, 24)), (3, (48,)), (4, (3, 1)), (5, (3, 6)), (6, (1, 3, 6, 1))])
+def test_inputs_of_other_ranks(index, shape):
+    inputs = operands("LSTM", lengths=[1, 5, 4], states=True)
+    inputs[index] = np.ones(shape, inputs[index].dtype)
+    with pytest.raises(ModelError, match=f"input {index} needs . dimensions, found|weights of 1 directions"):
+        check("LSTM", inputs, const=(), reference=[])
+
+
+def test_dynamic_quantize_lstm_with_an_open_bias_and_short_peepholes():
+    weights = [ints(1, n, 20, dtype="int8", seed=n) for n in (7, 5)]
+    scale, point = floats(1, low=0.03, high=0.06), np.zeros(1, np.int8)
+    inputs = [floats(2, 3, 7), *weights, floats(1, 40), None, None, None, None, scale, point, scale, point]
+    options = {"domain": "com.microsoft", "outputs": 3, "const": (1, 2, 8, 9, 10, 11), "rtol": 0.0, "atol": 2e-2}
+    check_op("DynamicQuantizeLSTM", inputs, {"hidden_size": 5}, dynamic=[3], **options)
+    inputs[7] = floats(1, 14)
+    with pytest.raises(InputError, match=r"must be 15 for .* of input 7"):
+        check_op("DynamicQuantizeLSTM", inputs, {"hidden_size": 5}, dynamic=[3, 7], reference=[], **options)

@@ -75,6 +75,7 @@ def _hidden_size(node: Node, kind: _Kind, directions: int) -> int:
     if (
         not isinstance(hidden, int)
         or recurrent != [directions, rows, hidden]
+        or len(node.shape(1)) != 3
         or node.shape(1)[:2] != [directions, rows]
     ):
         raise node.error(
@@ -126,10 +127,28 @@ class _Inputs:
         self.dtype = "float32" if given in ("float16", "bfloat16") else given
         if node.rank(0) != 3:
             raise node.error(f"the input needs 3 dimensions, found {node.rank(0)}")
-        x = with_sizes(node, 0, {2: node.shape(1)[2]})
+        columns = node.shape(1)[2] if isinstance(node.shape(1)[2], int) else node.shape(0)[2]
+        x = with_sizes(node, 0, {2: columns})
         self.x = node.emit(op.permute_dims(x, [1, 0, 2])) if batchwise else x
         self.time, self.batch = (node.shape(0)[i] for i in ((1, 0) if batchwise else (0, 1)))
+        self.shapes = self._shapes(columns)
+        self.given = {index: self._sized(index) for index in self.shapes if node.has(index)}
         self.options = frozenset(n for n in ("input_forget", "linear_before_reset") if node.attr(n, 0))
+
+    def _shapes(self, columns: Dim) -> dict[int, list[Dim]]:
+        """What W, R, B, sequence_lens, the initial states and, for LSTM, P have to be."""
+        directions, rows = self.directions, self.kind.gates * self.hidden
+        state = [self.batch, directions, self.hidden] if self.batchwise else [directions, self.batch, self.hidden]
+        found = {1: [directions, rows, columns], 2: [directions, rows, self.hidden], 3: [directions, 2 * rows]}
+        found |= {4: [self.batch], 5: state}
+        return found | ({6: state, 7: [directions, 3 * self.hidden]} if self.kind.cell_state else {})
+
+    def _sized(self, index: int) -> relax.Expr:
+        """Input `index` of the sizes it has to have, for the kernel reads all of them."""
+        shape = self.shapes[index]
+        if self.node.rank(index) != len(shape):
+            raise self.node.error(f"input {index} needs {len(shape)} dimensions, found {self.node.rank(index)}")
+        return with_sizes(self.node, index, dict(enumerate(shape)))
 
     def wide(self, x: relax.Expr) -> relax.Expr:
         return x if str(x.ty.dtype) == self.dtype else self.node.emit(op.astype(x, self.dtype))
@@ -139,8 +158,8 @@ class _Inputs:
         known = self.node.const(index)
         if known is not None:
             return constant(np.ascontiguousarray(known[direction]))
-        rest = self.node.shape(index)[1:]
-        part = op.strided_slice(self.node.inputs[index], [0], [direction], [direction + 1])
+        part = op.strided_slice(self.given[index], [0], [direction], [direction + 1])
+        rest = relax.ShapeExpr([as_expr(d) for d in self.shapes[index][1:]])
         return self.node.emit(op.reshape(self.node.emit(part), rest))
 
     def transposed(self, index: int, direction: int) -> relax.Expr:
@@ -156,7 +175,6 @@ class _Inputs:
         if not node.has(3):
             return product
         rows = self.kind.gates * self.hidden
-        with_sizes(node, 3, {0: self.directions, 1: 2 * rows})
         both = self.of(3, direction)
         first = node.emit(op.strided_slice(both, [0], [0], [rows]))
         second = node.emit(op.strided_slice(both, [0], [rows], [2 * rows]))
@@ -184,9 +202,7 @@ class _Inputs:
         if not node.has(index):
             return node.emit(op.zeros(relax.ShapeExpr([as_expr(d) for d in shape]), self.dtype))
         axis = 1 if self.batchwise else 0
-        wanted = {axis: self.directions, 1 - axis: self.batch, 2: self.hidden}
-        state = with_sizes(node, index, wanted)
-        part = node.emit(op.strided_slice(state, [axis], [direction], [direction + 1]))
+        part = node.emit(op.strided_slice(self.given[index], [axis], [direction], [direction + 1]))
         return self.wide(node.emit(op.reshape(part, relax.ShapeExpr([as_expr(d) for d in shape]))))
 
 
@@ -198,7 +214,7 @@ def _direction(inputs: _Inputs, direction: int, reverse: bool, functions: Sequen
         "recurrent": inputs.wide(inputs.transposed(2, direction)),
         "h": inputs.initial(5, direction),
         "c": inputs.initial(6, direction) if inputs.kind.cell_state else None,
-        "lengths": with_sizes(node, 4, {0: inputs.batch}) if node.has(4) else None,
+        "lengths": inputs.given.get(4),
         "peephole": inputs.wide(inputs.of(7, direction)) if inputs.kind.cell_state and node.has(7) else None,
         "hidden_bias": inputs.hidden_bias(direction) if "linear_before_reset" in options else None,
     }

@@ -50,22 +50,27 @@ def places_of(pieces: Sequence[Segment]) -> dict[str, Place]:
 
 
 class Arena:
-    """`slots` slots for `places`, in memory of the file `descriptor` (None: new memory)."""
+    """`slots` slots for `places`, in memory of the file `descriptor` (None: new memory), which `close` closes.
+
+    Raises:
+        KompiloError: the system has no room for them; the descriptor is closed.
+    """
 
     def __init__(self, places: Mapping[str, Place], slots: int, descriptor: int | None = None) -> None:
         self.places = places
         end = max((p.offset + max(p.nbytes, 1) for p in places.values()), default=1)
         self.slot_bytes = -(-end // _PAGE) * _PAGE
         size = self.slot_bytes * slots
-        if descriptor is None:
-            descriptor = os.memfd_create("kompilo-arena", os.MFD_CLOEXEC)
+        try:
+            self.descriptor = _new_file(size) if descriptor is None else descriptor
             try:
-                os.ftruncate(descriptor, size)
-            except OSError as error:
-                os.close(descriptor)
-                raise KompiloError(f"there is no memory for {slots} requests in flight: {error.strerror}.") from None
-        self.descriptor = descriptor
-        self._memory: Any = np.frombuffer(mmap.mmap(descriptor, size), np.uint8)
+                self._memory: Any = np.frombuffer(mmap.mmap(self.descriptor, size), np.uint8)
+            except BaseException:
+                self.close()
+                raise
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise KompiloError(f"there is no memory for {slots} requests in flight ({size} bytes): {reason}.") from None
         self._views: dict[tuple[int, str], np.ndarray] = {}
 
     def view(self, slot: int, name: str) -> np.ndarray:
@@ -83,6 +88,16 @@ class Arena:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+def _new_file(size: int) -> int:
+    descriptor = os.memfd_create("kompilo-arena", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, size)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def as_json(places: Mapping[str, Place]) -> list[list[Any]]:

@@ -29,8 +29,7 @@ _DEPTH = 2
 # Requests that are looked at for a route ahead of their turn, for each worker.
 _WINDOW = 4
 _TICK_S = 0.1
-_MOST_FAILURES = 3
-_TRIES = 4  # of a request, for each device
+_MOST_FAILURES, _TRIES = 3, 4  # of a worker in a row; of a request, for each device
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
 
 Collect = Callable[[int], object]  # the result in a slot
@@ -286,7 +285,10 @@ class Dispatcher(threading.Thread):
         self._selector.register(worker.end, selectors.EVENT_READ, worker)
 
     def _hear(self, worker: WorkerProcess) -> None:
+        end = worker.end
         for message in worker.messages():
+            if worker.end is not end:
+                return  # what was said before has ended it already
             if message is None:
                 self._down(worker, worker.problem or "its process ended")
                 return

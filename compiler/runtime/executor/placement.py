@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,14 @@ class Placement:
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> Placement:
-        """The placement in a file. Raises UsageError if it is missing or no plan."""
+        """The placement in a file. Raises UsageError if it is missing, no plan, or its times are none."""
         try:
             found = json.loads(Path(path).read_text())
         except (OSError, UnicodeDecodeError, ValueError) as error:
             raise UsageError(f"plan {os.fspath(path)!r}: expected a file that kompilo plan wrote, {error}.") from None
         try:
             return _from_json(found)
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
             raise UsageError(f"plan {os.fspath(path)!r}: expected a file that kompilo plan wrote.") from None
 
     def check(self, artifact: Artifact) -> None:
@@ -108,6 +109,9 @@ def _from_json(found: Any) -> Placement:
         for route in found["routes"]
     )
     seconds = tuple(tuple(float(s) for s in row) for row in found["seconds"])
+    unusable = [s for row in seconds for s in row if not (isfinite(s) and s >= 0)]
+    if unusable:
+        raise UsageError(f"plan: expected finite times of 0 s or more, found {unusable[0]}.")
     predicted = {str(name): float(value) for name, value in found["predicted"].items()}
     return Placement(tuple(str(d) for d in found["devices"]), routes, seconds, predicted)
 

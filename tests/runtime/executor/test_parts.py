@@ -1,5 +1,8 @@
 """The parts of the executor by themselves: routes, times, slots, deadlines, packets, places in memory."""
 
+import os
+import selectors
+import socket
 import threading
 import time
 from concurrent.futures import Future
@@ -10,16 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kompilo.compiler.runtime.core_sets import CoreSet
 from kompilo.compiler.runtime.executor import times as times_module
-from kompilo.compiler.runtime.executor.arena import Arena, as_json, from_json, places_of
-from kompilo.compiler.runtime.executor.messages import RUN, Message, pack, unpack
+from kompilo.compiler.runtime.executor.arena import Arena, Place, as_json, from_json, places_of
+from kompilo.compiler.runtime.executor.dispatcher import Dispatcher
+from kompilo.compiler.runtime.executor.messages import DONE, RUN, Message, Orders, pack, unpack
 from kompilo.compiler.runtime.executor.placement import Placement, Route, Stage
+from kompilo.compiler.runtime.executor.process import Given, State, WorkerProcess
 from kompilo.compiler.runtime.executor.requests import Deadlines, Request, Slots, urgency_of
 from kompilo.compiler.runtime.executor.routes import Routes
 from kompilo.compiler.runtime.executor.times import StageTimes
 from kompilo.compiler.segments import Segment
 from kompilo.compiler.tensor_spec import TensorSpec
-from kompilo.errors import DeadlineError, KompiloError
+from kompilo.errors import DeadlineError, KompiloError, UsageError
 
 
 def spec(name: str, *shape: int, dtype: str = "float32") -> TensorSpec:
@@ -174,3 +180,54 @@ def test_tensors_have_places_of_their_own_that_all_processes_see():
             np.testing.assert_array_equal(view.astype(np.float32), np.full(view.shape, (slot + k) % 2, np.float32))
     mine.close()
     mine.close()
+
+
+@pytest.mark.parametrize(("offset", "slots"), [(1 << 59, 4), (1 << 61, 4), (1 << 40, 1 << 60)])
+def test_memory_that_the_system_does_not_have(offset, slots):
+    """Too much for an address space, for a file, and for an integer; no descriptor stays open."""
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(KompiloError, match=f"there is no memory for {slots} requests in flight"):
+        Arena({"x": Place(offset, (3, 5), "float32")}, slots)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_worker_that_ends_behind_its_answer_is_started_again_once():
+    """The answer and the end are read at once; the stage behind the answer goes to the same worker, in vain."""
+    pieces = [Segment((spec("a"),), (spec("b"),)), Segment((spec("b"),), (spec("c"),))]
+    placement = Placement(("cpu:0", "cpu:1"), (Route((Stage(0, (0,)), Stage(0, (1,)))),))
+    routes = Routes(placement, pieces, ["c"])
+    orders = Orders("x", [0], None, 0, 1, [], [])
+    workers = [WorkerProcess(k, CoreSet((k,)), orders) for k in range(2)]
+    dispatcher = Dispatcher(workers, routes, StageTimes(routes.planned(placement)), Slots(4), lambda slot: None, 1.0)
+    worker = workers[0]
+    worker.end, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    worker.end.setblocking(False)
+    worker.state, worker.proved = State.READY, True
+    dispatcher._selector.register(worker.end, selectors.EVENT_READ, worker)
+    request = Request(Future(), 0, 0.0, None, 1)
+    request.where, request.missing, request.left, request.running = {0: 0, 1: 0}, {0: 0, 1: 1}, 2, 1
+    worker.run(1, Given(request, 0, 0.1))
+    theirs.send(pack(Message(DONE, 1, 0, 0, 0.1)))
+    theirs.recv(1 << 16)
+    theirs.close()
+    try:
+        dispatcher._hear(worker)
+        assert worker.state is State.DOWN
+        assert worker.restarts == len(dispatcher._restarts) == 1
+        assert dispatcher._stranded == [(request, 1)]
+        assert request.running == 0
+    finally:
+        dispatcher._end()
+
+
+@pytest.mark.parametrize("seconds", ["NaN", "Infinity", "-1.0", "1e999"])
+def test_plans_with_impossible_times(seconds, tmp_path):
+    path = tmp_path / "plan.json"
+    Placement(("cpu:0",), (Route((Stage(0, (0,)),)),), ((0.5,),)).save(path)
+    assert Placement.read(path).seconds == ((0.5,),)
+    path.write_text(path.read_text().replace("0.5", seconds))
+    with pytest.raises(UsageError, match="expected finite times of 0 s or more, found (nan|inf|-1.0)"):
+        Placement.read(path)
+    path.write_text(path.read_text().replace('"device": 0', '"device": 1e999'))
+    with pytest.raises(UsageError, match="expected a file that kompilo plan wrote"):
+        Placement.read(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import ScheduleError
 
@@ -16,7 +17,7 @@ def schedule_anything(func: tirx.PrimFunc, spec: CpuSpec) -> tirx.PrimFunc:
 
     LLVM vectorises what it can, for which functions that it can look into stand in the place of libm's.
     """
-    func = func.with_body(fast_calls(func.body))
+    func = func.with_body(tvm_ffi.structural_map(fast_calls(func.body), (tirx.AttrStmt, _unmarked), order="post"))
     if not isinstance(func.body, s_tir.SBlockRealize) or spec.cores == 1:
         return func
     schedule = s_tir.Schedule(func)
@@ -29,6 +30,11 @@ def schedule_anything(func: tirx.PrimFunc, spec: CpuSpec) -> tirx.PrimFunc:
             # The block writes what another iteration reads, or is no loop nest: it stays serial.
             continue
     return schedule.mod["main"]
+
+
+def _unmarked(statement: tirx.AttrStmt) -> tirx.Stmt:
+    """What TVM's operators mark as a sequence, without the mark, which its code generator warns of."""
+    return statement.body if statement.attr_key == "pragma_scope" else statement
 
 
 def _parallelise(schedule: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from ..element_types import array_dtype
 from ..errors import KompiloError
 from ..segments import Control, ControlGraph, Segment
+from ..tensor_spec import ANY_SHAPE
 
 Values = dict[str, Any]
 Step = Callable[[Values], Values]
@@ -19,7 +20,7 @@ class ControlSegment:
     """One `If` or `Loop`; `steps` are what its graphs go through."""
 
     def __init__(self, segment: Segment, control: Control, steps: Sequence[Sequence[Step]]) -> None:
-        self._control = control
+        self._control, self._inputs = control, segment.inputs
         self._rows = {spec.name: spec for spec in segment.outputs}
         self._graphs = [_Graph(graph, own) for graph, own in zip(control.graphs, steps, strict=True)]
 
@@ -27,7 +28,7 @@ class ControlSegment:
         """The segment's outputs by name, for the values by name that it may read.
 
         Raises:
-            KompiloError: a condition is not one value, or the rows of a loop's output differ in shape, or are none.
+            KompiloError: a condition is not one value, or the rows of a loop's output differ in shape.
         """
         results = self._loop(values) if self._control.is_loop else self._branch(values)
         return {name: value for name, value in zip(self._control.results, results, strict=True) if name}
@@ -51,18 +52,28 @@ class ControlSegment:
             for row, value in zip(rows, results[len(carried) :], strict=True):
                 row.append(value)
             step += 1
-        return [*carried, *(self._stacked(n, r) for n, r in zip(control.results[len(carried) :], rows, strict=True))]
+        names = control.results[len(carried) :]
+        return [*carried, *(self._stacked(n, r, values) for n, r in zip(names, rows, strict=True))]
 
-    def _stacked(self, name: str, rows: list[Any]) -> Any:
+    def _stacked(self, name: str, rows: list[Any], values: Values) -> Any:
+        """The rows as one array; without any, their sizes are those that the inputs tell, and else 0."""
         if len({row.shape for row in rows}) > 1:
             raise self._error(f"the rows of its output {name!r} have several shapes")
         if rows:
             return np.stack(rows)
         spec = self._rows[name]
-        sizes = [size for size in spec.shape[1:] if isinstance(size, int)]
-        if len(sizes) < len(spec.shape) - 1:
-            raise self._error(f"it never runs, so the shape of its output {name!r} is open")
-        return np.empty((0, *sizes), array_dtype(spec.dtype))
+        sizes = self._sizes(values)
+        row = [size if isinstance(size, int) else sizes.get(size, 0) for size in spec.shape[1:]]
+        return np.empty((0, *row), array_dtype(spec.dtype))
+
+    def _sizes(self, values: Values) -> dict[str, int]:
+        """The open sizes of the inputs by name."""
+        found: dict[str, int] = {}
+        for spec in self._inputs:
+            shape = getattr(values[spec.name], "shape", ())
+            if spec.shape != ANY_SHAPE and len(shape) == len(spec.shape):
+                found |= {dim: size for dim, size in zip(spec.shape, shape, strict=True) if isinstance(dim, str)}
+        return found
 
     def _scalar(self, values: Values, name: str | None) -> Any:
         return self._single(values[name or ""])

@@ -143,6 +143,30 @@ def test_a_long_loop(tmp_path):
     assert [str(s) for s in module.outputs] == ["y: float32[n, 3]"]
 
 
+def test_no_iterations(tmp_path):
+    """The sizes of rows that never come are those of the inputs, and 0 where only a row would have told."""
+    body = graph(
+        [
+            node("Add", "v x", "next"),
+            node("Transpose", "next", "turned"),
+            node("NonZero", "next", "places"),
+            node("Identity", "going", "going_on"),
+        ],
+        "going_on next turned places",
+        [tensor("step", INT64, []), tensor("going", BOOL, []), tensor("v", FLOAT, ["n", 3])],
+    )
+    loop = helper.make_node("Loop", ["most", "", "x"], ["last", "rows", "found"], body=body)
+    inputs = [tensor("x", FLOAT, ["n", 3]), tensor("most", INT64, [])]
+    proto = model([loop], inputs, [tensor(name, FLOAT, None) for name in ("last", "rows")])
+    proto.graph.output.append(tensor("found", INT64, None))
+    x = floats(5, 3)
+    module = same_as_onnxruntime(proto, [{"x": x, "most": np.array(2)}], tmp_path)
+    last, rows, found = module(x, np.array(0))
+    assert np.array_equal(last, x)
+    assert (rows.shape, rows.dtype) == ((0, 3, 5), np.float32)
+    assert (found.shape, found.dtype) == ((0, 2, 0), np.int64)
+
+
 def test_inside_what_is_known(tmp_path):
     """A choice by data in the branch that a known condition takes, in a function of the model."""
     deep = node(

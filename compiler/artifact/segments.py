@@ -94,6 +94,9 @@ def _check_control(number: int, segment: SegmentEntry, control: Control) -> None
         fine = fine and control.condition is not None and not control.first and not control.carried
     named = {control.condition, control.limit, *control.first} - {None}
     _require(fine and named <= read, f"segment {number}: its {control.operator.operator} is not whole.")
+    for what, name, dtype in (("condition", control.condition, "bool"), ("limit", control.limit, "int64")):
+        found = [spec.dtype for spec in segment.inputs if spec.name == name]
+        _require(set(found) <= {dtype}, f"segment {number}: expected {dtype} for its {what} {name!r}, found {found}.")
     below = all(0 <= inner < number for graph in control.graphs for inner in graph.segments)
     _require(below, f"segment {number}: expected graphs of segments before it.")
 

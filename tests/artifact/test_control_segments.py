@@ -60,6 +60,18 @@ BROKEN = {
     "result of the other": (changed(1, graphs=(ControlGraph((), ("x",)), ControlGraph((0,), ("z",)))), "gives no"),
     "unknown input": (changed(2, inputs=(spec("w"),)), "nothing before it gives"),
     "name again": (changed(3, results=("y",), outputs=(spec("y"),)), "it gives"),
+    "condition of an If": (
+        changed(1, inputs=(spec("x"), spec("c"))),
+        r"segment 1: expected bool for its condition 'c', found \['float32'\]",
+    ),
+    "condition of a Loop": (
+        changed(3, condition="c", inputs=(spec("y"), spec("n", "int64"), spec("c", "sequence(bool)"))),
+        "segment 3: expected bool for its condition 'c'",
+    ),
+    "limit": (
+        changed(3, inputs=(spec("y"), spec("n", "string"), spec("c", "bool"))),
+        r"segment 3: expected int64 for its limit 'n', found \['string'\]",
+    ),
     "two kinds": (changed(1, model="host/segment1.onnx"), "two kinds"),
 }
 

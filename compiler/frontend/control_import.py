@@ -88,6 +88,9 @@ class ControlImport:
             raise self._error(
                 f"its body has {len(body.input)} inputs and {len(body.output)} outputs for {len(first)} values"
             )
+        excess = next(filter(None, self.node.output[len(body.output) - 1 :]), None)
+        if excess is not None:
+            raise self._error(f"output {excess!r} is beyond the {len(body.output) - 1} that its body gives")
         step, going, *carried = (info.name for info in body.input)
         rows = [i for i in range(len(first) + 1, len(body.output)) if self._output(i - 1)]
         wanted = [body.output[i].name for i in (*range(len(first) + 1), *rows)]

@@ -209,12 +209,22 @@ def chosen(then: GraphProto, other: GraphProto, behind: str = "Identity") -> onn
     return model(nodes, inputs, [tensor("y", FLOAT, None)])
 
 
+def doubled(outputs: str) -> onnx.ModelProto:
+    """A Loop over one value whose outputs, all of the model's, have these names."""
+    inputs = [tensor("step", INT64, []), tensor("going", BOOL, []), tensor("v", FLOAT, [2])]
+    body = graph([node("Add", "v v", "next"), node("Identity", "going", "going_on")], "going_on next", inputs)
+    loop = helper.make_node("Loop", ["most", "", "x"], outputs.split(), "repeat", body=body)
+    results = [tensor(name, FLOAT, None) for name in outputs.split()]
+    return model([loop], [tensor("x", FLOAT, [2]), tensor("most", INT64, [])], results)
+
+
 FLAT = graph([node("ReduceSum", "x", "total", keepdims=0)], "total")
 REFUSED = {
     "types": (chosen(graph([], "x"), graph([], "c")), "'p' would be float32 or bool"),
     "ranks": (chosen(FLAT, graph([], "x"), "Exp"), "only a run knows how many dimensions 'p' has"),
     "broken": (chosen(FLAT, graph([node("Relu", "lost", "t")], "t")), "'lost'"),
     "nothing": (chosen(FLAT, graph([], "x x")), "else_branch has 2 outputs, expected 1"),
+    "rows": (doubled("last rows"), "Loop node 'repeat': output 'rows' is beyond the 1 that its body gives"),
 }
 
 

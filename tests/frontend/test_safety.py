@@ -70,6 +70,18 @@ SHAPES = {
     "reverse_sequence": ("ReverseSequence", [floats(3, 2, 4), i64(1, 2, 3)], {}, "input 1 needs 2 lengths"),
     "roi_align": ("RoiAlign", [IMAGE, REGION, i64(0, 1)], {}, "input 2 needs 1 regions on axis 0, found 2"),
     "grid_sample": ("GridSample", [IMAGE, floats(3, 2, 2, 2)], {}, "input 1 needs 2 grids on axis 0, found 3"),
+    "deform_conv": (
+        "DeformConv",
+        [floats(1, 1, 3, 3), floats(1, 1, 2, 2), floats(1, 8, 2, 2), None, floats(1, 4, 2, 2, 7)],
+        {},
+        "expected floating-point inputs of as many dimensions",
+    ),
+    "conv_transpose": (
+        "ConvTranspose",
+        [IMAGE, floats(1, 1, 3, 3)],
+        {"output_shape": [8]},
+        r"'output_shape' needs 2 values, found \[8\]",
+    ),
     "max_unpool": ("MaxUnpool", [IMAGE, np.zeros((1, 1, 4, 4), np.int64)], POOL, "the indices need the input's shape"),
 }
 
@@ -92,3 +104,10 @@ def test_constant_indices_far_outside_end():
     """ONNX's own evaluator would count such an index back to the axis step by step."""
     with pytest.raises(ModelError, match="GatherElements node"):
         check_op("GatherElements", [floats(2, 3), np.full((2, 3), 2**62)], const=(0, 1))
+    with pytest.raises(ModelError, match="axis 0 of input 0 must be at least 9223372036854775807, found 2"):
+        check_op("GatherElements", [floats(2, 3), np.full((2, 3), 2**63 - 1)], const=(1,))
+
+
+def test_mod_before_its_first_opset():
+    with pytest.raises(ModelError, match=r"operator Mod \(opset 6\) is not supported"):
+        check_op("Mod", [floats(2, 3)], opset=6)

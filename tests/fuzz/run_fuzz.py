@@ -11,6 +11,7 @@ import argparse
 import multiprocessing
 import os
 import random
+import re
 import resource
 import sys
 import tempfile
@@ -38,6 +39,8 @@ MEMORY_LIMIT = 2 * 2**30
 ADDRESS_LIMIT = 8 * 2**30
 LARGEST_SEED = 20_000
 TAKEN, REFUSED = "taken", "refused"
+# How a refusal reads that only passes on what some exception said of the compiler's own code.
+WRAPPED = re.compile(r": \w*(?:Error|Exception|StopIteration): ")
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ def check(run: Callable[[], object]) -> tuple[str, str]:
         return "beyond its limits", detail[:300]
     if state == REFUSED and (not detail.endswith(".") or "\n" in detail or "\0" in detail):
         return "no sentence", detail[:300]
+    if state == REFUSED and WRAPPED.search(detail):
+        return "wrapped", detail[:300]
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if after * 1024 > MEMORY_LIMIT and after > before:
         return "beyond its limits", f"{after / 2**20:.2f} GiB of memory, {before / 2**20:.2f} before"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import onnx
+import os
+from multiprocessing import active_children
+from signal import SIGKILL
+
 import pytest
 from mutations import CHANGES
 from run_fuzz import REFUSED, TAKEN, TIME_LIMIT_S, broken_model, check, findings
@@ -39,6 +42,7 @@ def _raise(error: BaseException) -> None:
         (ModelError("no full stop"), "no sentence"),
         (ModelError("two\nlines."), "no sentence"),
         (ModelError("Add node 'x' cannot be converted: MemoryError: no details."), "beyond its limits"),
+        (ModelError("Add node 'x' cannot be converted: KeyError: 'y'."), "wrapped"),
         (KeyError("x"), "another exception"),
         (RecursionError(), "another exception"),
     ],
@@ -47,10 +51,22 @@ def test_what_is_noticed(error: BaseException, state: str) -> None:
     assert check(lambda: _raise(error))[0] == state
 
 
-def test_crashes_and_hangs_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that ends, or says nothing in time, is a finding, and the next model gets another one."""
+def test_a_killed_worker_is_noticed() -> None:
+    """It is a finding, and the next model gets another worker."""
+    others = set(active_children())
+    found = findings([0, 1, 2])
+    assert next(found).state in (TAKEN, REFUSED)
+    (worker,) = set(active_children()) - others
+    assert worker.pid is not None
+    os.kill(worker.pid, SIGKILL)
+    second, third = found
+    assert (second.state, second.detail) == ("crash", f"the process ended with code {-SIGKILL}")
+    assert third.state in (TAKEN, REFUSED)
+
+
+def test_hangs_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that says nothing in time is a finding, and so is the one that comes next."""
     monkeypatch.setattr("run_fuzz.TIME_LIMIT_S", 0.0)
     assert TIME_LIMIT_S > 1
     states = [f.state for f in findings([0, 1])]
     assert states == ["hang", "hang"]
-    assert onnx.ModelProto.FromString(broken_model(0)).IsInitialized()

@@ -130,6 +130,8 @@ def _transpose_crops(
     wanted = node.attr("output_shape")
     if wanted:
         wanted = list(wanted)[-rank:]
+        if len(wanted) != rank:
+            raise node.error(f"attribute 'output_shape' needs {rank} values, found {wanted}")
         if not all_fixed(spatial):
             raise node.error(f"attribute 'output_shape' needs fixed spatial sizes, found {spatial}")
     elif mode.startswith("SAME"):

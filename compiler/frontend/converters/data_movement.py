@@ -18,6 +18,9 @@ from .runtime_checks import with_sizes
 from .shape_ops import required_dims
 from .slicing import cut
 
+# No axis is longer: an index beyond it is refused as one at its end is.
+_LARGEST_SIZE = 2**63 - 1
+
 op = relax.op
 
 
@@ -65,7 +68,8 @@ def require_inside(node: Node, indices: np.ndarray | None, size: Dim, what: str)
         if 0 not in node.shape(1):
             node.require_at_least(size, 1, what)
     elif indices.size:
-        node.require_at_least(size, max(int(indices.max()) + 1, -int(indices.min())), what)
+        least = max(int(indices.max()) + 1, -int(indices.min()))
+        node.require_at_least(size, min(least, _LARGEST_SIZE), what)
 
 
 def check_beside(node: Node, axis: int) -> None:

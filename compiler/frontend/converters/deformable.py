@@ -120,7 +120,8 @@ def deform_conv(node: Node) -> relax.Expr:
     x, w = node.shape(0), node.shape(1)
     rank, group, offset_group = len(x) - 2, node.attr("group", 1), node.attr("offset_group", 1)
     kernel = w[2:]
-    if rank < 1 or len(w) != rank + 2 or node.rank(2) != rank + 2 or not is_float(node.dtype(0)):
+    beside = [len(w), *(node.rank(index) for index in (2, 4) if node.has(index))]
+    if rank < 1 or set(beside) != {rank + 2} or not is_float(node.dtype(0)):
         raise node.error("expected floating-point inputs of as many dimensions, at least 3")
     if not all(isinstance(d, int) for d in w) or w[0] % group or w[1] * group % offset_group:
         raise node.error(f"weights {[str(d) for d in w]}, {group} groups and {offset_group} of offsets do not fit")

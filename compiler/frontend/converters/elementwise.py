@@ -92,7 +92,7 @@ def _integer_safe(node: Node, divide: Binary, overflow: Callable[[relax.Expr], r
     return op.where(minus, overflow(a), divide(a, safe))
 
 
-@converter("Mod")
+@converter("Mod", since=10)
 def mod(node: Node) -> relax.Expr:
     """The sign of the divisor, or of the dividend with `fmod`."""
     dividend_sign, dtype = bool(node.attr("fmod", 0)), node.dtype(0)

@@ -16,6 +16,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from errno import EPIPE
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from .machine import machine_key
 
 _BYTES, _COPIES = 16 << 20, 7
 _ROUNDS, _WARM = 300, 50
+_VAIN = "the link between cores cannot be measured: {}."
 _PARTNER = """
 import os, socket, sys
 end = socket.socket(fileno=int(sys.argv[1]))
@@ -54,7 +56,7 @@ def shared_memory_link(again: bool = False) -> Link:
     """The link between CPU devices here: what was measured before on this machine, unless it is to be measured `again`.
 
     Raises:
-        KompiloError: no process can be started to measure with.
+        KompiloError: no process can be started to measure with, or it ends before that is done.
     """
     place = Knobs.from_environment().cache / "links" / f"{machine_key()}.json"
     found = None if again else _kept(place)
@@ -100,7 +102,7 @@ def _latency() -> float:
             partner = subprocess.Popen(command, pass_fds=[other.fileno()])
     except OSError as error:
         mine.close()
-        raise KompiloError(f"the link between cores cannot be measured: {error.strerror}.") from None
+        raise KompiloError(_VAIN.format(error.strerror)) from None
     before = os.sched_getaffinity(0)
     times = []
     try:
@@ -109,8 +111,10 @@ def _latency() -> float:
             start = time.perf_counter()
             mine.send(b"x")
             if not mine.recv(1):
-                raise KompiloError("the link between cores cannot be measured: the other process ended.")
+                raise ConnectionError(EPIPE, "the other process ended")
             times.append(time.perf_counter() - start)
+    except OSError as error:
+        raise KompiloError(_VAIN.format(error.strerror)) from None
     finally:
         os.sched_setaffinity(0, before)
         mine.close()

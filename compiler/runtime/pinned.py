@@ -33,10 +33,7 @@ class PinnedModule(Module):
         self._inner = inner
         self._output_names, self._names, self._count = inner._output_names, inner._names, inner._count
         self._mask = _mask_of(cores.cpus)
-        self._thread: ThreadPoolExecutor | None = None
-        if inner.threads > 1:
-            self._thread = _bound_thread(cores)
-            weakref.finalize(self, self._thread.shutdown, wait=False)
+        self._threads: dict[int, ThreadPoolExecutor] = {}  # by the process that it is in
 
     @property
     def runs_on(self) -> str:
@@ -45,8 +42,8 @@ class PinnedModule(Module):
 
     def __call__(self, *values: Any, **named: Any) -> Any:
         """Runs the model on its cores; arguments, result and errors as for Module."""
-        if self._thread is not None:
-            return self._thread.submit(self._inner, *values, **named).result()
+        if self._inner.threads > 1:
+            return self._bound_thread().submit(self._inner, *values, **named).result()
         get, put = _affinity_calls()
         before = ctypes.create_string_buffer(_MASK_BYTES)
         if get(0, _MASK_BYTES, before) >= 0 and before.raw == self._mask.raw:
@@ -58,13 +55,20 @@ class PinnedModule(Module):
         finally:
             put(0, _MASK_BYTES, before)
 
+    def _bound_thread(self) -> ThreadPoolExecutor:
+        """The thread that makes this process's calls: a forked child has none of its parent's."""
+        process = os.getpid()
+        found = self._threads.get(process)
+        if found is None:
+            cpus = self.cores.cpus
+            made = ThreadPoolExecutor(1, f"kompilo-{self.cores.name}", lambda: os.sched_setaffinity(0, cpus))
+            weakref.finalize(self, made.shutdown, wait=False)
+            found = self._threads.setdefault(process, made)  # the one of several first callers; no other is started
+        return found
+
     def enqueue(self, *values: Any, stream: int = 0, **named: Any) -> Any:
         """UsageError: the model is on the CPU."""
         raise UsageError("enqueue: expected a model that is loaded on a GPU, found one on the CPU.")
-
-
-def _bound_thread(cores: CoreSet) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, f"kompilo-{cores.name}", lambda: os.sched_setaffinity(0, cores.cpus))
 
 
 def _mask_of(cpus: Sequence[int]) -> Any:

@@ -1,6 +1,8 @@
 """Sets of cores as devices: names, bound calls, and what the caller's thread keeps."""
 
 import os
+import signal
+import time
 from contextlib import suppress
 
 import numpy as np
@@ -95,6 +97,28 @@ def test_several_threads_are_a_pool_of_their_own_on_the_cores():
     assert all(tasks()[task] == cores for task, cores in before.items() if task in tasks())
     with pytest.raises(InputError):
         bound(x.astype(np.float64))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_a_thread_of_its_own():
+    """The parent's, which is bound to the cores, does not live in the child."""
+    x = np.ones((64, 4096), np.float32)
+    bound = load(parallel(), device=FIRST, threads=2)
+    np.testing.assert_array_equal(bound(x), 2 * x + 1)
+    child = os.fork()
+    if not child:
+        status = 1
+        with suppress(BaseException):
+            status = 0 if np.array_equal(bound(2 * x), 4 * x + 1) else 2
+        os._exit(status)
+    until = time.monotonic() + 30
+    while (found := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < until:
+        time.sleep(0.01)
+    if found == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert found == (child, 0)
+    np.testing.assert_array_equal(bound(x), 2 * x + 1)
 
 
 def test_a_core_runs_the_code_of_the_target_it_names():

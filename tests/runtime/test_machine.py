@@ -8,6 +8,7 @@ import pytest
 from kompilo.compiler.cli.main import run_command
 from kompilo.compiler.runtime import links, machine
 from kompilo.compiler.runtime.links import Link, shared_memory_link
+from kompilo.errors import KompiloError
 
 ALLOWED = sorted(os.sched_getaffinity(0))
 
@@ -56,6 +57,16 @@ def test_links_are_measured_once(cache, monkeypatch):
     monkeypatch.setattr(links, "_rate", lambda: 7.0)
     assert shared_memory_link() == Link(3.0, 7.0) == shared_memory_link()
     assert Link(3.0, 7.0).seconds(14) == 5.0
+
+
+@pytest.mark.parametrize("partner", ["", "import os, sys, socket; socket.socket(fileno=int(sys.argv[1])).recv(1)"])
+def test_a_partner_that_ends_too_early(cache, monkeypatch, partner):
+    """With a message that it has not read, and behind one."""
+    monkeypatch.setattr(links, "_PARTNER", partner)
+    with pytest.raises(KompiloError, match=r"the link between cores cannot be measured: [^.]+\.$"):
+        shared_memory_link()
+    assert os.sched_getaffinity(0) == set(ALLOWED)
+    assert not list(cache.rglob("*.json"))
 
 
 def test_the_command_lists_them(cache, capsys):

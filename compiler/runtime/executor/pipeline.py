@@ -31,7 +31,7 @@ from .requests import Request, Slots, deadline_of, urgency_of
 from .routes import Routes
 from .times import StageTimes
 
-_SLOTS, _SLOTS_A_DEVICE = 4, 4
+_SLOTS, _SLOTS_A_DEVICE, _MOST_SLOTS = 4, 4, 1 << 16
 _PATIENCE_S = 10.0
 
 
@@ -46,7 +46,7 @@ class Pipeline:
         source: a path of a .kpo file, its bytes, or an Artifact; all tensors have fixed sizes.
         devices: core sets such as "cpu:0" and "cpu:1=cpu:avx2", as a list or with commas; by default those of `plan`.
         plan: what `kompilo plan` wrote, as a path or a Placement; without one every device runs the whole model.
-        in_flight: requests that have a place in memory at a time; further ones wait in `submit`.
+        in_flight: requests, at most 65,536, that have a place in memory at a time; further ones wait in `submit`.
         patience: seconds of silence, beside what a stage should take, after which a worker is taken for hanging.
 
     Raises:
@@ -72,9 +72,7 @@ class Pipeline:
         self.placement.check(self.artifact)
         for device in self.devices:
             _check_code(self.artifact, device)
-        if in_flight is not None and (isinstance(in_flight, bool) or not isinstance(in_flight, int) or in_flight < 1):
-            raise UsageError(f"in_flight: expected an integer of at least 1, found {in_flight!r}.")
-        self._slots_count = in_flight or _SLOTS + _SLOTS_A_DEVICE * len(self.devices)
+        self._slots_count = _slots_of(in_flight, len(self.devices))
         self._patience = patience
         self._names = {spec.name: k for k, spec in enumerate(self.inputs)}
         self._dtypes = [array_dtype(spec.dtype) for spec in self.inputs]
@@ -96,6 +94,8 @@ class Pipeline:
         On a single device the calling thread runs it, bound to the device's cores, with no worker between.
         """
         if self._direct is not None:
+            if self._closed:
+                raise _is_closed()
             return self._direct(*values, **named)
         return self.submit(*values, **named).result()
 
@@ -134,7 +134,7 @@ class Pipeline:
         """Waits until every device has loaded the model, or failed to.
 
         Raises:
-            KompiloError: `timeout` seconds have passed.
+            KompiloError: `timeout` seconds have passed, or the pipeline is closed.
         """
         self._started().wait_ready(timeout)
 
@@ -172,7 +172,7 @@ class Pipeline:
         """The workers and their dispatcher, started at the first need."""
         with self._lock:
             if self._closed:
-                raise KompiloError("the pipeline is closed.")
+                raise _is_closed()
             if os.getpid() != self._process:
                 raise KompiloError("expected the process that made the pipeline, found a forked child of it.")
             if self._executor is None:
@@ -247,6 +247,8 @@ class _Executor:
     def wait_ready(self, timeout: float | None) -> None:
         until = None if timeout is None else time.monotonic() + timeout
         while not self.dispatcher.settled():
+            if not self.dispatcher.is_alive():
+                raise _is_closed()
             if until is not None and time.monotonic() > until:
                 raise KompiloError(f"expected all devices to be ready within {timeout} s, found some that are not.")
             time.sleep(0.01)
@@ -274,6 +276,10 @@ class _Executor:
         self.arena.close()
 
 
+def _is_closed() -> KompiloError:
+    return KompiloError("the pipeline is closed.")
+
+
 def _opened(source: str | os.PathLike[str] | bytes | Artifact) -> tuple[int, Artifact]:
     """An open file of the artifact, which workers read, and what it says; the file may be replaced or removed since."""
     if isinstance(source, Artifact):
@@ -299,6 +305,14 @@ def _opened(source: str | os.PathLike[str] | bytes | Artifact) -> tuple[int, Art
         os.close(descriptor)
         raise
     return descriptor, artifact
+
+
+def _slots_of(in_flight: int | None, devices: int) -> int:
+    if in_flight is None:
+        return _SLOTS + _SLOTS_A_DEVICE * devices
+    if isinstance(in_flight, bool) or not isinstance(in_flight, int) or not 1 <= in_flight <= _MOST_SLOTS:
+        raise UsageError(f"in_flight: expected an integer from 1 to {_MOST_SLOTS:,}, found {in_flight!r}.")
+    return in_flight
 
 
 def _devices(devices: str | Sequence[str] | None, placement: Placement | None) -> tuple[CoreSet, ...]:

@@ -211,6 +211,47 @@ def test_closing_fails_what_is_in_flight_and_ends_the_workers(pipeline, devices)
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
+def test_waiting_for_devices_ends_when_the_pipeline_is_closed(pipeline, devices):
+    both = pipeline(devices)
+    until = time.monotonic() + 30
+    while None in both.workers.values() and time.monotonic() < until:
+        time.sleep(0.002)
+    pause(both)  # before they have loaded the model
+    told = []
+
+    def wait_ready() -> None:
+        try:
+            both.wait_ready()
+        except KompiloError as error:
+            told.append(error.message)
+
+    thread = threading.Thread(target=wait_ready, daemon=True)
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive()
+    both.close()
+    thread.join(20)
+    assert told == ["the pipeline is closed."]
+
+
+def test_one_device_does_not_answer_behind_the_end(pipeline, devices, expected):
+    single = pipeline(devices[:1])
+    check(single(sample(2)), expected[2])
+    single.close()
+    for call in (single, lambda x: single.run({"x": x})):
+        with pytest.raises(KompiloError, match="the pipeline is closed"):
+            call(sample(2))
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or waits for its parent to take notice, which may take long when it is not ours."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 SCRIPT = """
 import sys, time
 import kompilo
@@ -230,9 +271,9 @@ def test_workers_end_with_the_process_that_made_them(artifact, devices, number):
         process.send_signal(number)
         process.wait(20)
     until = time.monotonic() + 10
-    while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < until:
+    while not all(map(has_ended, pids)) and time.monotonic() < until:
         time.sleep(0.02)
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+    assert all(map(has_ended, pids))
 
 
 def test_a_pipeline_that_nobody_holds_ends_its_workers(artifact, devices):
@@ -248,8 +289,9 @@ def test_impossible_pipelines(artifact, devices, tmp_path):
         kompilo.Pipeline(artifact)
     with pytest.raises(UsageError, match="cpu:znver5"):
         kompilo.Pipeline(artifact, [f"{devices[0].split('=')[0]}=cpu:znver5"])
-    with pytest.raises(UsageError, match="in_flight: expected"):
-        kompilo.Pipeline(artifact, devices, in_flight=0)
+    for in_flight in (0, True, 2.0, 65537, 10**30):
+        with pytest.raises(UsageError, match="in_flight: expected an integer from 1 to 65,536"):
+            kompilo.Pipeline(artifact, devices, in_flight=in_flight)
     whole = Stage(0, tuple(range(6)))
     for routes in (
         (),

@@ -20,7 +20,7 @@ from .control_import import ControlImport, shifted
 from .converters.registry import canonical_domain
 from .fixed_values import Values, fix_values
 from .graph_order import describe, ordered_nodes, reads
-from .host_operators import check_made_well, check_trusted, host_word, inner_nodes, why_host
+from .host_operators import FIX_SIZES, OPEN_RANK, check_made_well, check_trusted, host_word, inner_nodes, why_host
 from .host_partition import Part, partition
 from .host_sequences import without_known_sequences
 from .host_types import host_signature, infer_types, may_need_host, spec_of, value_info, why_on_host
@@ -276,9 +276,7 @@ class _Splitter:
     def _compiled(self, part: Part, inputs: Sequence[TensorSpec]) -> ImportedModel:
         open_rank = next((spec.name for spec in inputs if spec.shape == ANY_SHAPE), None)
         if open_rank is not None:
-            raise ModelError(
-                f"{describe(part.nodes[0])} cannot be compiled: only a run knows how many dimensions {open_rank!r} has."
-            )
+            raise ModelError(f"{describe(part.nodes[0])} cannot be compiled: {OPEN_RANK} {open_rank!r} has.", FIX_SIZES)
         model = self._model(part.nodes, [value_info(spec) for spec in inputs], part.outputs)
         model.graph.initializer.extend(self._read_by(part.nodes, lambda tensor: tensor))
         return import_source(replace(self._source, proto=model))

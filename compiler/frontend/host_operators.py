@@ -25,6 +25,13 @@ _WITHOUT_TARGET = {
     "TfIdfVectorizer": "no target looks up n-grams",
 }
 
+# Why some operators cannot be compiled, and what to do about it.
+OPEN_RANK = "only a run knows how many dimensions"
+FIX_SIZES = (
+    "fix sizes with --input NAME:1x576, and values that branches depend on with --value NAME=16000 "
+    "(inputs= and values= in Python)."
+)
+
 # What a node has that the evaluator cannot be trusted with, in words; None where it can.
 Objection = Callable[[NodeProto], str | None]
 
@@ -49,7 +56,7 @@ def why_host(node: NodeProto, types: Mapping[str, TypeProto], rank_unknown: Mapp
         return f"its graphs hold {inner.op_type} operators"
     open_rank = next((name for name in reads(node) if name in rank_unknown), None)
     if open_rank is not None:
-        return f"only a run knows how many dimensions its input {open_rank!r} has"
+        return f"{OPEN_RANK} its input {open_rank!r} has"
     return None
 
 
@@ -69,7 +76,8 @@ def check_trusted(node: NodeProto, opsets: Mapping[str, int], types: Mapping[str
         if objection is not None:
             where = "it" if inner is node else f"{describe(inner)} in its graph"
             raise ModelError(
-                f"{describe(node)} cannot be compiled ({reason}), and {where} cannot run on the host: {objection}."
+                f"{describe(node)} cannot be compiled ({reason}), and {where} cannot run on the host: {objection}.",
+                FIX_SIZES if reason.startswith(OPEN_RANK) else None,
             )
 
 

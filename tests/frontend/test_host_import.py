@@ -20,6 +20,7 @@ from host_models import (
 from onnx import helper
 
 import kompilo
+from kompilo.compiler.frontend.host_import import import_program
 from kompilo.compiler.tensor_spec import ANY_SHAPE, TensorSpec
 from kompilo.errors import ModelError, UsageError
 
@@ -91,10 +92,25 @@ def test_an_operator_behind_an_unknown_number_of_dimensions():
     assert program.outputs == (TensorSpec("y", ANY_SHAPE, "float32"),)
     with pytest.raises(
         ModelError, match=r"GlobalMaxPool node 'Y' cannot be compiled \(only a run knows .* not trusted"
-    ):
+    ) as refused:
         split(model([at, node("GlobalMaxPool", "item", "y")], inputs, outputs))
+    assert "--input NAME:1x576" in (refused.value.hint or "")
     known = [sequence("s", FLOAT, [2, "m"]), inputs[1]]
     assert kinds(split(model([at, node("Neg", "item", "y")], known, outputs))) == "hc"
+
+
+def test_the_hint_to_fix_what_branches_depend_on():
+    """A model that is refused for a branch of fewer dimensions compiles as the hint says."""
+    branches = node("ReduceMax", "x", "t", keepdims=0), node("Neg", "x", "t")
+    result = [helper.make_empty_tensor_value_info("t")]
+    flat, same = (helper.make_graph([branch], "branch", [], result) for branch in branches)
+    nodes = [node("If", "c", "p", then_branch=flat, else_branch=same), node("Exp", "p", "y")]
+    inputs = [tensor("x", FLOAT, ["n", 2]), tensor("c", BOOL, [])]
+    proto = model(nodes, inputs, [tensor("y", FLOAT, None)])
+    with pytest.raises(ModelError, match="only a run knows how many dimensions 'p' has") as refused:
+        import_program(proto)
+    assert "values that branches depend on with --value NAME=16000" in (refused.value.hint or "")
+    assert import_program(proto, values={"c": False}).outputs == (TensorSpec("y", ("n", 2), "float32"),)
 
 
 def known_sequences() -> tuple[list, dict[str, np.ndarray]]:

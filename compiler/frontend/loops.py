@@ -26,24 +26,42 @@ def unroll_scan(node: Node, convert: Body) -> list[Value | None]:
     """Final states, then scan outputs; the scanned axes have one fixed size."""
     if node.opset < 9:
         return _batched_scan(node, convert)
-    count = node.required("num_scan_inputs")
     values = [node.value(i) for i in range(len(node.values))]
+    count = _scan_count(node, len(values))
     scanned = range(len(values) - count, len(values))
-    axes = [node.axis(a, node.rank(i)) for i, a in zip(scanned, node.attr("scan_input_axes", [0] * count), strict=True)]
+    axes = [
+        node.axis(a, node.rank(i)) for i, a in zip(scanned, _of_scanned(node, "scan_input_axes", count), strict=True)
+    ]
     steps = _steps(node, [node.shape(i)[a] for i, a in zip(scanned, axes, strict=True)])
-    return [*_scan(node, convert, values, axes, node.attr("scan_input_directions", [0] * count), steps)]
+    return [*_scan(node, convert, values, axes, _of_scanned(node, "scan_input_directions", count), steps)]
+
+
+def _scan_count(node: Node, most: int) -> int:
+    """How many of the last inputs are scanned; ModelError where that is not in [0, most]."""
+    count = node.required("num_scan_inputs")
+    if not 0 <= count <= most:
+        raise node.error(f"attribute 'num_scan_inputs' must be 0 to {most}, found {count}")
+    return count
+
+
+def _of_scanned(node: Node, name: str, count: int) -> Sequence[int]:
+    """The attribute `name`, a number for each of `count` scanned inputs; zeros where it is absent."""
+    numbers = node.attr(name, [0] * count)
+    if len(numbers) != count:
+        raise node.error(f"attribute {name!r} needs {count} values, found {list(numbers)}")
+    return numbers
 
 
 def _batched_scan(node: Node, convert: Body) -> list[Value | None]:
     """Scan of opset 8: axis 0 of everything is a batch, whose elements are scanned one by one along axis 1."""
     if node.has(0):
         raise node.error("lengths of the sequences are not supported")
-    count = node.required("num_scan_inputs")
     inputs = range(1, len(node.values))
+    count = _scan_count(node, len(inputs))
     scanned = inputs[len(inputs) - count :]
     batch = _steps(node, [node.shape(i)[0] if node.rank(i) else 0 for i in inputs])
     steps = _steps(node, [node.shape(i)[1] if node.rank(i) > 1 else 0 for i in scanned])
-    backward = node.attr("directions", [0] * count)
+    backward = _of_scanned(node, "directions", count)
     results = [
         _scan(node, convert, [_slice(node, node.value(i), 0, k) for i in inputs], [0] * count, backward, steps)
         for k in range(batch)

@@ -79,6 +79,22 @@ def test_refusals():
         import_model(make_model([node], feeds, ["last", "all"], dynamic=["x"]))
 
 
+@pytest.mark.parametrize(
+    ("opset", "inputs", "attrs", "message"),
+    [
+        (9, ["s", "x"], {"num_scan_inputs": 3}, "'num_scan_inputs' must be 0 to 2, found 3"),
+        (8, ["", "s", "x"], {"num_scan_inputs": 3}, "'num_scan_inputs' must be 0 to 2, found 3"),
+        (9, ["s", "x"], {"num_scan_inputs": 1, "scan_input_axes": [0, 0]}, r"needs 1 values, found \[0, 0\]"),
+        (8, ["", "s", "x"], {"num_scan_inputs": 1, "directions": [0, 0]}, r"needs 1 values, found \[0, 0\]"),
+    ],
+)
+def test_scans_of_other_numbers_of_inputs(opset, inputs, attrs, message):
+    node = helper.make_node("Scan", inputs, ["last", "all"], body=running_sum(), **attrs)
+    feeds = {"s": floats(2, 3), "x": floats(2, 5, 3), "scale": floats(3)}
+    with pytest.raises(ModelError, match=message):
+        import_model(make_model([node], feeds, ["last", "all"], opset=opset))
+
+
 def test_scan_with_a_batch():
     """Opset 8: the elements of a batch are scanned each by itself, forward or backward."""
     nodes = [helper.make_node("Add", ["s", "v"], ["next"]), helper.make_node("Mul", ["next", "v"], ["row"])]

@@ -82,6 +82,24 @@ SHAPES = {
         {"output_shape": [8]},
         r"'output_shape' needs 2 values, found \[8\]",
     ),
+    "batch_norm": (
+        "BatchNormalization",
+        [IMAGE, floats(1), floats(1), floats(1), floats(1, 2)],
+        {"training_mode": 1},
+        r"input 4 needs one value of each channel, found shape \['1', '2'\]",
+    ),
+    "dropout": (
+        "Dropout",
+        [IMAGE, np.array(0.5, np.float32), np.ones(3, bool)],
+        {},
+        "input 2 needs 1 elements on axis 0, found 3",
+    ),
+    "suppression": (
+        "NonMaxSuppression",
+        [floats(1, 3, 4), floats(1, 1, 3), i64(2), floats(1, 5)],
+        {},
+        "input 3 needs 1 elements on axis 1, found 5",
+    ),
     "max_unpool": ("MaxUnpool", [IMAGE, np.zeros((1, 1, 4, 4), np.int64)], POOL, "the indices need the input's shape"),
 }
 
@@ -106,6 +124,11 @@ def test_constant_indices_far_outside_end():
         check_op("GatherElements", [floats(2, 3), np.full((2, 3), 2**62)], const=(0, 1))
     with pytest.raises(ModelError, match="axis 0 of input 0 must be at least 9223372036854775807, found 2"):
         check_op("GatherElements", [floats(2, 3), np.full((2, 3), 2**63 - 1)], const=(1,))
+
+
+def test_an_operand_is_omitted():
+    with pytest.raises(ModelError, match="Min node 'y': input 1 is required and was not found"):
+        import_model(make_model([helper.make_node("Min", ["x", "", "x"], ["y"])], {"x": floats(2)}, ["y"]))
 
 
 def test_mod_before_its_first_opset():

@@ -146,7 +146,8 @@ def bit_shift(node: Node) -> relax.Expr:
 def _register_variadic(op_type: str, function: Binary, *, mean: bool = False) -> None:
     @converter(op_type)
     def convert(node: Node) -> relax.Expr:
-        node.value(0)
+        for index in range(max(len(node.inputs), 1)):
+            node.value(index)
         operands = broadcast_operands(node, list(node.inputs)) if len(node.inputs) > 1 else list(node.inputs)
         total = reduce(function, operands)
         return op.multiply(total, scalar(1 / len(operands), node.dtype(0))) if mean else total

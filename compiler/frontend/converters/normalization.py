@@ -84,8 +84,10 @@ def _batch_norm_training(node: Node, epsilon: float, trailing: int) -> tuple[rel
     statistics = [per_channel(node, 1, trailing), per_channel(node, 2, trailing), mean, variance]
     running = []
     for i, batch in ((3, mean), (4, variance)):
-        dtype = node.dtype(i)
-        batch = node.emit(_op.reshape(batch, node.shape(i)))
+        dtype, given = node.dtype(i), node.shape(i)
+        if len(given) != 1 or node.symbols.equal(given[0], _shape(node, batch)[1]) is False:
+            raise node.error(f"input {i} needs one value of each channel, found shape {[str(d) for d in given]}")
+        batch = node.emit(_op.reshape(batch, given))
         old = node.emit(_op.multiply(node.inputs[i], scalar(momentum, dtype)))
         new = node.emit(_op.multiply(batch, scalar(1 - momentum, dtype)))
         running.append(node.emit(_op.add(old, new)))

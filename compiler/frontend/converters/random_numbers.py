@@ -23,6 +23,7 @@ from ..node import Node
 from ..values import Dim, constant
 from .broadcast import scalar
 from .registry import Result, converter
+from .runtime_checks import with_sizes
 from .runtime_sizes import exprs, int64
 from .scatter import size_of
 
@@ -199,5 +200,6 @@ def _dropout_in_training(node: Node) -> tuple[relax.Expr, relax.Expr]:
 
 
 def _scalar(node: Node, index: int) -> relax.Expr:
-    """Input `index`, which has one element, without dimensions."""
-    return op.reshape(node.inputs[index], relax.ShapeExpr([]))
+    """Input `index`, which has one element, without dimensions; ModelError where it has another number of them."""
+    single = with_sizes(node, index, dict.fromkeys(range(node.rank(index)), 1))
+    return op.reshape(single, relax.ShapeExpr([]))

@@ -63,7 +63,8 @@ def _most(node: Node, count: Dim) -> Dim:
 def _threshold(node: Node, index: int, default: float) -> relax.Expr:
     if not node.has(index):
         return constant(np.array([default], np.float32))
-    return node.emit(op.reshape(node.inputs[index], [1]))
+    single = with_sizes(node, index, dict.fromkeys(range(node.rank(index)), 1))
+    return node.emit(op.reshape(single, [1]))
 
 
 def _corners(boxes: Any, start: ir.Expr, axis: int, centered: bool) -> tuple[ir.Expr, ir.Expr]:

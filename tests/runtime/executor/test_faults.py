@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from itertools import count
 
 import numpy as np
 import pytest
@@ -135,45 +136,47 @@ def test_a_request_that_fails_on_every_device_fails_with_the_reason(artifact, de
 
 
 def test_faults_at_random_under_load(pipeline, devices, expected):
-    """Kills, pauses beyond the patience, and short ones, while eight threads have requests in flight."""
+    """Twelve kills and pauses beyond the patience or within it, while eight threads have requests in flight.
+
+    How many of these fail depends on how fast the machine starts workers. Behind the last fault all are answered.
+    """
     both = pipeline(devices, patience=0.3)
     both.wait_ready(60)
-    stop, wrong, late, answered = threading.Event(), [], [], []
+    stop, wrong = threading.Event(), []
 
     def ask(seed: int) -> None:
-        for k in range(60):
+        for k in count():
+            if stop.is_set():
+                return
             number = (seed + k) % 8
             try:
-                check(both.submit(sample(number), deadline=20.0).result(40), expected[number])
-                answered.append(number)
-            except (DeadlineError, DeviceError) as error:
-                late.append(error)
+                with suppress(DeadlineError, DeviceError):
+                    check(both.submit(sample(number), deadline=20.0).result(40), expected[number])
             except BaseException as error:
                 wrong.append(error)
             time.sleep(0.03)
 
-    def harm() -> None:
-        rng = random.Random(1)
-        while not stop.is_set():
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    rng = random.Random(1)
+    try:
+        for _ in range(12):
             pid = pid_of(both, rng.randrange(2))
             kind = rng.choice([signal.SIGKILL, signal.SIGSTOP, signal.SIGSTOP])
             with suppress(ProcessLookupError):
                 os.kill(pid, kind)
-                stop.wait(rng.choice([0.05, 0.6]))
+                time.sleep(rng.choice([0.05, 0.6]))
                 if kind is signal.SIGSTOP:
                     os.kill(pid, signal.SIGCONT)
-            stop.wait(rng.uniform(0.1, 0.4))
-
-    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
-    villain = threading.Thread(target=harm)
-    for thread in (*threads, villain):
-        thread.start()
+            time.sleep(rng.uniform(0.1, 0.4))
+    finally:
+        stop.set()
     for thread in threads:
         thread.join(120)
-    stop.set()
-    villain.join()
     assert not any(thread.is_alive() for thread in threads)
     assert wrong == []
-    assert len(answered) + len(late) == 480
-    assert len(answered) >= 240  # a busy machine starts workers more slowly than they are killed
-    assert both.statistics()["requests"]["repeated"] > 0
+    until(lambda: all(device["state"] == "ready" for device in both.statistics()["devices"].values()), 120)
+    later = [both.submit(sample(k % 8)) for k in range(40)]
+    for k, future in enumerate(later):
+        check(future.result(120), expected[k % 8])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import ArtifactError
@@ -62,12 +62,14 @@ def check_segments(
 
     `code` holds key and segment of every target.
     """
+    inputs = tuple(inputs)
+    types = _types(segments, inputs)
     for number, segment in enumerate(segments):
         for spec in (*segment.inputs, *segment.outputs):
             _require(spec.name != "", f"segment {number}: a tensor has no name.")
         _require(segment.control is None or segment.model is None, f"segment {number}: it is of two kinds.")
         if segment.control is not None:
-            _check_control(number, segment, segment.control)
+            _check_control(number, segment, segment.control, types)
     used = [n for s in segments if s.control for graph in s.control.graphs for n in graph.segments]
     _require(len(set(used)) == len(used), "a segment belongs to two graphs.")
     known = _check_order(segments, outermost([s.control for s in segments]), {spec.name for spec in inputs}, 0)
@@ -81,8 +83,24 @@ def check_segments(
     _require(fine, "expected code for each compiled segment, from each target.")
 
 
-def _check_control(number: int, segment: SegmentEntry, control: Control) -> None:
-    """ArtifactError where the parts of `If` or `Loop` do not fit together."""
+def _types(segments: Sequence[SegmentEntry], inputs: Iterable[TensorSpec]) -> dict[str, set[str]]:
+    """The types of what is given under each name, which graphs may use again."""
+    found: dict[str, set[str]] = {}
+    for spec in (*inputs, *(spec for segment in segments for spec in segment.outputs)):
+        found.setdefault(spec.name, set()).add(spec.dtype)
+    for segment in segments:
+        if segment.control is None:
+            continue
+        read = {spec.name: spec.dtype for spec in segment.inputs}
+        if segment.control.step is not None:
+            found.setdefault(segment.control.step, set()).add("int64")
+        for first, carried in zip(segment.control.first, segment.control.carried, strict=False):
+            found.setdefault(carried, set()).add(read.get(first, ""))
+    return found
+
+
+def _check_control(number: int, segment: SegmentEntry, control: Control, types: Mapping[str, set[str]]) -> None:
+    """ArtifactError where the parts of `If` or `Loop` do not fit together; `types` are those of what is given."""
     read = {spec.name for spec in segment.inputs}
     count = len(control.results) + int(control.is_loop)
     given = [name for name in control.results if name]
@@ -95,8 +113,10 @@ def _check_control(number: int, segment: SegmentEntry, control: Control) -> None
     named = {control.condition, control.limit, *control.first} - {None}
     _require(fine and named <= read, f"segment {number}: its {control.operator.operator} is not whole.")
     for what, name, dtype in (("condition", control.condition, "bool"), ("limit", control.limit, "int64")):
-        found = [spec.dtype for spec in segment.inputs if spec.name == name]
-        _require(set(found) <= {dtype}, f"segment {number}: expected {dtype} for its {what} {name!r}, found {found}.")
+        wrong = {s.dtype for s in segment.inputs if s.name == name} - {dtype}
+        if name is not None and dtype not in types.get(name, {dtype}):
+            wrong |= types[name]
+        _require(not wrong, f"segment {number}: expected {dtype} for its {what} {name!r}, found {sorted(wrong)}.")
     below = all(0 <= inner < number for graph in control.graphs for inner in graph.segments)
     _require(below, f"segment {number}: expected graphs of segments before it.")
 

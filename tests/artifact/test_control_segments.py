@@ -82,6 +82,29 @@ def test_what_does_not_fit(segments: list[SegmentEntry], message: str) -> None:
         check(segments)
 
 
+@pytest.mark.parametrize(("dtype", "fits"), [("bool", True), ("sequence(bool)", False), ("string", False)])
+def test_what_a_decision_is_given(dtype: str, fits: bool) -> None:
+    """What gives a condition has to say the same of its type as what reads it."""
+    inputs = [spec("x"), spec("c", dtype), spec("n", "int64")]
+    if fits:
+        check_segments(SEGMENTS, inputs, [spec("z")], CODE)
+        return
+    with pytest.raises(ArtifactError, match="segment 1: expected bool for its condition 'c', found"):
+        check_segments(SEGMENTS, inputs, [spec("z")], CODE)
+
+
+def test_a_carried_value_decides() -> None:
+    """An inner name may be one that is used outside, for a value of another type."""
+    inner = Control(CHOICE, (ControlGraph((), ("v",)), ControlGraph((), ("c",))), ("chosen",), condition="v")
+    outer = Control(LOOP, (ControlGraph((0,), ("c", "chosen")),), ("z",), None, "n", "step", ("c",), ("v",))
+    read = (spec("n", "int64"), spec("c", "bool"))
+    segments = [
+        SegmentEntry((spec("v", "bool"), read[1]), (spec("chosen", "bool"),), None, control=inner),
+        SegmentEntry(read, (spec("z", "bool"),), None, control=outer),
+    ]
+    check_segments(segments, [spec("v"), spec("c", "bool"), read[0]], [spec("z", "bool")], [])
+
+
 def test_graphs_in_graphs() -> None:
     """Deeper than anybody writes is refused, rather than walked without end."""
     segments = [SegmentEntry((spec("x"),), (spec("t"),), None)]

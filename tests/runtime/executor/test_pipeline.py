@@ -253,8 +253,9 @@ def has_ended(pid: int) -> bool:
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 import kompilo
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have it ignored
 pipeline = kompilo.Pipeline(sys.argv[1], sys.argv[2])
 pipeline.wait_ready(60)
 print(*pipeline.workers.values(), flush=True)

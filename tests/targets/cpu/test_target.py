@@ -10,8 +10,13 @@ from kompilo.compiler.schedule.template import Template
 from kompilo.targets.cpu.spec import CORES
 from kompilo.targets.cpu.templates.conv2d_direct import DirectConv2D
 
-# Bytes of a vector -> what its registers are called in assembly.
-REGISTERS = {("x86_64", 64): "%zmm", ("x86_64", 32): "%ymm", ("aarch64", 16): ".4s"}
+# Bytes of a vector -> what its registers are called in assembly, and what multiplies there.
+CODE = {
+    ("x86_64", 64): ("%zmm", "vfmadd"),
+    ("x86_64", 32): ("%ymm", "vfmadd"),
+    ("x86_64", 16): ("%xmm", "mulps"),
+    ("aarch64", 16): (".4s", "fmla"),
+}
 
 
 def test_cpu_is_installed_as_an_entry_point():
@@ -39,7 +44,7 @@ def test_every_preset_compiles_to_vectors_of_its_width(preset):
     op = conv2d((1, 14, 14, 32), (64, 32, 3, 3), epilogue=())
     func = DirectConv2D().build(op, target.spec, DirectConv2D().match(op, target.spec).default).func
     assembly = tvm.compile(func, target.tvm_target()).mod.inspect_source("asm")
-    arch = CORES[preset].arch
-    assert REGISTERS[arch, target.spec.vector_bytes] in assembly
-    assert ("fmla" if arch == "aarch64" else "vfmadd") in assembly
+    registers, multiplication = CODE[CORES[preset].arch, target.spec.vector_bytes]
+    assert registers in assembly
+    assert multiplication in assembly
     assert target.required_features

@@ -250,3 +250,24 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"there is no file {str(path)!r}.") from None
     except (ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError):
         raise InputError(f"{str(path)!r} is no readable .npz file of arrays of numbers.") from None
+
+
+def artifact_values(told: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of each input that was fixed at compile time: as the artifact tells it, else as it is `given`.
+
+    Raises UsageError where it is neither, or an input is given that was not fixed.
+    """
+    import numpy as np
+
+    for name in given:
+        if name not in told:
+            listed = ", ".join(repr(n) for n in told) or "none"
+            raise UsageError(f"--value {name}: expected an input that the artifact has a value of, which are {listed}.")
+    for name, value in told.items():
+        # Many numbers are told as text, as are those that JSON has no word for.
+        if name not in given and np.asarray(value).dtype.kind == "U":
+            raise UsageError(
+                f"the artifact does not tell the value of input {name!r}, found {value!r}.",
+                f"--value {name}=FILE.npy, as it was compiled.",
+            )
+    return {**told, **given}

@@ -15,7 +15,7 @@ from ..model_source import is_artifact, resolve
 from ..number_words import time_text
 from ..scratch import scratch_folder
 from . import console
-from .arguments import parse_threads
+from .arguments import artifact_values, parse_threads
 from .device_options import Devices, PlanFile, wants_pipeline
 from .feeds import Feeds, sample_feeds
 from .host_view import check_tensors
@@ -166,7 +166,8 @@ def _from_artifact(
     """An existing artifact, and the model it came from with the same dimensions fixed."""
     from ..artifact.artifact import Artifact
 
-    specs = Artifact.open(Path(artifact)).inputs
+    opened = Artifact.open(Path(artifact))
+    specs = opened.inputs
     check_tensors(specs, "bench")
     if model is None:
         return Subject(Path(artifact), None, sample_feeds(None, None, specs, values, shapes))
@@ -175,7 +176,9 @@ def _from_artifact(
     source = resolve(model)
     assert isinstance(source, Path)
     feeds = sample_feeds(model, source, specs, values, shapes)
-    return Subject(Path(artifact), fix_model_shapes(source, {s.name: s.shape for s in specs}, folder / "f.onnx"), feeds)
+    fixed = artifact_values(opened.provenance.get("values", {}), {})
+    peers_model = fix_model_shapes(source, {s.name: s.shape for s in specs}, folder / "f.onnx", fixed)
+    return Subject(Path(artifact), peers_model, feeds)
 
 
 def _peers_of_artifact(artifact: str, peers: list[str], asked: bool, subject: Subject) -> list[str]:

@@ -15,7 +15,7 @@ from ..model_source import find_zoo_model, is_artifact, resolve
 from ..scratch import scratch_folder
 from ..tensor_spec import TensorSpec
 from . import console
-from .arguments import read_fixed_values
+from .arguments import artifact_values, read_fixed_values
 from .feeds import Feeds, fits, sample_feeds
 from .host_view import check_tensors
 from .options import ArtifactArgument, AsJson, FixedValues, InputValues, Seed, Sizes
@@ -77,7 +77,7 @@ def verify(
     if labels is not None and not integer:
         raise UsageError("--labels: expected an int8 artifact, found one of another precision.")
     check_tensors((*module.inputs, *module.outputs), "verify", strings=True)
-    values = _values(module.artifact.provenance.get("values", {}), read_fixed_values(fixed or ()))
+    values = artifact_values(module.artifact.provenance.get("values", {}), read_fixed_values(fixed or ()))
     with scratch_folder("verify") as folder, console.progress() as report:
         reference = _reference(against, source, module.inputs, values, folder)
         sampled = _input_sets(model, source, module.inputs, inputs or (), shape or (), seed, samples)
@@ -95,27 +95,6 @@ def verify(
 def _default_tolerance(model: str) -> float:
     entry = find_zoo_model(model)
     return entry.tolerance if entry is not None else _DEFAULT_TOLERANCE
-
-
-def _values(told: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of each input that was fixed at compile time: as the artifact tells it, else as it is `given`.
-
-    Raises UsageError where it is neither, or an input is given that was not fixed.
-    """
-    import numpy as np
-
-    for name in given:
-        if name not in told:
-            listed = ", ".join(repr(n) for n in told) or "none"
-            raise UsageError(f"--value {name}: expected an input that the artifact has a value of, which are {listed}.")
-    for name, value in told.items():
-        # Many numbers are told as text, as are those that JSON has no word for.
-        if name not in given and np.asarray(value).dtype.kind == "U":
-            raise UsageError(
-                f"the artifact does not tell the value of input {name!r}, found {value!r}.",
-                f"--value {name}=FILE.npy, as it was compiled.",
-            )
-    return {**told, **given}
 
 
 def _reference(

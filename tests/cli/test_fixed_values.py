@@ -81,3 +81,11 @@ def test_verify_of_many_values_asks_for_them(kompilo, tmp_path):
 
 def joined(text):
     return " ".join(text.split())
+
+
+def test_bench_gives_peers_the_values_of_the_artifact(kompilo, path, tmp_path):
+    out = tmp_path / "line.kpo"
+    assert kompilo("compile", path, "-o", out, "--no-records", "--value", "k=2.5", "--value", "b=[1,0,-1]").code == 0
+    outcome = kompilo("bench", out, "--model", path, "--against", "onnxruntime", "--seconds", "0.01", "--json")
+    assert outcome.code == 0, outcome
+    assert "onnxruntime" in outcome.out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
 
 import numpy as np
 import onnx
@@ -78,28 +78,25 @@ def _names(graph: GraphProto) -> list[str]:
     return names + [name for node in graph.node for name in (*node.input, *node.output)] + ["", "nowhere"]
 
 
+def _mix_up(names: MutableSequence[str], chances: int, model: ModelProto, rng: random.Random) -> None:
+    """One of `names` becomes another; once in `chances` one more comes, and as often the last goes."""
+    match rng.randrange(chances):
+        case 0:
+            names.append(rng.choice(_names(model.graph)))
+        case 1:
+            del names[-1]
+        case _:
+            names[rng.randrange(len(names))] = rng.choice(_names(_graph(model, rng)))
+
+
 def rewire(model: ModelProto, rng: random.Random) -> None:
     """An input of a node becomes another tensor, or none; or one more comes; or the last goes."""
-    node = _node(model, rng)
-    match rng.randrange(4):
-        case 0:
-            node.input.append(rng.choice(_names(model.graph)))
-        case 1:
-            del node.input[-1]
-        case _:
-            node.input[rng.randrange(len(node.input))] = rng.choice(_names(_graph(model, rng)))
+    _mix_up(_node(model, rng).input, 4, model, rng)
 
 
 def rename(model: ModelProto, rng: random.Random) -> None:
     """An output gets the name of another tensor: produced twice, or from itself."""
-    node = _node(model, rng)
-    match rng.randrange(5):
-        case 0:
-            node.output.append(rng.choice(_names(model.graph)))
-        case 1:
-            del node.output[-1]
-        case _:
-            node.output[rng.randrange(len(node.output))] = rng.choice(_names(_graph(model, rng)))
+    _mix_up(_node(model, rng).output, 5, model, rng)
 
 
 def cycle(model: ModelProto, rng: random.Random) -> None:

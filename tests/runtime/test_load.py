@@ -103,7 +103,7 @@ def test_without_memory_files_the_code_goes_through_a_temporary_file(monkeypatch
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_devices(path, device):
-    load(path, device=device, threads=1)
+    np.testing.assert_array_equal(load(path, device=device, threads=1)(X), affine_result(X))
 
 
 def test_an_unknown_device_lists_those_there(path):
